@@ -1,0 +1,111 @@
+"""Losses as functions of tensors: per token, unmasked, unnormalised, to be minimised.
+
+Shapes: every argument and result is (N,) or any one shape; log-probabilities are in nats. The caller multiplies by its
+mask, and the step divides by the global token count.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+KLEstimator = Literal["k1", "k2", "k3"]
+
+
+def importance_ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
+    """pi / pi_old of the sampled tokens; with `old_logprobs` None exactly 1, with the gradient of log pi."""
+    return torch.exp(logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs))
+
+
+def clipped_policy_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor | None,
+    advantages: Tensor,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None = None,
+) -> Tensor:
+    """PPO's clipped surrogate, as a quantity to minimise.
+
+        r = exp(logprobs - old_logprobs)
+        L = max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high));   where A < 0 and dual_clip = c:  L = min(L, -A c)
+
+    Schulman et al. 2017, Eq. 7; two clip widths as in DAPO (2503.14476, Eq. 8); the dual clip is Ye et al. 2020
+    (1912.09729, Eq. 5), which bounds the loss of a bad token that became likelier.
+
+    Args:
+        old_logprobs: under the weights that sampled; None where those are the present weights: then r = 1 exactly and
+            nothing is clipped.
+        clip_low, clip_high: distances of the bounds from 1.
+        dual_clip: c > 1, or None for none.
+    """
+    ratio = importance_ratio(logprobs, old_logprobs)
+    losses = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1.0 - clip_low, 1.0 + clip_high))
+    if dual_clip is None:
+        return losses
+    return torch.where(advantages < 0, torch.minimum(losses, -advantages * dual_clip), losses)
+
+
+def clipped_tokens(
+    logprobs: Tensor, old_logprobs: Tensor | None, advantages: Tensor, clip_low: float, clip_high: float
+) -> Tensor:
+    """1.0 where the clip of `clipped_policy_loss` takes the gradient away: A > 0 above 1 + clip_high, or A < 0 below
+    1 - clip_low."""
+    ratio = importance_ratio(logprobs, old_logprobs)
+    above, below = ratio > 1.0 + clip_high, ratio < 1.0 - clip_low
+    return (((advantages > 0) & above) | ((advantages < 0) & below)).to(logprobs.dtype)
+
+
+def negative_log_likelihood(logprobs: Tensor) -> Tensor:
+    """-log pi(y_t): supervised fine-tuning on the given tokens."""
+    return -logprobs
+
+
+def kl_k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """log p - log q of the sampled token: unbiased for KL(p||q) in value.
+
+    As a loss its expected gradient is 0, whatever q is: use it as an advantage or a metric.
+    """
+    return logprobs - reference_logprobs
+
+
+def kl_k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """(log p - log q)^2 / 2 of the sampled token; as a loss its expected gradient is that of KL(p||q).
+
+    Schulman, "Approximating KL divergence" (2020).
+    """
+    return 0.5 * (logprobs - reference_logprobs).square()
+
+
+def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """q/p - 1 + log(p/q) of the sampled token: never negative, unbiased for KL(p||q) in value.
+
+    Schulman, "Approximating KL divergence" (2020); DeepSeekMath (2402.03300) Eq. 4. As a loss its expected gradient is
+    that of the *forward* KL(q||p). The log-ratio is clamped to +-20, as q/p overflows otherwise.
+    """
+    difference = (reference_logprobs - logprobs).clamp(-20.0, 20.0)
+    return torch.expm1(difference) - difference
+
+
+def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
+    """`kl_k1`, `kl_k2` or `kl_k3` by name."""
+    estimators = {"k1": kl_k1, "k2": kl_k2, "k3": kl_k3}
+    if estimator not in estimators:
+        raise ValueError(f"kl_estimator must be one of k1, k2, k3, got {estimator!r}")
+    return estimators[estimator](logprobs, reference_logprobs)
+
+
+def truncated_importance_weight(learner_logprobs: Tensor, sampler_logprobs: Tensor, cap: float = 2.0) -> Tensor:
+    """min(pi_learner / pi_sampler, cap) of the sampled tokens, without gradient: a weight for the policy loss.
+
+    Corrects for an engine whose log-probabilities differ from the learner's (Yao et al. 2025, truncated importance
+    sampling).
+
+    Raises:
+        ValueError: cap <= 0.
+    """
+    if not cap > 0.0:
+        raise ValueError(f"cap must be > 0, got {cap}: weights above it are cut to it")
+    return torch.exp(learner_logprobs.detach() - sampler_logprobs).clamp(max=cap)

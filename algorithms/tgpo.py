@@ -1,0 +1,114 @@
+"""TGPO: GRPO with guidance, the log-probability of the teacher's token at each position of the policy's own text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from tgpo_ray.config import AlgorithmConfig, GuidanceConfig, TeachersConfig
+
+from .grpo import GRPO, GRPOTrainingConfig
+from .token_losses import GuidedPolicyLoss
+
+if TYPE_CHECKING:
+    from tgpo_ray.algorithm import Metrics
+    from tgpo_ray.env_runner_group import SampledGroup
+    from tgpo_ray.kernels import TokenLoss
+    from tgpo_ray.teacher_group import TeacherGroup
+
+
+class TGPOConfig(AlgorithmConfig):
+    """Configuration of TGPO. With `guidance.decay` 1e-5 it is the paper's TGPO-annealing, with 0 its constant TGPO."""
+
+    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.tgpo:TGPO"
+    needs_teacher: ClassVar[bool] = True
+
+    algorithm: str = Field(default="TGPO", description="TGPO, or an import path as my_pkg.mod:MyConfig.")
+    teachers: TeachersConfig = Field(
+        default_factory=TeachersConfig, description="Teacher pools by name; `teacher` is a map of one."
+    )
+    training: GRPOTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=GRPOTrainingConfig, description="Batch shape, optimizer, policy loss."
+    )
+    guidance: GuidanceConfig = Field(default_factory=GuidanceConfig, description="The teacher's term of the loss.")
+
+
+class TGPO(GRPO):
+    """Teacher-Guided Policy Optimization (arXiv 2605.13230), Eq. 3, 4 and 6.
+
+        L = L_GRPO + w_t / Z sum_it m^T_it [ -log pi(y^T_it | x_i, y_i<t) ],   w_t = max(w - decay * t, minimum)
+
+    t is the iteration, counted from 0: w is constant over the updates of one. At w_t = 0 no teacher is called, and once
+    it stays 0 the teachers started here are ended and their resources return to the cluster.
+    """
+
+    config_class = TGPOConfig
+
+    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        from tgpo_ray.building import build_teachers
+
+        self.schedule = self.config.guidance.build_schedule(self.num_iterations)
+        self.teachers: Mapping[str, TeacherGroup] = teachers or {}
+        if teachers is None and self.schedule.last_step() != 0:
+            self.teachers = build_teachers(self.config)
+            for group in self.teachers.values():
+                self._own(group)
+
+    @property
+    def guidance_weight(self) -> float:
+        """w_t of the present iteration."""
+        return self.schedule(self.iteration)
+
+    def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
+        from tgpo_ray.teacher_group import annotate
+
+        if self.guidance_weight == 0.0:
+            self._release_teachers()
+            return groups
+        envs = self.config.envs
+        return annotate(groups, lambda group: self.teachers[envs[group.task.env_index].teacher], {"argmax"})
+
+    def _release_teachers(self) -> None:
+        last = self.schedule.last_step()
+        if last is not None and self.iteration >= last:
+            for group in self.teachers.values():
+                self._disown(group)
+            self.teachers = {}
+
+    @property
+    def loss_needs_batch(self) -> bool:
+        return self.config.guidance.normalization == "sequence"
+
+    def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
+        if self.guidance_weight == 0.0:
+            return super().loss(groups)
+        num_episodes = sum(len(group.infos) for group in groups)
+        return GuidedPolicyLoss(
+            **self.policy_loss_options(),
+            guidance_weight=self.guidance_weight,
+            normalization=self.config.guidance.normalization,
+            mean_length=self.denominator(groups) / num_episodes if self.loss_needs_batch else None,
+        )
+
+    def check_metrics(self, metrics: Metrics) -> Metrics:
+        """Add `guidance/weight` and `guidance/unmapped`.
+
+        Raises:
+            RuntimeError: the policy's vocabulary lacks more than `guidance.max_unmapped_share` of the teacher's tokens.
+        """
+        metrics = super().check_metrics(metrics) | {"guidance/weight": self.guidance_weight}
+        if "guidance/coverage" not in metrics:
+            return metrics
+        unguided = sum(group.num_policy_tokens for group in self.sampled if not group.guidance)
+        unguided_share = unguided / self.denominator(self.sampled)
+        unmapped = max(0.0, 1.0 - unguided_share - metrics["guidance/coverage"])
+        limit = self.config.guidance.max_unmapped_share
+        if unmapped > limit:
+            raise RuntimeError(
+                f"{unmapped:.1%} of the teacher's tokens have no id in the policy's vocabulary, above "
+                f"guidance.max_unmapped_share = {limit:g}: choose a teacher with the policy's tokenizer, set "
+                "guidance.unmapped: first_piece, or raise the limit"
+            )
+        return metrics | {"guidance/unmapped": unmapped, "guidance/unguided": unguided_share}

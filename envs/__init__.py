@@ -1,0 +1,49 @@
+"""Verifiable-reward tasks as gymnasium environments. Importing this package registers their ids.
+
+It needs gymnasium, numpy and the standard library; never torch, Ray, vLLM or the rest of `tgpo_ray`, so that other
+trainers can use it alone.
+
+    env = gymnasium.make("tgpo/Arithmetic-v0", digits=[3, 1])
+    prompt, info = env.reset(seed=0, options={"index": 3})
+    _, reward, terminated, truncated, info = env.step(response)
+"""
+
+from __future__ import annotations
+
+import gymnasium
+
+from .base import Message, Problem, Seconds, SingleTurnEnv, TextEnv, TextSpace
+from .boxed import last_boxed
+from .verdict import CORRECT, ERROR, OUTCOMES, TIMEOUT, UNPARSABLE, WRONG, Verdict
+from .verifiers import VerifierPool, close_shared_pool, shared_pool
+
+__all__ = [
+    "CORRECT",
+    "ERROR",
+    "OUTCOMES",
+    "REGISTERED",
+    "TIMEOUT",
+    "UNPARSABLE",
+    "WRONG",
+    "Message",
+    "Problem",
+    "Seconds",
+    "SingleTurnEnv",
+    "TextEnv",
+    "TextSpace",
+    "Verdict",
+    "VerifierPool",
+    "close_shared_pool",
+    "last_boxed",
+    "shared_pool",
+]
+
+REGISTERED = {
+    "tgpo/Arithmetic-v0": "tgpo_ray.envs.arithmetic:ArithmeticEnv",
+    "tgpo/Math-v0": "tgpo_ray.envs.math_env:MathEnv",
+}
+"""Entry point by id."""
+
+for _id, _entry_point in REGISTERED.items():
+    if _id not in gymnasium.registry:  # a second import, as after importlib.reload, must not warn
+        gymnasium.register(_id, entry_point=_entry_point)

@@ -1,0 +1,189 @@
+"""Text environments: a prompt is an observation, a response is an action, the verifier's score is the reward."""
+
+from __future__ import annotations
+
+import difflib
+import string
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.spaces import Text
+
+from .verdict import ERROR, Verdict
+
+MAX_TEXT_LENGTH = 2**23  # characters: a million tokens and room to spare
+SAMPLE_LENGTH = 64
+UNLIMITED_INDEX = 2**31  # where an unlimited environment draws an index of its own
+
+Message = dict[str, str]
+"""One chat message: `role` and `content`."""
+
+
+class TextSpace(Text):
+    """Any Unicode text of up to `max_length` characters, the empty one included.
+
+    `gymnasium.spaces.Text` holds alphanumeric strings unless told, and draws `max_length` characters. This space holds
+    every string, and samples a short printable one.
+    """
+
+    def __init__(self, max_length: int = MAX_TEXT_LENGTH, *, seed: int | np.random.Generator | None = None) -> None:
+        super().__init__(max_length, min_length=0, charset=string.printable, seed=seed)
+
+    def contains(self, x: Any) -> bool:
+        """True for every string within the length."""
+        return isinstance(x, str) and len(x) <= self.max_length
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        """A short printable string; `mask` and `probability` as in `gymnasium.spaces.Text`."""
+        if mask is None and probability is None:
+            length = int(self.np_random.integers(min(SAMPLE_LENGTH, self.max_length) + 1))
+            return super().sample(mask=(length, None))
+        return super().sample(mask=mask, probability=probability)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """False: a vector of `max_length` characters over all of Unicode helps nobody."""
+        return False
+
+    def __repr__(self) -> str:
+        return f"TextSpace(max_length={self.max_length})"
+
+
+class Seconds(float):
+    """A measured duration: a float, except that any two of them are equal.
+
+    Two runs of one episode are the same episode although a clock showed different times, and gymnasium's `check_env`
+    compares their infos with `==`. Order, arithmetic and comparison with a plain number are the float's.
+    """
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return True if isinstance(other, Seconds) else float(self) == other
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment]  # equal to everything measured, so no hash is consistent
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem as the policy sees it, and what its verifier needs."""
+
+    prompt: str
+    answer: str
+    messages: tuple[Message, ...] | None = None  # the same as a chat, where the model's template is to render it
+    extra: Mapping[str, Any] = field(default_factory=dict)  # whatever else `verify` wants
+
+
+class TextEnv(gymnasium.Env[str, str]):
+    """Base of all environments: text in, text out, problems addressed by index.
+
+    `reset(seed=s, options={"index": i})` begins problem i. The same seed and index give the same episode, in any
+    process. Without an index one is drawn from the seeded generator. Subclasses implement `begin` and `step`;
+    `step` returns (observation, reward, terminated, truncated, info), and the info of the last step carries
+
+        reward_parts  dict[str, float], named parts of the reward
+        answer        str or None, as the verifier read it
+        outcome       correct | wrong | unparsable | timeout | error
+        verify_s      `Seconds`, the verifier's time
+        detail        str, why, where there is something to say
+
+    The info of `reset` has `problem_index`, and `messages` (role and content) where the model's chat template is to
+    render the prompt instead of taking the observation as it stands.
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium declares it so
+    num_problems: int | None = None  # None: unlimited, every index >= 0 is a problem
+
+    def __init__(self) -> None:
+        self.observation_space = TextSpace()
+        self.action_space = TextSpace()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """First observation and info of the problem `options["index"]`.
+
+        Raises:
+            ValueError: for an unknown option or an index outside [0, num_problems).
+        """
+        super().reset(seed=seed)
+        index = self._checked_index(options or {})
+        if index is None:
+            index = int(self.np_random.integers(self.num_problems or UNLIMITED_INDEX))
+        observation, info = self.begin(index)
+        return observation, {"problem_index": index, **info}
+
+    def begin(self, index: int) -> tuple[str, dict[str, Any]]:
+        """First observation and info of problem `index`; randomness comes from `self.np_random`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement begin(index)")
+
+    def gold_response(self, index: int) -> str | None:
+        """A response to problem `index` that scores 1.0, or None where the environment knows none."""
+        return None
+
+    def _checked_index(self, options: Mapping[str, Any]) -> int | None:
+        for name in options:
+            if name != "index":
+                hint = "; did you mean 'index'?" if difflib.get_close_matches(name, ["index"], cutoff=0.4) else ""
+                raise ValueError(f"options has the unknown key {name!r}{hint}: the only one is 'index'")
+        index = options.get("index")
+        if index is None:
+            return None
+        if isinstance(index, bool) or not isinstance(index, int | np.integer):
+            raise ValueError(f"options['index'] must be an integer, got {index!r}")
+        if index < 0 or (self.num_problems is not None and index >= self.num_problems):
+            limit = "infinity" if self.num_problems is None else self.num_problems
+            raise ValueError(
+                f"options['index'] must be in [0, {limit}), got {index}: the environment has no such problem"
+            )
+        return int(index)
+
+
+class SingleTurnEnv(TextEnv):
+    """One prompt, one response, one score. Subclasses implement `problem` and `verify`."""
+
+    _current: Problem | None = None
+
+    def problem(self, index: int, rng: np.random.Generator) -> Problem:
+        """Problem `index`. `rng` is seeded by `reset`, so that group mates see the same shuffles."""
+        raise NotImplementedError(f"{type(self).__name__} must implement problem(index, rng)")
+
+    def verify(self, problem: Problem, response: str) -> Verdict | float | Mapping[str, Any]:
+        """A verdict, or what `Verdict.from_value` reads as one. An exception here becomes the outcome `error`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement verify(problem, response)")
+
+    def begin(self, index: int) -> tuple[str, dict[str, Any]]:
+        self._current = self.problem(index, self.np_random)
+        if self._current.messages is None:
+            return self._current.prompt, {}
+        return self._current.prompt, {"messages": [dict(message) for message in self._current.messages]}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Scores the response `action` and ends the episode.
+
+        Raises:
+            gymnasium.error.ResetNeeded: when the episode is over or never began.
+        """
+        if self._current is None:
+            raise ResetNeeded("a single-turn episode takes one response: call reset() before the next step()")
+        problem, self._current = self._current, None
+        start = time.monotonic()
+        try:
+            verdict = Verdict.from_value(self.verify(problem, action))
+        except Exception as failure:  # a broken verifier is counted, and does not end a run of a thousand others
+            verdict = Verdict(0.0, ERROR, detail=f"{type(failure).__name__}: {failure}")
+        elapsed = time.monotonic() - start if verdict.seconds is None else verdict.seconds
+        info: dict[str, Any] = {
+            "reward_parts": dict(verdict.parts) or {"accuracy": verdict.score},
+            "answer": verdict.extracted,
+            "outcome": verdict.outcome,
+            "verify_s": Seconds(elapsed),
+            "detail": verdict.detail,
+        }
+        return "", verdict.score, True, False, info

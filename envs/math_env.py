@@ -1,0 +1,103 @@
+"""`tgpo/Math-v0`: mathematics problems from a file, scored by math-verify."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from .base import Problem, SingleTurnEnv
+from .prompts import THINK_CLOSE, THINK_OPEN, PromptTemplate
+from .rows import checked_columns, read_rows, require_columns
+from .verdict import UNPARSABLE, Verdict
+from .verifiers import DEFAULT_DEADLINE_S, shared_pool
+
+MATH_ANSWER = f"{Path(__file__).parent / 'verifiers' / 'math_answer.py'}:score"
+GSM8K_MARKER = "#### "  # GSM8K's own files end a worked solution with it and the answer
+
+
+class MathEnv(SingleTurnEnv):
+    """Problems and gold answers of a jsonl or parquet file.
+
+    Args:
+        path: the file; relative to the working folder.
+        prompt: `plain`, `think`, `chat`, or a text with `{problem}` in it.
+        system_prompt: replaces the style's own; "" drops it.
+        columns: names of the file's columns, `{"problem": "question", "answer": "final"}`.
+        format_gate: a response scores only when it closes its thought, and only what follows `</think>` is read.
+            None: on for prompts that open the thought.
+        deadline_s: seconds that one verification may take before its process is killed.
+        verify_workers: processes of this Python process's shared verifier pool.
+
+    Raises:
+        FileNotFoundError, ValueError: for a file that is missing, empty, or lacks a column.
+        ImportError: without math-verify.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        prompt: str = "plain",
+        system_prompt: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        format_gate: bool | None = None,
+        deadline_s: float = DEFAULT_DEADLINE_S,
+        verify_workers: int = 1,
+    ) -> None:
+        super().__init__()
+        if find_spec("math_verify") is None:
+            raise ImportError("tgpo/Math-v0 scores with math-verify: pip install math-verify")
+        if deadline_s <= 0 or verify_workers < 1:
+            raise ValueError(f"deadline_s must be > 0 and verify_workers >= 1, got {deadline_s} and {verify_workers}")
+        self.template = PromptTemplate(prompt, system_prompt)
+        self.format_gate = self.template.opens_thought if format_gate is None else format_gate
+        self.deadline_s = deadline_s
+        self.verify_workers = verify_workers
+        names = checked_columns(columns, ("problem", "answer"))
+        rows = read_rows(path)
+        require_columns(rows, names, path)
+        self._rows = [(str(row[names["problem"]]), _gold(str(row[names["answer"]]))) for row in rows]
+        self.num_problems = len(self._rows)
+
+    def problem(self, index: int, rng: np.random.Generator) -> Problem:
+        """Row `index` of the file."""
+        problem, answer = self._rows[index]
+        return Problem(self.template.text(problem), answer, self.template.messages(problem))
+
+    def gold_response(self, index: int) -> str:
+        r"""The gold answer in `\boxed{}`, after a closed thought where the format gate wants one."""
+        thought = f"{'' if self.template.opens_thought else THINK_OPEN}\n{THINK_CLOSE}\n\n" if self.format_gate else ""
+        return f"{thought}The final answer is \\boxed{{{self._rows[index][1]}}}."
+
+    def verify(self, problem: Problem, response: str) -> Verdict:
+        r"""Format gate, then `verify(parse("$gold$"), parse(text))`, in a process that can be killed.
+
+        The gate is that of the paper's reward: `<think>` (prepended where the prompt has it) and `</think>` must both
+        occur, and the text between the first `</think>` and the next is read. Boxes less than 70 characters apart are
+        one answer of several values to math-verify; else the last box counts, and without any the last formula.
+        """
+        text = self._solution(response)
+        if text is None:
+            parts = {"accuracy": 0.0, "format": 0.0}
+            return Verdict(0.0, UNPARSABLE, detail=f"no closed <think> ... {THINK_CLOSE} section", parts=parts)
+        pool = shared_pool(self.verify_workers)
+        verdict = pool.verify(MATH_ANSWER, problem.answer, text, deadline_s=self.deadline_s)
+        parts = {"accuracy": verdict.score, "format": 1.0} if self.format_gate else {"accuracy": verdict.score}
+        return replace(verdict, parts=parts)
+
+    def _solution(self, response: str) -> str | None:
+        if not self.format_gate:
+            return response
+        full = (THINK_OPEN if self.template.opens_thought else "") + response
+        if THINK_OPEN.strip() not in full or THINK_CLOSE not in full:
+            return None
+        return full.split(THINK_CLOSE)[1]
+
+
+def _gold(answer: str) -> str:
+    """The answer proper: GSM8K's own files have the worked solution before `#### `."""
+    return answer.rpartition(GSM8K_MARKER)[2].strip()

@@ -1,0 +1,102 @@
+"""Rows of a jsonl or parquet file, with errors that name the file, the row and the fix."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """All rows of a `.jsonl` or `.parquet` file, in file order.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: for another file type, a line that is no JSON object, or a file without rows.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        near = difflib.get_close_matches(file.name, _names_in(file.parent), n=1)
+        hint = f" Did you mean {str(file.parent / near[0])!r}?" if near else ""
+        raise FileNotFoundError(f"no data set at {str(path)!r} (looked for {file.absolute()}).{hint}")
+    readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+    if file.suffix not in readers:
+        raise ValueError(f"data set {str(path)!r} must end in .jsonl or .parquet, got {file.suffix or 'no ending'!r}")
+    rows = readers[file.suffix](file)
+    if not rows:
+        raise ValueError(f"data set {str(path)!r} has no rows: give a file with at least one problem")
+    return rows
+
+
+def checked_columns(names: Mapping[str, str] | None, wanted: Sequence[str]) -> dict[str, str]:
+    """Column of the file by what it means; `names` overrides the defaults, which are the meanings themselves.
+
+    Raises:
+        ValueError: for a meaning that is not in `wanted`.
+    """
+    for meaning in names or {}:
+        if meaning not in wanted:
+            raise ValueError(f"columns has the unknown key {meaning!r}{_nearest(meaning, wanted)}: it maps {wanted}")
+    return {meaning: (names or {}).get(meaning, meaning) for meaning in wanted}
+
+
+def require_columns(rows: Sequence[Row], columns: Mapping[str, str], path: str | Path) -> None:
+    """Checks that every row has every column with something in it.
+
+    Raises:
+        ValueError: naming the column, the columns found, the nearest of them and the setting that chooses another.
+    """
+    found = list(rows[0])
+    for meaning, column in columns.items():
+        if column not in rows[0]:
+            raise ValueError(
+                f"data set {str(path)!r} has no column {column!r}{_nearest(column, found)} Columns found: "
+                f"{', '.join(map(str, found))}. Choose with columns={{{meaning!r}: '<column>'}}."
+            )
+        for number, row in enumerate(rows):
+            if row.get(column) is None or not str(row[column]).strip():
+                raise ValueError(
+                    f"data set {str(path)!r} has no {column!r} in row {number}: fill it in or drop the row"
+                )
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+
+
+def _nearest(name: str, found: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, list(found), n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else "."
+
+
+def _read_jsonl(file: Path) -> list[Row]:
+    rows: list[Row] = []
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as failure:
+                raise ValueError(f"{file}, line {number} is not JSON: {failure.msg}") from failure
+            if not isinstance(row, dict):
+                raise ValueError(f"{file}, line {number} must be a JSON object, got {type(row).__name__}")
+            rows.append(row)
+    return rows
+
+
+def _read_parquet(file: Path) -> list[Row]:
+    try:
+        import pyarrow.parquet as parquet
+    except ImportError as failure:
+        raise ImportError(
+            "reading .parquet needs pyarrow: pip install pyarrow, or convert the file to .jsonl"
+        ) from failure
+    try:
+        return parquet.read_table(file).to_pylist()
+    except OSError as failure:  # ArrowInvalid is a ValueError already
+        raise ValueError(f"{file} is no parquet file: {failure}") from failure

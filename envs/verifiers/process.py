@@ -1,0 +1,124 @@
+"""One worker process and the socket to it, used by a single owner thread."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from ..verdict import ERROR, TIMEOUT, Verdict
+
+WORKER = Path(__file__).with_name("worker.py")
+START_TIMEOUT_S = 120.0  # imports included, on a machine that is busy with other things
+WATCHDOG_GRACE_S = 5.0  # how long a worker whose parent is gone outlives its deadline
+
+
+class WorkerProcess:
+    """A started worker. `spent` says that it must be killed and may be replaced."""
+
+    def __init__(self, memory_bytes: int) -> None:
+        self.spent = False
+        self._memory_bytes = memory_bytes
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            # By file path (-P: its folder stays off sys.path): importing the package would cost every start 0.2 s.
+            # Its own session: Ctrl-C does not reach it, and killing the group takes a verifier's children along.
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", str(WORKER), str(os.getpid()), str(memory_bytes)],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            )
+        with contextlib.suppress(OSError):  # it died at once: the first call says how
+            self._until = time.monotonic() + START_TIMEOUT_S
+            self._send({"path": sys.path})
+
+    def preload(self, target: str) -> None:
+        """Has the worker import `target` before somebody waits for it."""
+        with contextlib.suppress(OSError):
+            self._send({"load": target})
+
+    def call(self, target: str, args: tuple[Any, ...], deadline_s: float) -> Verdict:
+        """The verdict on one request; `timeout` or `error` where the worker gave none."""
+        started: float | None = None
+        try:
+            self._until = time.monotonic() + START_TIMEOUT_S
+            self._send({"call": target, "args": args, "watchdog_s": deadline_s + WATCHDOG_GRACE_S})
+            reply = self._receive()
+            if "started" in reply:
+                started = time.monotonic()
+                self._until = started + deadline_s
+                reply = self._receive()
+        except TimeoutError:
+            self.spent = True
+            if started is not None:
+                detail = f"the verifier was killed at its deadline of {deadline_s:g} s"
+                return Verdict(0.0, TIMEOUT, seconds=time.monotonic() - started, detail=detail)
+            return Verdict(0.0, ERROR, detail=f"{target} was not loaded within {START_TIMEOUT_S:g} s")
+        except (OSError, EOFError, ValueError):  # ValueError: the frame was no JSON
+            self.spent = True
+            return Verdict(0.0, ERROR, seconds=_since(started), detail=f"the verifier's process {self._ending()}")
+        return self._verdict(reply, _since(started))
+
+    def interrupt(self) -> None:
+        """Kills the worker and what it started, from any thread; the owner's call ends with `error`, and reaps it."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """Kills the worker and what it started, and reaps it."""
+        self._socket.close()
+        self.interrupt()
+        self._process.wait()
+
+    def _verdict(self, reply: dict[str, Any], seconds: float | None) -> Verdict:
+        self.spent = reply["memory_bytes"] > self._memory_bytes / 2
+        if "error" in reply:
+            return Verdict(0.0, ERROR, seconds=seconds, detail=reply["error"])
+        try:
+            return Verdict.from_value(reply["value"], seconds=seconds)
+        except (TypeError, ValueError, KeyError) as failure:
+            return Verdict(0.0, ERROR, seconds=seconds, detail=f"{type(failure).__name__}: {failure}")
+
+    def _ending(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(timeout=1.0)
+            return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return "closed its connection"
+
+    def _send(self, message: dict[str, Any]) -> None:
+        payload = json.dumps(message).encode()
+        self._socket.settimeout(self._seconds_left())
+        self._socket.sendall(len(payload).to_bytes(4, "big") + payload)
+
+    def _receive(self) -> dict[str, Any]:
+        return json.loads(self._read(int.from_bytes(self._read(4), "big")))
+
+    def _read(self, count: int) -> bytes:
+        data = bytearray()
+        while len(data) < count:
+            self._socket.settimeout(self._seconds_left())
+            chunk = self._socket.recv(min(count - len(data), 1 << 20))
+            if not chunk:
+                raise EOFError
+            data += chunk
+        return bytes(data)
+
+    def _seconds_left(self) -> float:
+        left = self._until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+def _since(started: float | None) -> float | None:
+    return None if started is None else time.monotonic() - started

@@ -1,0 +1,195 @@
+"""The token losses through the fused kernel: the fixed vector of one position, and what must not change a bit."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import pytest
+import torch
+from torch import Tensor
+
+from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss, PolicyLoss, ReferencePolicyLoss, SFTLoss
+from tgpo_ray.guidance import guidance_advantage
+from tgpo_ray.kernels import TokenLoss, TokenRows, fused_token_loss
+
+LOGITS = torch.tensor([1.0, 0.5, -0.5, 0.0], dtype=torch.float64)
+TEACHER_LOGITS = torch.tensor([-1.0, 2.0, 0.0, 0.5], dtype=torch.float64)
+SAMPLED, TEACHER = 0, 1  # a and y^T
+
+
+def one_position(advantage: float, **fields: Tensor) -> TokenRows:
+    return TokenRows(
+        targets=torch.tensor([[SAMPLED, TEACHER]]),
+        target_mask=torch.ones(1, 2, dtype=torch.float64),
+        advantages=torch.tensor([advantage], dtype=torch.float64),
+        old_logprobs=None,
+        sequence=torch.zeros(1, dtype=torch.long),
+        lengths=torch.ones(1, dtype=torch.float64),
+        extra=fields,
+    )
+
+
+def logit_gradient(loss: TokenLoss, rows: TokenRows) -> Tensor:
+    """dL/dz of one position, with z as the only hidden row of an identity head."""
+    hidden = LOGITS[None].clone().requires_grad_()
+    fused_token_loss(hidden, torch.eye(4, dtype=torch.float64), rows, loss).loss.backward()
+    assert hidden.grad is not None
+    return hidden.grad[0]
+
+
+def assert_gradient(got: Tensor, expected: list[float]) -> None:
+    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+def random_rows(num_rows: int, vocabulary: int, num_targets: int, dtype: torch.dtype = torch.float32) -> TokenRows:
+    generator = torch.Generator().manual_seed(0)
+    mask = (torch.rand(num_rows, 2, generator=generator) > 0.2).to(dtype)
+    mask[:, 1] *= mask[:, 0]
+    return TokenRows(
+        targets=torch.randint(0, vocabulary, (num_rows, 2), generator=generator)[:, :num_targets],
+        target_mask=mask[:, :num_targets],
+        advantages=torch.randn(num_rows, generator=generator).to(dtype),
+        old_logprobs=(-3 + torch.randn(num_rows, generator=generator)).to(dtype),
+        sequence=torch.arange(num_rows) // 4,
+        lengths=torch.full((num_rows,), 4.0, dtype=dtype),
+    )
+
+
+def test_policy_gradient_of_the_fixed_vector():
+    got = logit_gradient(PolicyLoss(), one_position(1.0))
+    assert_gradient(got, [-0.54494577, 0.27600434, 0.10153632, 0.1674051])
+
+
+def test_guidance_of_the_fixed_vector():
+    got = logit_gradient(GuidedPolicyLoss(guidance_weight=2e-3), one_position(0.0))
+    assert_gradient(got, [0.00091011, -0.00144799, 0.00020307, 0.00033481])
+
+
+def test_tgpo_total_of_the_fixed_vector():
+    got = logit_gradient(GuidedPolicyLoss(guidance_weight=2e-3), one_position(1.0))
+    assert_gradient(got, [-0.54403566, 0.27455635, 0.1017394, 0.16773991])
+
+
+def test_reward_shaping_of_the_fixed_vector():
+    guidance_logprobs = torch.log_softmax(LOGITS, -1)[TEACHER, None]
+    shaping = guidance_advantage(guidance_logprobs, torch.ones(1, dtype=torch.float64), signal="logp")
+    got = logit_gradient(PolicyLoss(), one_position(1.0 + 0.02 * shaping.item()))
+    assert_gradient(got, [-0.53091517, 0.26889812, 0.09892209, 0.16309496])
+
+
+def test_entropy_bonus_of_the_fixed_vector():
+    got = logit_gradient(PolicyLoss(entropy_weight=1e-3), one_position(0.0))
+    assert_gradient(got, [0.00020828, -0.00001167, -0.00010583, -0.00009078])
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        ("k1", [0.54494577, -0.27600434, -0.10153632, -0.1674051]),
+        ("k2", [1.39234238, -0.70519411, -0.25942642, -0.42772185]),
+        ("k3", [0.50260818, -0.25456119, -0.09364783, -0.15439916]),
+    ],
+)
+def test_reference_kl_of_the_fixed_vector(estimator, expected):
+    fields = {"reference.teacher_logprobs": torch.log_softmax(TEACHER_LOGITS, -1)[SAMPLED, None]}
+    loss = ReferencePolicyLoss(kl_weight=1.0, kl_estimator=estimator)
+    assert loss.fields == tuple(fields)
+    assert_gradient(logit_gradient(loss, one_position(0.0, **fields)), expected)
+
+
+def test_sft_raises_the_given_token():
+    probabilities = torch.softmax(LOGITS, -1)
+    got = logit_gradient(SFTLoss(), one_position(0.0))
+    torch.testing.assert_close(got, probabilities - torch.eye(4, dtype=torch.float64)[SAMPLED])
+
+
+def test_on_agreement_tgpo_is_grpo_with_a_larger_advantage():
+    rows = one_position(0.5).replace(targets=torch.tensor([[SAMPLED, SAMPLED]]))
+    guided = logit_gradient(GuidedPolicyLoss(guidance_weight=0.1), rows)
+    torch.testing.assert_close(guided, logit_gradient(PolicyLoss(), one_position(0.6)))
+
+
+@pytest.mark.parametrize("entropy_weight", [0.0, 1e-3])
+@pytest.mark.parametrize("strictly_on_policy", [False, True])
+def test_zero_guidance_weight_is_bit_identical_to_grpo(entropy_weight, strictly_on_policy):
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(64, 16, generator=generator).requires_grad_()
+    weight = torch.randn(300, 16, generator=generator).requires_grad_()
+    results = []
+    for loss, num_targets in (
+        (PolicyLoss(entropy_weight=entropy_weight), 1),
+        (GuidedPolicyLoss(entropy_weight=entropy_weight, guidance_weight=0.0), 2),
+    ):
+        rows = random_rows(64, 300, num_targets)
+        rows = rows.replace(old_logprobs=None) if strictly_on_policy else rows
+        output = fused_token_loss(hidden, weight, rows, loss, temperature=0.7, chunk_bytes=300 * 4 * 10)
+        results.append((output.loss, output.logprobs[:, 0], *torch.autograd.grad(output.loss, (hidden, weight))))
+    for grpo, tgpo in zip(*results, strict=True):
+        assert torch.equal(grpo, tgpo)
+
+
+def test_equal_rewards_still_leave_a_guidance_gradient():
+    rows = random_rows(8, 4, 2, torch.float64)
+    rows = rows.replace(advantages=torch.zeros_like(rows.advantages))
+    hidden = torch.randn(8, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    gradients = [
+        torch.autograd.grad(fused_token_loss(hidden, torch.eye(4, dtype=torch.float64), rows, loss).loss, hidden)[0]
+        for loss in (PolicyLoss(), GuidedPolicyLoss())
+    ]
+    assert not gradients[0].any() and gradients[1].any()
+
+
+def test_sequence_normalization_gives_each_response_the_same_weight():
+    """Responses of 1 and 3 tokens, Z / B = 2: the tokens weigh 2/1 and 2/3, so that each response weighs Z / B."""
+    rows = random_rows(4, 5, 2, torch.float64).replace(
+        target_mask=torch.ones(4, 2, dtype=torch.float64),
+        advantages=torch.zeros(4, dtype=torch.float64),
+        old_logprobs=None,
+        lengths=torch.tensor([1.0, 3.0, 3.0, 3.0], dtype=torch.float64),
+    )
+    logprobs = torch.full((4, 2), -1.0, dtype=torch.float64)
+    loss = GuidedPolicyLoss(guidance_weight=1.0, normalization="sequence", mean_length=2.0)
+    torch.testing.assert_close(loss(logprobs, None, rows), torch.tensor([2, 2 / 3, 2 / 3, 2 / 3], dtype=torch.float64))
+    token = GuidedPolicyLoss(guidance_weight=1.0)(logprobs, None, rows)
+    torch.testing.assert_close(token, torch.ones(4, dtype=torch.float64))
+
+
+def test_wrong_normalization_is_refused():
+    with pytest.raises(ValueError, match="normalization must be 'token' or 'sequence', got 'batch'"):
+        GuidedPolicyLoss(normalization="batch")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="mean_length must be > 0"):
+        GuidedPolicyLoss(normalization="sequence")
+
+
+def test_metrics_are_sums_and_counts_over_the_right_tokens():
+    rows = TokenRows(
+        targets=torch.tensor([[1, 1], [2, 3], [2, 0], [9, 9]]),
+        target_mask=torch.tensor([[1.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0]]),
+        advantages=torch.ones(4),
+        old_logprobs=torch.tensor([-1.0, -1.0 - math.log(2.0), -1.0, -1.0]),
+        sequence=torch.zeros(4, dtype=torch.long),
+        lengths=torch.full((4,), 3.0),
+    )
+    logprobs = torch.tensor([[-1.0, -1.0], [-1.0, -3.0], [-1.0, -7.0], [-1.0, -9.0]])
+    entropy = torch.tensor([1.0, 2.0, 3.0, 50.0])
+    metrics = GuidedPolicyLoss(track_entropy=True).metrics(logprobs, entropy, rows)
+    values = {name: (total.item(), count.item()) for name, (total, count) in metrics.items()}
+    assert values["guidance_nll"] == (4.0, 2.0)  # 1 + 3 over the guided tokens
+    assert values["teacher_agreement"] == (1.0, 2.0)
+    assert values["guided_share"] == (2.0, 3.0)
+    assert values["clip_fraction"] == (1.0, 3.0)  # ratios 1, 2, 1
+    assert values["ratio_deviation"] == pytest.approx((1.0, 3.0))
+    assert values["approx_kl"] == pytest.approx((1.0 - math.log(2.0), 3.0))  # r - 1 - log r at r = 2
+    assert values["entropy"] == (6.0, 3.0)
+    assert SFTLoss().metrics(logprobs, None, rows)["nll"] == (torch.tensor(3.0), torch.tensor(3.0))
+
+
+def test_entropy_is_asked_for_only_where_it_is_used():
+    assert not PolicyLoss().needs_entropy and not SFTLoss().needs_entropy
+    assert PolicyLoss(entropy_weight=1e-3).needs_entropy and PolicyLoss(track_entropy=True).needs_entropy
+
+
+def test_losses_travel_between_processes():
+    loss = GuidedPolicyLoss(guidance_weight=0.5, normalization="sequence", mean_length=7.0)
+    assert pickle.loads(pickle.dumps(loss)) == loss

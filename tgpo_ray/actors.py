@@ -1,0 +1,56 @@
+"""What every pool of Ray actors needs: start them together, name the cause where one dies, end them for certain."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
+
+ACTOR_ERRORS = (ActorDiedError, ActorUnavailableError, RayActorError)
+
+
+def actor(kind: type, *arguments: Any, **options: Any) -> Any:
+    """A handle of a new Ray actor of this class; `options` are Ray's (num_cpus, num_gpus, runtime_env, ...)."""
+    remote: Any = ray.remote(kind)
+    return remote.options(**options).remote(*arguments)
+
+
+class ActorStartError(RuntimeError):
+    """An actor's constructor failed; the message names the actor, the cause and what to look at."""
+
+
+def root_cause(error: BaseException) -> str:
+    """The last line of the deepest exception that Ray carries: what a user can act on."""
+    cause: BaseException = error
+    while isinstance(cause, RayTaskError) and isinstance(cause.cause, BaseException) and cause.cause is not cause:
+        cause = cause.cause
+    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(cause).__name__
+
+
+def wait_until_started(actors: Sequence[Any], what: str, hint: str, timeout_s: float) -> None:
+    """Block until every actor's constructor has returned.
+
+    Raises:
+        ActorStartError: a constructor raised, or did not return within `timeout_s` seconds.
+    """
+    try:
+        ray.get([actor.__ray_ready__.remote() for actor in actors], timeout=timeout_s)
+    except GetTimeoutError:
+        raise ActorStartError(
+            f"{what} did not start within {timeout_s:.0f} s (fault_tolerance.start_timeout_s): the cluster may lack "
+            f"the resources that it asks for, see `ray status`. {hint}"
+        ) from None
+    except (*ACTOR_ERRORS, RayTaskError) as error:
+        raise ActorStartError(f"{what} failed to start: {root_cause(error)}. {hint}") from error
+
+
+def kill(actors: Sequence[Any], *, grace_s: float = 5.0) -> None:
+    """Ask each actor to `stop`, wait a little, then end its process."""
+    with contextlib.suppress(*ACTOR_ERRORS, RayTaskError, GetTimeoutError):
+        ray.get([actor.stop.remote() for actor in actors], timeout=grace_s)
+    for actor in actors:
+        ray.kill(actor)

@@ -1,0 +1,244 @@
+"""Algorithm: builds the actors that a configuration describes, trains iteration by iteration, and ends them all."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import ray
+
+from tgpo_ray import building, cluster
+from tgpo_ray.config import AlgorithmConfig, check_resources
+from tgpo_ray.cursor import Cursor
+from tgpo_ray.env_runner_group import EnvRunnerGroup, SampledGroup
+from tgpo_ray.evaluation import evaluate
+from tgpo_ray.learner_group import LearnersRestartedError
+from tgpo_ray.storage import absolute, copy_folder, read_text
+from tgpo_ray.teacher_group import TeacherGroup
+from tgpo_ray.weight_sync import WeightSync
+
+STATE_FILE = "algorithm.json"
+
+Metrics = dict[str, float]
+
+
+class Algorithm:
+    """Base of all algorithms: actors, checkpoints, evaluation. A subclass defines `training_step`.
+
+    Args:
+        config: checked here, before Ray starts.
+        env_runners, teachers: ready groups to use instead of building them; they are left running at `stop`.
+        run_folder: where checkpoints go; default `<checkpointing.storage_path>/<name>`.
+        session: how many times this run has been started, counted from 1: each has its own checkpoint folder.
+        with_runners: False leaves the engines out, where only weights are wanted (export).
+
+    Raises:
+        ConfigError: a rule between keys, a missing model or data file, too small a cluster.
+        ActorStartError: an engine did not come up.
+    """
+
+    config_class: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+
+    def __init__(
+        self,
+        config: AlgorithmConfig,
+        *,
+        env_runners: EnvRunnerGroup | None = None,
+        teachers: Mapping[str, TeacherGroup] | None = None,
+        run_folder: str | None = None,
+        session: int = 1,
+        with_runners: bool = True,
+    ) -> None:
+        config.check()
+        building.check_environments(config)
+        self._owns_ray = cluster.connect(config.ray)
+        self.iteration = 0
+        self.num_recoveries = 0
+        self._times: dict[str, float] = {}
+        self._owned: list[Any] = []
+        try:
+            check_resources(config, ray.cluster_resources())
+            self.config: Any = config.resolved(gpus=cluster.has_gpus())
+            self.config.model.path = building.local_model(self.config.model.path)
+            self.run_folder = run_folder or f"{absolute(self.config.checkpointing.storage_path)}/{self.config.name}"
+            self.learners = self._own(building.build_learners(self.config, self.run_folder, session))
+            self._build(env_runners, teachers, with_runners=with_runners)
+        except BaseException:
+            self.stop()
+            raise
+        self._last_state = self.state_dict()
+        self._last_checkpoint = ""
+
+    def _build(
+        self,
+        env_runners: EnvRunnerGroup | None,
+        teachers: Mapping[str, TeacherGroup] | None,
+        *,
+        with_runners: bool,
+    ) -> None:
+        """Start everything at once, then wait: the engines' start-ups overlap."""
+        if env_runners is not None and env_runners.spec.envs != building.all_envs(self.config):
+            raise ValueError(
+                f"env_runners were built for the environments {[env.id for env in env_runners.spec.envs]}, the "
+                f"configuration has {[env.id for env in building.all_envs(self.config)]} (or other arguments of them): "
+                "build the group from this configuration"
+            )
+        self.env_runners: Any = env_runners  # EnvRunnerGroup, where the algorithm or its evaluation has one
+        wanted = with_runners and (self.config.needs_envs or bool(self.config.evaluation.envs))
+        if env_runners is None and wanted:
+            self.env_runners = self._own(building.build_env_runners(self.config))
+        self.build_scorers(teachers)
+        for group in self._owned:
+            group.wait_until_ready()
+        self.weights: Any = None  # WeightSync, where there are runners
+        self.cursor: Any = None  # Cursor, likewise
+        if self.env_runners is not None:
+            self.weights = WeightSync(self.learners, self.env_runners)
+            self.weights.sync()
+            rows = self.env_runners.num_problems[: len(self.config.envs)]
+            self.cursor = Cursor(rows, [env.weight for env in self.config.envs], self.config.seed)
+
+    def _own(self, group: Any) -> Any:
+        self._owned.append(group)
+        return group
+
+    def _disown(self, group: Any) -> None:
+        """End a group now, if it was started here."""
+        if group in self._owned:
+            self._owned.remove(group)
+            group.stop()
+
+    # ---- what an algorithm must say
+
+    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        """Start the teachers that the algorithm needs (or take the ready ones). None here."""
+
+    def training_step(self) -> Metrics:
+        """One iteration: from problems (or data) to updated weights; returns what it measured."""
+        raise NotImplementedError(f"{type(self).__name__} must define training_step() -> metrics")
+
+    def train(self) -> Metrics:
+        """One iteration; returns its metrics (names: tgpo_ray.metrics.METRICS).
+
+        If learners die on the way, everything goes back to the last checkpoint and on from there.
+        """
+        start = time.monotonic()
+        self._times = {}
+        while True:
+            try:
+                metrics = self.training_step()
+                break
+            except LearnersRestartedError as error:
+                self._recover(error)
+        self.iteration += 1
+        seconds = time.monotonic() - start
+        metrics |= {f"time/{name}_s": value for name, value in self._times.items()}
+        if "tokens/response" in metrics:
+            metrics["throughput/response_tokens_per_s"] = metrics["tokens/response"] / seconds
+        return metrics | {"time/iteration_s": seconds}
+
+    def sampling_seed(self) -> int:
+        return self.config.seed * 1_000_003 + self.iteration * 1_009
+
+    @contextmanager
+    def timer(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to this iteration's `time/<name>_s`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._times[name] = self._times.get(name, 0.0) + time.monotonic() - start
+
+    # ---- around the iterations
+
+    @property
+    def num_iterations(self) -> int:
+        return self.config.training.num_iterations
+
+    def evaluate(self) -> tuple[Metrics, list[SampledGroup]]:
+        """Metrics of the held-out sets under `evaluation/`, and some of the groups.
+
+        Raises:
+            ValueError: the configuration has no `evaluation.envs`.
+        """
+        if self.env_runners is None or not self.config.evaluation.envs:
+            raise ValueError("evaluation.envs is empty: name at least one held-out environment to evaluate on")
+        start = time.monotonic()
+        self.before_evaluation()
+        metrics, groups = evaluate(self.config, self.env_runners, self.sampling_seed() + 1)
+        return metrics | {"time/evaluate_s": time.monotonic() - start}, groups
+
+    def before_evaluation(self) -> None:
+        """Nothing: the runners have the newest weights after every iteration."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the driver knows and a restored run needs; schedules follow from `iteration`."""
+        return {
+            "algorithm": self.config.algorithm,
+            "iteration": self.iteration,
+            "weights_version": self.weights.version if self.weights else 0,
+            "cursor": self.cursor.state_dict() if self.cursor else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.iteration = state["iteration"]
+        if self.cursor is not None:
+            self.cursor.load_state_dict(state["cursor"])
+
+    def save(self, path: str | None = None) -> str:
+        """Write a checkpoint into the run's folder, and a copy of it to `path` (a folder or a URI); returns where."""
+        name = f"checkpoint_{self.iteration:06d}"
+        if self.num_recoveries:  # the iteration may have been saved before it was taken back
+            name += f"_{self.num_recoveries}"
+        if not self._last_checkpoint.endswith(name):
+            self._last_state = self.state_dict()
+            self._last_checkpoint = self.learners.save(name, {STATE_FILE: json.dumps(self._last_state)})
+        if path is None:
+            return self._last_checkpoint
+        copy_folder(self._last_checkpoint, path)
+        return absolute(path)
+
+    def restore(self, path: str) -> None:
+        """Continue from a checkpoint: weights, optimizer, step, schedule, cursor and random state.
+
+        Raises:
+            ValueError: no checkpoint there, or one of another algorithm.
+        """
+        path = absolute(path)
+        try:
+            state = json.loads(read_text(f"{path}/{STATE_FILE}"))
+        except FileNotFoundError:
+            raise ValueError(f"{path} is not a checkpoint: it holds no {STATE_FILE}") from None
+        if state["algorithm"] != self.config.algorithm:
+            raise ValueError(f"{path} is a checkpoint of {state['algorithm']}, this is {self.config.algorithm}")
+        self.learners.load(path)
+        self.load_state_dict(state)
+        self._last_state, self._last_checkpoint = state, path
+        if self.weights is not None:
+            self.weights.sync(state["weights_version"])
+
+    def _recover(self, error: LearnersRestartedError) -> None:
+        """Go back to the last checkpoint (or the start), where Ray Train has put the learners."""
+        self.num_recoveries += 1
+        print(f"{error}: going back from iteration {self.iteration} to {self._last_state['iteration']}", flush=True)
+        self.learners.wait_until_ready()
+        self.load_state_dict(self._last_state)
+        if self.weights is not None:
+            self.weights.sync()
+
+    def export(self, path: str) -> str:
+        """Write the policy as a Hugging Face folder that transformers and a vLLM server load; returns where."""
+        self.learners.export(absolute(path))
+        return absolute(path)
+
+    def stop(self) -> None:
+        """End every actor that was started here, and Ray if it was; safe to call twice."""
+        owned, self._owned = self._owned, []
+        for group in owned:
+            group.stop()
+        if self._owns_ray:
+            self._owns_ray = False
+            ray.shutdown()

@@ -1,0 +1,195 @@
+"""Episodes to micro-batches: who trains on what, and the flat tensors that the loss sees.
+
+Planning happens on the driver from lengths alone; building happens on the learner's rank, which fetches the tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgpo_ray.episode import Episode, Guidance
+from tgpo_ray.kernels import TokenLoss, TokenRows
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some episodes of one group, as a rank receives them: references, never tokens."""
+
+    key: int  # the group's ordinal: with an episode's place it names that episode within an iteration
+    ref: Any  # ObjectRef of the EpisodeGroup (or the group itself)
+    guidance: Mapping[str, Any]  # scorer -> ObjectRef of list[Guidance]
+    advantages: np.ndarray  # (G,) float32, of the whole group
+    members: tuple[int, ...]  # which of its episodes
+
+    def cost(self, lengths: Sequence[int]) -> int:
+        """Padded tokens of these episodes alone."""
+        return len(self.members) * max(lengths[i] for i in self.members)
+
+
+MicroBatch = list[Piece]
+
+
+def plan_micro_batches(
+    pieces: Sequence[Piece], lengths: Mapping[int, Sequence[int]], num_ranks: int, token_budget: int
+) -> list[list[MicroBatch]]:
+    """Deal pieces over ranks and micro-batches, [rank][step]; every rank gets the same number of steps.
+
+    A micro-batch holds at most `token_budget` padded tokens. A group stays whole where it fits; otherwise its episodes
+    are sorted by length and split. Longest first onto the rank with the least to do. An empty micro-batch is legal: a
+    rank that has nothing left takes part in its neighbours' collectives.
+
+    Args:
+        pieces: whole groups.
+        lengths: for each key, prompt + response tokens of each of its episodes.
+    """
+    fitting = [part for piece in pieces for part in _split(piece, lengths[piece.key], token_budget)]
+    fitting.sort(key=lambda piece: -piece.cost(lengths[piece.key]))
+    ranks: list[list[Piece]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for piece in fitting:
+        rank = loads.index(min(loads))
+        ranks[rank].append(piece)
+        loads[rank] += sum(lengths[piece.key][i] for i in piece.members)
+    packed = [_pack(rank, lengths, token_budget) for rank in ranks]
+    steps = max(map(len, packed))
+    return [micro_batches + [[] for _ in range(steps - len(micro_batches))] for micro_batches in packed]
+
+
+def _split(piece: Piece, lengths: Sequence[int], token_budget: int) -> list[Piece]:
+    members = sorted(piece.members, key=lambda i: -lengths[i])
+    parts: list[list[int]] = []
+    for i in members:  # longest first, so a part's padded width is that of its first member
+        if parts and lengths[parts[-1][0]] * (len(parts[-1]) + 1) <= token_budget:
+            parts[-1].append(i)
+        else:
+            parts.append([i])
+    return [Piece(piece.key, piece.ref, piece.guidance, piece.advantages, tuple(sorted(part))) for part in parts]
+
+
+def _pack(pieces: Sequence[Piece], lengths: Mapping[int, Sequence[int]], token_budget: int) -> list[MicroBatch]:
+    """First fit, longest first: neighbours in a micro-batch have similar widths, so little of it is padding."""
+    bins: list[tuple[int, int, MicroBatch]] = []  # width, sequences, pieces
+    for piece in pieces:
+        width = max(lengths[piece.key][i] for i in piece.members)
+        for at, (bin_width, count, content) in enumerate(bins):
+            if max(bin_width, width) * (count + len(piece.members)) <= token_budget:
+                bins[at] = (max(bin_width, width), count + len(piece.members), [*content, piece])
+                break
+        else:
+            bins.append((width, len(piece.members), [piece]))
+    return [content for _, _, content in bins]
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """One micro-batch on a rank: what the trunk reads, and where in it the response rows are."""
+
+    input_ids: Tensor  # (B, T) int64, right-padded
+    attention_mask: Tensor  # (B, T) int64
+    row_index: Tensor  # (N,) int64 into the flat (B*T) positions: the hidden state that predicts a response token
+    rows: TokenRows
+    keys: tuple[tuple[int, int], ...]  # (group key, member) of each sequence
+
+
+def build_batch(
+    members: Sequence[tuple[tuple[int, int], Episode, Mapping[str, Guidance], float]],
+    loss: TokenLoss,
+    old_logprobs: Mapping[tuple[int, int], np.ndarray] | None,
+    device: torch.device,
+) -> TrainBatch:
+    """Pad the sequences for the trunk and flatten everything else to one row a response token.
+
+    Args:
+        members: (key, episode, guidance by scorer, advantage) of each sequence; empty gives a batch of one dummy token
+            without rows, so that a rank with nothing to do still runs forward and backward.
+        loss: says which guidance becomes targets and which becomes extra rows.
+        old_logprobs: (T,) for each key, or None where the ratio is one.
+    """
+    episodes = [episode for _, episode, _, _ in members]
+    counts = np.asarray([len(e.response_ids) for e in episodes], np.int64)
+    width = max((len(e.prompt_ids) + len(e.response_ids) for e in episodes), default=1)
+    ids = np.zeros((max(len(episodes), 1), width), np.int64)
+    attention = np.zeros_like(ids)
+    attention[:, 0] = 1
+    row_index: list[np.ndarray] = []
+    for b, episode in enumerate(episodes):
+        start, stop = len(episode.prompt_ids), len(episode.prompt_ids) + len(episode.response_ids)
+        ids[b, :start], ids[b, start:stop] = episode.prompt_ids, episode.response_ids
+        attention[b, :stop] = 1
+        row_index.append(b * width + np.arange(start - 1, stop - 1))  # logits at t - 1 predict token t
+    rows = _token_rows(members, counts, loss, old_logprobs)
+    move = {"device": device, "non_blocking": True}
+    return TrainBatch(
+        torch.from_numpy(ids).to(**move),
+        torch.from_numpy(attention).to(**move),
+        torch.from_numpy(_concat(row_index, np.int64)).to(**move),
+        rows.to(device),
+        tuple(key for key, _, _, _ in members),
+    )
+
+
+def _token_rows(
+    members: Sequence[tuple[tuple[int, int], Episode, Mapping[str, Guidance], float]],
+    counts: np.ndarray,
+    loss: TokenLoss,
+    old_logprobs: Mapping[tuple[int, int], np.ndarray] | None,
+) -> TokenRows:
+    targets, target_mask, extra = [], [], {name: [] for name in loss.fields}
+    for _, episode, guidance, _ in members:
+        ids, mask = _episode_targets(episode, guidance, loss)
+        targets.append(ids)
+        target_mask.append(mask)
+        for name, values in extra.items():
+            values.append(_field(episode, guidance, name, 0.0))
+    columns = targets[0].shape[1] if targets else 1
+    policy_tokens = [episode.num_policy_tokens for _, episode, _, _ in members]
+    old = None if old_logprobs is None else _concat([old_logprobs[key] for key, *_ in members], np.float32)
+    return TokenRows(
+        targets=torch.from_numpy(_concat(targets, np.int64, columns)),
+        target_mask=torch.from_numpy(_concat(target_mask, np.float32, columns)),
+        advantages=torch.from_numpy(np.repeat(np.asarray([m[3] for m in members], np.float32), counts)),
+        old_logprobs=None if old is None else torch.from_numpy(old),
+        sequence=torch.from_numpy(np.repeat(np.arange(len(members)), counts)),
+        lengths=torch.from_numpy(np.repeat(np.asarray(policy_tokens, np.float32), counts)),
+        extra={name: torch.from_numpy(_concat(values, np.float32)) for name, values in extra.items()},
+    )
+
+
+def _episode_targets(
+    episode: Episode, guidance: Mapping[str, Guidance], loss: TokenLoss
+) -> tuple[np.ndarray, np.ndarray]:
+    """(T, K) ids and masks: the sampled token, then the columns of `loss.targets`."""
+    trained = np.isin(episode.origin, loss.trained_origins)[:, None]
+    columns = [episode.response_ids[:, None]]
+    for name in loss.targets:
+        values = _field(episode, guidance, name, -1)
+        columns.append(values if values.ndim == 2 else values[:, None])
+    ids = np.concatenate(columns, axis=1).astype(np.int64)
+    return np.maximum(ids, 0), ((ids >= 0) & trained).astype(np.float32)
+
+
+def _field(episode: Episode, guidance: Mapping[str, Guidance], name: str, missing: float) -> np.ndarray:
+    """`scorer.field` of this episode; all `missing` where the scorer failed: its group degrades, others go on."""
+    scorer, _, attribute = name.partition(".")
+    values = getattr(guidance[scorer], attribute) if scorer in guidance else None
+    length = len(episode.response_ids)
+    if values is None:
+        return np.full(length, missing)
+    if len(values) != length:
+        raise ValueError(
+            f"scorer {scorer!r} returned {len(values)} positions for a response of {length} tokens: "
+            "its answer is misaligned and must not be trained on"
+        )
+    return values
+
+
+def _concat(parts: Sequence[np.ndarray], dtype: Any, columns: int | None = None) -> np.ndarray:
+    if not parts:
+        return np.zeros((0,) if columns is None else (0, columns), dtype)
+    return np.concatenate(parts).astype(dtype, copy=False)

@@ -1,0 +1,206 @@
+"""From a resolved configuration to the actors that it describes."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tgpo_ray.engine import EngineSpec, Sampling
+from tgpo_ray.env_runner import EnvRunnerSpec, EnvSpec
+from tgpo_ray.env_runner_group import EnvRunnerGroup
+from tgpo_ray.learner import LearnerSpec
+from tgpo_ray.learner_engines import EngineOptions
+from tgpo_ray.learner_group import LearnerGroup, Placement
+from tgpo_ray.teacher import TeacherSpec
+from tgpo_ray.teacher_group import TeacherGroup
+
+if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig
+
+# A teacher reads the same text in its own pieces, and its prefill asks for one token more.
+TEACHER_CONTEXT_SLACK = 1.25
+
+
+def all_envs(config: AlgorithmConfig) -> tuple[EnvSpec, ...]:
+    """Training environments, then those for evaluation: `Task.env_index` counts in this order."""
+    return tuple(EnvSpec(env.id, dict(env.kwargs)) for env in [*config.envs, *config.evaluation.envs])
+
+
+def check_environments(config: AlgorithmConfig) -> None:
+    """Make every environment once, on the driver, so that a missing file or a wrong column fails before any actor.
+
+    Raises:
+        ConfigError: names the environment, the cause and, for an unknown id, the nearest registered one.
+    """
+    from tgpo_ray.config import ConfigError
+
+    problems = []
+    for key, spec in zip(_env_keys(config), all_envs(config), strict=True):
+        try:
+            spec.make().close()
+        except Exception as error:
+            problems.append(f"{key} ({spec.id}): {_explain(spec.id, error)}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _env_keys(config: AlgorithmConfig) -> list[str]:
+    training = [f"envs.{i}" for i in range(len(config.envs))]
+    return training + [f"evaluation.envs.{i}" for i in range(len(config.evaluation.envs))]
+
+
+def _explain(env_id: str, error: Exception) -> str:
+    import gymnasium
+
+    if isinstance(error, gymnasium.error.UnregisteredEnv):
+        near = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"no such environment is registered{hint} An id of your own is written my_module:MyEnv-v0"
+    return f"{type(error).__name__}: {error}"
+
+
+def engine_spec(config: AlgorithmConfig) -> EngineSpec:
+    """The runners' engine."""
+    model, runners = config.model, config.env_runners
+    return EngineSpec(
+        model=model.path,
+        tokenizer=model.tokenizer,
+        dtype=model.dtype,
+        max_model_len=model.max_model_len or runners.max_prompt_tokens + runners.max_response_tokens,
+        kv_cache_memory=runners.kv_cache_memory,
+        max_num_seqs=runners.max_num_seqs,
+        tensor_parallel_size=runners.tensor_parallel_size,
+        hf_overrides=model.hf_overrides,
+        trust_remote_code=model.trust_remote_code,
+        seed=config.seed,
+    )
+
+
+def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:
+    runners = config.env_runners
+    return EnvRunnerSpec(
+        engine=engine_spec(config),
+        envs=all_envs(config),
+        max_prompt_tokens=runners.max_prompt_tokens,
+        num_verifier_threads=runners.num_verifier_workers,
+        gpu=bool(runners.num_gpus_per_env_runner),
+    )
+
+
+def build_env_runners(config: AlgorithmConfig) -> EnvRunnerGroup:
+    runners, faults = config.env_runners, config.fault_tolerance
+    return EnvRunnerGroup(
+        env_runner_spec(config),
+        runners.num_env_runners,
+        num_cpus=runners.num_cpus_per_env_runner,
+        num_gpus=runners.num_gpus_per_env_runner or 0.0,
+        max_restarts=faults.max_env_runner_restarts,
+        start_timeout_s=faults.start_timeout_s,
+        sample_timeout_s=faults.sample_timeout_s,
+    )
+
+
+def build_teachers(config: Any) -> dict[str, TeacherGroup]:
+    """The teacher pools of a configuration that has a `teachers` section, by name."""
+    runners, faults = config.env_runners, config.fault_tolerance
+    context = int((runners.max_prompt_tokens + runners.max_response_tokens) * TEACHER_CONTEXT_SLACK) + 1
+    groups = {}
+    for name, teacher in config.teachers.items():
+        engine = EngineSpec(
+            model=local_model(teacher.path),
+            tokenizer=teacher.tokenizer,
+            dtype=teacher.dtype,
+            max_model_len=_within_context(teacher, context),
+            kv_cache_memory=teacher.kv_cache_memory,
+            max_num_seqs=teacher.max_num_seqs,
+            tensor_parallel_size=teacher.tensor_parallel_size,
+            hf_overrides=teacher.hf_overrides,
+            trust_remote_code=config.model.trust_remote_code,
+            seed=config.seed,
+        )
+        spec = TeacherSpec(
+            engine=engine,
+            policy_tokenizer=config.model.tokenizer or config.model.path,
+            prompt=teacher.prompt,
+            unmapped=config.guidance.unmapped,
+            gpu=bool(teacher.num_gpus_per_replica),
+        )
+        groups[name] = TeacherGroup(
+            spec,
+            teacher.num_replicas,
+            num_cpus=teacher.num_cpus_per_replica,
+            num_gpus=teacher.num_gpus_per_replica or 0.0,
+            timeout_s=faults.teacher_timeout_s,
+            max_unguided_share=faults.max_unguided_share,
+            start_timeout_s=faults.start_timeout_s,
+        )
+    return groups
+
+
+def _within_context(teacher: Any, wanted: int) -> int:
+    """`wanted`, or the teacher's own context where that is shorter."""
+    from tgpo_ray.config.model_files import context_length, model_facts
+
+    limit = context_length(model_facts(teacher.path, teacher.hf_overrides))
+    return wanted if limit is None else min(wanted, limit)
+
+
+def build_learners(config: AlgorithmConfig, run_folder: str, session: int) -> LearnerGroup:
+    """The learner group; its checkpoints go to `<run_folder>/checkpoints` (`-2`, ... in resumed sessions)."""
+    learners, training, model = config.learners, config.training, config.model
+    options = EngineOptions(
+        engine=learners.engine,
+        dtype=model.dtype,  # pyright: ignore[reportArgumentType]  (`resolved` has replaced "auto")
+        zero_stage=learners.zero_stage,
+        offload=learners.offload,
+        lr=training.lr,
+        weight_decay=training.weight_decay,
+        betas=training.betas,
+        grad_clip=training.grad_clip,
+    )
+    spec = LearnerSpec(
+        model=model.path,
+        tokenizer=model.tokenizer or model.path,
+        options=options,
+        temperature=config.env_runners.temperature if config.needs_envs else 1.0,
+        hf_overrides=model.hf_overrides,
+        gradient_checkpointing=learners.gradient_checkpointing,
+        trust_remote_code=model.trust_remote_code,
+        threads=learners.threads_per_learner,
+        seed=config.seed,
+    )
+    placement = Placement(
+        num_learners=learners.num_learners,
+        num_cpus=learners.num_cpus_per_learner,
+        num_gpus=learners.num_gpus_per_learner or 0.0,
+        storage_path=run_folder,
+        name="checkpoints" if session == 1 else f"checkpoints-{session}",
+        keep_checkpoints=config.checkpointing.keep,
+        max_restarts=config.fault_tolerance.max_learner_restarts,
+        start_timeout_s=config.fault_tolerance.start_timeout_s,
+    )
+    assert learners.token_budget is not None  # `resolved` has filled it in
+    return LearnerGroup(spec, placement, learners.token_budget)
+
+
+def training_sampling(config: AlgorithmConfig) -> Sampling:
+    runners = config.env_runners
+    return Sampling(
+        max_tokens=runners.max_response_tokens,
+        temperature=runners.temperature,
+        top_p=runners.top_p,
+        logprobs=config.training.old_logprobs == "sampler",
+        stop=tuple(runners.stop),
+    )
+
+
+def evaluation_sampling(config: AlgorithmConfig) -> Sampling:
+    runners = config.env_runners
+    return Sampling(runners.max_response_tokens, temperature=config.evaluation.temperature, stop=tuple(runners.stop))
+
+
+def local_model(path: str) -> str:
+    """An absolute path where `path` is a folder here: actors run in other folders than the driver."""
+    folder = Path(path).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else path

@@ -1,0 +1,141 @@
+"""`tgpo-ray`: train, plan, schema, evaluate, export, report, make-models."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tgpo_ray.train import EXIT_USAGE, add_train_arguments, train
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit status."""
+    sys.path.insert(0, os.getcwd())  # as `python -m` does: `algorithm: my_pkg:MyMethod` may lie in this folder
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"tgpo-ray {options.command}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tgpo-ray", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        text = (run.__doc__ or "").splitlines()[0]
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    add_train_arguments(command("train", _train))
+    for name, run in (("plan", _plan), ("evaluate", _evaluate), ("export", _export)):
+        sub = command(name, run)
+        sub.add_argument("config", help="YAML file of the run")
+        sub.add_argument("overrides", nargs="*", metavar="key=value")
+        if name != "plan":
+            sub.add_argument("--checkpoint", required=name == "export", help="checkpoint folder; default: the model")
+        if name == "export":
+            sub.add_argument("--to", required=True, help="folder or URI of the Hugging Face model to write")
+    command("schema", _schema).add_argument("algorithm", nargs="?", help="one algorithm's schema; default: all")
+    report = command("report", _report)
+    report.add_argument("folders", nargs="+", help="run folders to compare")
+    report.add_argument("--to", default="report.html")
+    models = command("make-models", _make_models)
+    models.add_argument("--data", required=True, help="jsonl whose `problem` column the tokenizers are trained on")
+    models.add_argument("--to", default="models", help="folder to write policy/ and teacher/ into")
+    models.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def _train(options: argparse.Namespace) -> int:
+    """Run the job of a YAML file."""
+    return train(options.config, options.overrides, options.resume)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    """Print the resolved configuration, who gets which CPUs and GPUs, and the teacher's last step."""
+    from rich.console import Console
+
+    from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.config.plan import render_plan
+
+    config = AlgorithmConfig.from_yaml(options.config, options.overrides)
+    Console().print(render_plan(config))
+    config.check()
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    """Print the JSON schema of the YAML files, for editors."""
+    from tgpo_ray.config.schema import json_schema
+
+    print(json.dumps(json_schema(options.algorithm), indent=2))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    """Evaluate a model, or a checkpoint of a run, on `evaluation.envs`."""
+    algorithm = _algorithm(options)
+    try:
+        metrics, _ = algorithm.evaluate()
+    finally:
+        algorithm.stop()
+    print(json.dumps(metrics, indent=2))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Write a checkpoint as a Hugging Face folder."""
+    algorithm = _algorithm(options, with_runners=False)
+    try:
+        print(algorithm.export(options.to))
+    finally:
+        algorithm.stop()
+    return 0
+
+
+def _algorithm(options: argparse.Namespace, *, with_runners: bool = True):
+    """The algorithm of the YAML file, restored where a checkpoint is named; its folder is a temporary one."""
+    import tempfile
+
+    from tgpo_ray.algorithm import Algorithm
+    from tgpo_ray.config import AlgorithmConfig
+
+    config = AlgorithmConfig.from_yaml(options.config, options.overrides)
+    folder = tempfile.mkdtemp(prefix="tgpo-ray-")
+    algorithm = Algorithm(config, run_folder=folder, with_runners=with_runners)
+    if options.checkpoint:
+        try:
+            algorithm.restore(options.checkpoint)
+        except BaseException:
+            algorithm.stop()
+            raise
+    return algorithm
+
+
+def _report(options: argparse.Namespace) -> int:
+    """Write one HTML page that compares runs."""
+    from tgpo_ray.report import load_run, write_report
+
+    runs = [load_run(folder) for folder in options.folders]
+    print(write_report(Path(options.to), runs, title=", ".join(run.label for run in runs)))
+    return 0
+
+
+def _make_models(options: argparse.Namespace) -> int:
+    """Write tiny random Qwen2 (policy) and Qwen3 (teacher) folders with tokenizers trained on a data set."""
+    from tgpo_ray.models import make_text_models
+
+    for folder in make_text_models(options.data, options.to, options.seed):
+        print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,206 @@
+"""AlgorithmConfig: the sections that all algorithms share, and the RLlib-style builder over them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from tgpo_ray.config.errors import ConfigError, problems_of
+from tgpo_ray.config.loading import apply_override, dump_yaml, load_file, parse_override
+from tgpo_ray.config.registry import ALGORITHMS, import_object, resolve_algorithm
+from tgpo_ray.config.resolving import resolve
+from tgpo_ray.config.rules import broken_rules
+from tgpo_ray.config.run_sections import (
+    CheckpointingConfig,
+    EvaluationConfig,
+    FaultToleranceConfig,
+    ReportingConfig,
+    TrainingConfig,
+)
+from tgpo_ray.config.sections import EnvConfig, EnvRunnersConfig, LearnersConfig, ModelConfig, RayConfig, TeachersConfig
+from tgpo_ray.config.sugar import SHORTHAND, desugar, expand_path
+from tgpo_ray.config.values import NonNegative, Section, Strict
+
+
+class AlgorithmConfig(Strict):
+    """The configuration of one run. An algorithm subclasses it, adds its sections and names its class.
+
+    Class attributes for subclasses:
+        algo_class: the Algorithm, as a class or as `module:Name`.
+        needs_envs: the algorithm samples from environments.
+        needs_teacher: `teachers` must hold the teacher of each environment.
+        group_relative: advantages compare the episodes of a group, so a group of one has none.
+    """
+
+    algo_class: ClassVar[type | str | None] = None
+    needs_envs: ClassVar[bool] = True
+    needs_teacher: ClassVar[bool] = False
+    group_relative: ClassVar[bool] = True
+
+    algorithm: str = Field(default="", description="Name, or import path as my_pkg.mod:MyConfig.")
+    name: str | None = Field(default=None, description="Name of the run's folder; null: that of the YAML file.")
+    seed: NonNegative = Field(default=0, description="Seed of problems, sampling and training.")
+    model: ModelConfig = Field(default_factory=ModelConfig, description="The policy.")
+    envs: list[EnvConfig] = Field(default_factory=list, description="Training environments; `env` is a list of one.")
+    env_runners: EnvRunnersConfig = Field(default_factory=EnvRunnersConfig, description="Engines with environments.")
+    learners: LearnersConfig = Field(default_factory=LearnersConfig, description="Weights and optimizer.")
+    training: TrainingConfig = Field(default_factory=TrainingConfig, description="Batch shape, optimizer, loss.")
+    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Held-out sets.")
+    checkpointing: CheckpointingConfig = Field(default_factory=CheckpointingConfig, description="The run's folder.")
+    fault_tolerance: FaultToleranceConfig = Field(
+        default_factory=FaultToleranceConfig, description="How much may break before the run fails."
+    )
+    reporting: ReportingConfig = Field(default_factory=ReportingConfig, description="Metrics and samples.")
+    ray: RayConfig = Field(default_factory=RayConfig, description="The cluster.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_shorthand(cls, data: Any) -> Any:
+        return desugar(data, cls)[0] if isinstance(data, dict) else data
+
+    # ---- reading and writing
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Iterable[str] = ()) -> Self:
+        """Returns the config in a YAML file, of the class that its `algorithm` names.
+
+        Args:
+            overrides: `a.b.c=value`, as `training.lr=1e-4`, `envs.0.kwargs.path=x.jsonl`, `teacher.path=...`.
+        """
+        data = load_file(path)
+        if data.get("name") is None:
+            data["name"] = Path(path).stem
+        try:
+            return cls.from_dict(data, overrides)
+        except ConfigError as error:
+            raise ConfigError(error.problems, str(path)) from None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
+        """Returns the config in a mapping as YAML holds it; ConfigError has a line for each problem."""
+        changes = [parse_override(override) for override in overrides]
+        data = copy.deepcopy(dict(data))
+        for parts, value in changes:  # first of all, since it decides what the others mean
+            if parts == ["algorithm"]:
+                data["algorithm"] = value
+        model = cls._class_for(data)
+        try:
+            full, words = desugar(data, model)
+        except ValueError as error:
+            raise ConfigError([str(error)]) from None
+        for parts, value in changes:
+            apply_override(full, expand_path(parts, model), value)
+        problems = foreign_sections(full, model)
+        try:
+            config = model.model_validate({key: full[key] for key in full if key not in problems})
+        except ValidationError as error:
+            raise ConfigError([*problems.values(), *problems_of(error, model, words=words)]) from None
+        if problems:
+            raise ConfigError(problems.values())
+        return config
+
+    @classmethod
+    def _class_for(cls, data: Mapping[str, Any]) -> type[Self]:
+        """The class that `algorithm` names, which must be this one or derived from it."""
+        if data.get("algorithm") is None:
+            if cls is AlgorithmConfig:
+                raise ConfigError([f"algorithm: required; known: {', '.join(sorted(ALGORITHMS))}"])
+            return cls
+        model = resolve_algorithm(data["algorithm"])
+        if not issubclass(model, cls):
+            name = data["algorithm"]
+            raise ConfigError([f"algorithm: {name} is a {model.__name__}, not a {cls.__name__}: load it with that"])
+        return model
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain dicts, lists, numbers and text; `from_dict` reads them back to an equal config."""
+        data = self.model_dump(mode="json")
+        data["algorithm"] = self.algorithm or f"{type(self).__module__}:{type(self).__qualname__}"
+        return data
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """Returns the whole config as YAML, defaults included, and writes it to `path` where one is given."""
+        text = dump_yaml(self.to_dict())
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    # ---- the builder; a section is called to set its values: config.training(lr=1e-4).learners(num_learners=2)
+
+    if not TYPE_CHECKING:  # a type checker that saw this would take every attribute for Any
+
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if isinstance(value, Section | TeachersConfig):
+                object.__setattr__(value, "_owner", self)
+            return value
+
+    def models(self, **values: Any) -> Self:
+        """Sets keys of `model`."""
+        return self.model(**values)
+
+    def environment(self, id: str, *, env_config: Mapping[str, Any] | None = None, **values: Any) -> Self:
+        """Makes `id` the only training environment. `env_config`: its arguments; `values`: weight, teacher, name."""
+        self.envs = []
+        return self.add_environment(id, env_config=env_config, **values)
+
+    def add_environment(self, id: str, *, env_config: Mapping[str, Any] | None = None, **values: Any) -> Self:
+        """Adds a training environment beside those that are there."""
+        entry = {"id": id, "kwargs": dict(env_config or {}), **values}
+        try:
+            self.envs = [*self.envs, EnvConfig.model_validate(entry)]
+        except ValidationError as error:
+            prefix = ("envs", len(self.envs))
+            raise ConfigError(problems_of(error, type(self), prefix=prefix)) from None
+        return self
+
+    # ---- use
+
+    def problems(self, *, files: bool = True) -> list[str]:
+        """Returns a line for each rule between keys that is broken. `files`: look at model folders too."""
+        return broken_rules(self, files=files)
+
+    def check(self, *, files: bool = True) -> Self:
+        """Returns itself; ConfigError where a rule between keys is broken. Needs no Ray."""
+        problems = self.problems(files=files)
+        if problems:
+            raise ConfigError(problems)
+        return self
+
+    def resolved(self, *, gpus: bool) -> Self:
+        """Returns a copy in which every value that null or `auto` left open is filled in, for a cluster with GPUs or
+        without."""
+        return resolve(self, gpus=gpus)
+
+    def get_algo_class(self) -> type:
+        """Returns the Algorithm class; ConfigError where the config class names none."""
+        found = self.algo_class
+        if found is None:
+            raise ConfigError([f"algorithm: {type(self).__name__} names no algo_class"])
+        return import_object(found) if isinstance(found, str) else found
+
+    def build_algo(self, **groups: Any) -> Any:
+        """Returns the Algorithm, its actors started. `groups`: ready ones, e.g. `env_runners=`, `teachers=`."""
+        return self.check().get_algo_class()(self, **groups)
+
+    def fit(self) -> Any:
+        """Runs the whole job and returns its `ray.train.Result`."""
+        return import_object("tgpo_ray.run:fit")(self.check())
+
+
+def foreign_sections(data: Mapping[str, Any], model: type[AlgorithmConfig]) -> dict[str, str]:
+    """Returns a message for each section that other algorithms have and `model` has not."""
+    messages = {}
+    for key in data:
+        section = str(SHORTHAND.get(key, (key,))[0])
+        if section in model.model_fields:
+            continue
+        owners = [name for name in sorted(ALGORITHMS) if section in resolve_algorithm(name).model_fields]
+        if owners:
+            name = data.get("algorithm") or model.__name__
+            messages[key] = f"{key}: {name} has no such section; algorithms that have it: {', '.join(owners)}"
+    return messages

@@ -1,0 +1,163 @@
+"""YAML as YAML 1.2 reads it, and `a.b.c=value` overrides read by the same rules.
+
+PyYAML follows YAML 1.1: there `1e-6` is text, `no` is false, `012` is ten and a repeated key wins in silence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tgpo_ray.config.errors import ConfigError
+
+
+class Yaml12Loader(yaml.SafeLoader):
+    """PyYAML's safe loader under YAML 1.2's core schema; a repeated key is an error."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012  (PyYAML's own class attribute; the 1.1 resolvers must not be inherited)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[Hashable, yaml.Mark] = {}
+        for key_node, _ in node.value:
+            key: Any = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"keys are text, got {key!r}", key_node.start_mark)
+            if key in seen:
+                problem = f"key {key!r} stands twice, first on line {seen[key].line + 1}: delete one"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            seen[key] = key_node.start_mark
+        return super().construct_mapping(node, deep)
+
+    def construct_int(self, node: yaml.ScalarNode) -> int:
+        text = self.construct_scalar(node)
+        return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+
+
+def _add_resolver(kind: str, pattern: str, first: str) -> None:
+    Yaml12Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(f"^(?:{pattern})$"), list(first))
+
+
+_add_resolver("bool", "true|True|TRUE|false|False|FALSE", "tTfF")
+_add_resolver("null", "~|null|Null|NULL|", "~nN\0")
+_add_resolver("int", "[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789")
+_add_resolver("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789")
+_add_resolver("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.")
+# An empty scalar has no first character; PyYAML looks it up under "".
+Yaml12Loader.yaml_implicit_resolvers[""] = Yaml12Loader.yaml_implicit_resolvers["\0"]
+Yaml12Loader.add_constructor("tag:yaml.org,2002:int", Yaml12Loader.construct_int)
+
+
+def load_yaml(text: str, source: str = "") -> Any:
+    """Returns what `text` says under YAML 1.2; ConfigError with `source:line` where it is not YAML."""
+    try:
+        return yaml.load(text, Loader=Yaml12Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"{source or 'line'}:{mark.line + 1}" if mark else source
+        raise ConfigError([_problem(error)], line) from None
+    except yaml.YAMLError as error:
+        raise ConfigError([f"not YAML: {error}"], source) from None
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or "not YAML"
+    context = f" {error.context}" if error.context else ""
+    if "'\\t'" in problem:
+        return "a tab cannot indent YAML: use spaces"
+    return f"{problem}{context}"
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """Returns the mapping in a YAML file; ConfigError that names file, line and fix."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError([f"no such file (looked in {Path.cwd()})"], str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"cannot be read: {error}"], str(path)) from None
+    data = load_yaml(text, str(path))
+    if not isinstance(data, dict):
+        got = "nothing" if data is None else repr(data)
+        raise ConfigError([f"expected sections such as `algorithm:` and `model:`, got {got}"], str(path))
+    return data
+
+
+# ---- overrides
+
+
+def parse_override(override: str) -> tuple[list[str], Any]:
+    """Returns the path and the value of `training.lr=1e-4`; the value is read as YAML, `null` included."""
+    key, equals, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not equals:
+        raise ConfigError([f"override {override!r}: expected key=value, as training.lr=1e-4"])
+    if not all(parts):
+        raise ConfigError([f"override {override!r}: the key has an empty part"])
+    try:
+        return parts, load_yaml(text)
+    except ConfigError as error:
+        raise ConfigError([f"override {override!r}: {problem}" for problem in error.problems]) from None
+
+
+def apply_override(data: dict[str, Any], parts: list[str], value: Any) -> None:
+    """Sets one value in `data`. Missing sections are made, a list index must exist, `section=null` deletes one."""
+    if value is None and len(parts) == 1:
+        data.pop(parts[0], None)
+        return
+    here: Any = data
+    for depth, part in enumerate(parts[:-1]):
+        if isinstance(here, dict) and here.get(part) is None:
+            here[part] = {}
+        here = here[_step(here, parts, depth)]
+    here[_step(here, parts, len(parts) - 1)] = value
+
+
+def _step(here: Any, parts: list[str], depth: int) -> str | int:
+    """The key or index that `parts[depth]` is within `here`."""
+    part, where, whole = parts[depth], ".".join(parts[:depth]), ".".join(parts)
+    if isinstance(here, dict):
+        return part
+    if not isinstance(here, list):
+        raise ConfigError([f"override {whole}: {where} is {here!r}, which has no keys"])
+    if not part.isdigit() or int(part) >= len(here):
+        raise ConfigError([f"override {whole}: {where} is a list of {len(here)}, counted from 0, got {part!r}"])
+    return int(part)
+
+
+# ---- writing
+
+
+class Yaml12Dumper(yaml.SafeDumper):
+    """Writes text that both YAML 1.1 and 1.2 readers take back as it was."""
+
+    def represent_float_12(self, value: float) -> yaml.ScalarNode:
+        text = repr(value).replace("inf", ".inf").replace("nan", ".nan")
+        if "e" in text and "." not in text:
+            text = text.replace("e", ".0e")  # a 1.1 reader takes 1e-06 for text, and 1.0e-06 for a number
+        return self.represent_scalar("tag:yaml.org,2002:float", text)
+
+    def represent_str_12(self, value: str) -> yaml.ScalarNode:
+        style = None if isinstance(load_plain(value), str) else "'"
+        # Of the styles the double-quoted one alone has escapes.
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style=style if value.isprintable() else '"')
+
+
+Yaml12Dumper.add_representer(float, Yaml12Dumper.represent_float_12)
+Yaml12Dumper.add_representer(str, Yaml12Dumper.represent_str_12)
+
+
+def load_plain(text: str) -> Any:
+    """Returns what an unquoted `text` would be read as; the text itself where it is no YAML."""
+    try:
+        return load_yaml(text)
+    except ConfigError:
+        return text
+
+
+def dump_yaml(data: Mapping[str, Any]) -> str:
+    """Returns `data` as YAML, keys in their order."""
+    return yaml.dump(dict(data), Dumper=Yaml12Dumper, sort_keys=False, allow_unicode=True, width=120)

@@ -1,0 +1,67 @@
+"""Who gets which CPUs and GPUs, and whether the cluster has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tgpo_ray.config.errors import ConfigError
+from tgpo_ray.config.resolving import resolve, teachers_of
+
+if TYPE_CHECKING:
+    from tgpo_ray.config.algorithm_config import AlgorithmConfig
+
+
+@dataclass(frozen=True)
+class Row:
+    """`count` actors of one kind, each with `cpus` and `gpus`. `key`: the section that decides."""
+
+    who: str
+    key: str
+    count: int
+    cpus: float
+    gpus: float
+
+
+def resource_plan(config: AlgorithmConfig, *, gpus: bool) -> list[Row]:
+    """Returns a row for each kind of actor that reserves resources, on a cluster with GPUs or without."""
+    config = resolve(config, gpus=gpus)
+    learners, runners = config.learners, config.env_runners
+    rows = [
+        Row("learner", "learners", learners.num_learners, learners.num_cpus_per_learner,
+            learners.num_gpus_per_learner or 0.0)
+    ]  # fmt: skip
+    if config.needs_envs or config.evaluation.envs:
+        rows.append(
+            Row("env runner", "env_runners", runners.num_env_runners, runners.num_cpus_per_env_runner,
+                runners.num_gpus_per_env_runner or 0.0)
+        )  # fmt: skip
+    for name, teacher in teachers_of(config).items():
+        gpus_each = teacher.num_gpus_per_replica or 0.0
+        rows.append(
+            Row(f"teacher {name}", f"teachers.{name}", teacher.num_replicas, teacher.num_cpus_per_replica, gpus_each)
+        )
+    return rows
+
+
+def check_resources(config: AlgorithmConfig, cluster: Mapping[str, float]) -> None:
+    """ConfigError where `cluster` (`ray.cluster_resources()`) cannot hold all actors at once."""
+    has_gpus = cluster.get("GPU", 0.0) > 0
+    rows = resource_plan(config, gpus=has_gpus)
+    problems = []
+    for kind, amounts in (("CPU", [row.cpus for row in rows]), ("GPU", [row.gpus for row in rows])):
+        needed = sum(row.count * amount for row, amount in zip(rows, amounts, strict=True))
+        available = float(cluster.get(kind, 0.0))
+        if needed > available + 1e-6:
+            problems.append(_shortage(kind, needed, available, list(zip(rows, amounts, strict=True))))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _shortage(kind: str, needed: float, available: float, demand: list[tuple[Row, float]]) -> str:
+    parts = ", ".join(f"{row.key} {row.count} x {amount:g}" for row, amount in demand if amount > 0)
+    fix = f"lower num_{kind.lower()}s_per_* (fractions are allowed) or the counts"
+    if kind == "CPU":
+        fix += ", or let a local cluster count more with ray.num_cpus"
+    return f"resources: {needed:g} {kind}s needed ({parts}), the cluster has {available:g}: {fix}"

@@ -1,0 +1,47 @@
+"""JSON schema of the YAML file, for editors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tgpo_ray.config.algorithm_config import AlgorithmConfig
+from tgpo_ray.config.registry import ALGORITHMS, resolve_algorithm
+from tgpo_ray.config.sugar import SHORTHAND
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def json_schema(algorithm: str | None = None) -> dict[str, Any]:
+    """Returns the schema of one algorithm's file, or of all: then `algorithm` decides which keys a file may have."""
+    if algorithm is not None:
+        return {"$schema": DIALECT, **class_schema(resolve_algorithm(algorithm))}
+    definitions: dict[str, Any] = {}
+    branches = []
+    for name in sorted(ALGORITHMS):
+        schema = class_schema(resolve_algorithm(name))
+        definitions |= schema.pop("$defs", {})
+        definitions[name] = schema
+        condition = {"properties": {"algorithm": {"const": name}}, "required": ["algorithm"]}
+        branches.append({"if": condition, "then": {"$ref": f"#/$defs/{name}"}})
+    known = {"anyOf": [{"enum": sorted(ALGORITHMS)}, {"type": "string", "pattern": ":"}]}
+    return {
+        "$schema": DIALECT,
+        "title": "tgpo_ray run",
+        "type": "object",
+        "properties": {"algorithm": known},
+        "required": ["algorithm"],
+        "allOf": branches,
+        "$defs": definitions,
+    }
+
+
+def class_schema(model: type[AlgorithmConfig]) -> dict[str, Any]:
+    """Returns the schema of one config class, the shorthand `teacher` and `env` included."""
+    schema = model.model_json_schema()
+    inner = {"teacher": "TeacherConfig", "env": "EnvConfig"}
+    for short, (section, _) in SHORTHAND.items():
+        if section in model.model_fields:
+            text = f"Short for `{section}` with one entry."
+            schema["properties"][short] = {"$ref": f"#/$defs/{inner[short]}", "description": text}
+    schema["required"] = ["algorithm"]
+    return schema

@@ -1,0 +1,87 @@
+"""Which problem comes next: a seeded walk through the environments that a restored run continues exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tgpo_ray.episode import Task
+
+MAX_SEED = 2**31 - 1
+
+
+@dataclass
+class Cursor:
+    """Draws tasks: the environment by weight, the problem by a permutation that shows each row once an epoch.
+
+    Procedural environments (`num_problems` None) take 0, 1, 2, ... as their index. The state is two lists of counters.
+
+    Args:
+        num_problems: rows of each environment, None where unlimited.
+        weights: how often each environment is drawn, relative to the others.
+        seed: seeds permutations, the choice of environments and the seed that each task carries.
+    """
+
+    num_problems: Sequence[int | None]
+    weights: Sequence[float]
+    seed: int
+    drawn: list[int] = field(default_factory=list)  # tasks handed out so far, for each environment
+    _permutations: dict[tuple[int, int], np.ndarray] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.drawn = self.drawn or [0] * len(self.num_problems)
+        if any(n == 0 for n in self.num_problems):
+            raise ValueError(f"environment {list(self.num_problems).index(0)} has no problems: its data set is empty")
+
+    def next(self, num_tasks: int) -> list[Task]:
+        """The next tasks, numbered from 0."""
+        return [self._draw(ordinal) for ordinal in range(num_tasks)]
+
+    def _draw(self, ordinal: int) -> Task:
+        total = sum(self.drawn)
+        rng = np.random.default_rng([self.seed, 1, total])
+        share = np.asarray(self.weights, float) / sum(self.weights)
+        env_index = int(rng.choice(len(share), p=share))
+        count = self.drawn[env_index]
+        self.drawn[env_index] += 1
+        return Task(
+            env_index=env_index,
+            problem_index=self._problem(env_index, count),
+            seed=int(rng.integers(MAX_SEED)),
+            ordinal=ordinal,
+        )
+
+    def _problem(self, env_index: int, count: int) -> int:
+        rows = self.num_problems[env_index]
+        if rows is None:
+            return count
+        epoch, position = divmod(count, rows)
+        key = (env_index, epoch)
+        if key not in self._permutations:
+            self._permutations = {k: v for k, v in self._permutations.items() if k[0] != env_index}
+            self._permutations[key] = np.random.default_rng([self.seed, 2, env_index, epoch]).permutation(rows)
+        return int(self._permutations[key][position])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seed": self.seed, "drawn": list(self.drawn), "num_problems": list(self.num_problems)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if list(state["num_problems"]) != list(self.num_problems):
+            raise ValueError(
+                f"the checkpoint walked environments of {state['num_problems']} problems, these have "
+                f"{list(self.num_problems)}: restore with the same `envs`, or start a new run"
+            )
+        self.seed, self.drawn = state["seed"], list(state["drawn"])
+
+
+def evaluation_tasks(env_index: int, num_problems: int | None, limit: int | None, seed: int) -> list[Task]:
+    """Problems 0, 1, ... of one held-out environment, each with a fixed seed."""
+    if num_problems is None and limit is None:
+        raise ValueError(
+            "evaluation.max_problems must be given for a procedural environment: it has no last problem to stop at"
+        )
+    count = min(n for n in (num_problems, limit) if n is not None)
+    return [Task(env_index, index, seed, ordinal=index) for index in range(count)]

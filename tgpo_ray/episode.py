@@ -1,0 +1,106 @@
+"""What one answer to one problem leaves behind: flat arrays, never a Python object for each token.
+
+`Episode` and `Guidance` travel between actors through Ray's object store, where numpy arrays are read without a copy.
+The driver sees `EpisodeInfo` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+ORIGIN_ENVIRONMENT, ORIGIN_POLICY, ORIGIN_TEACHER = 0, 1, 2
+"""Who wrote a response token: the environment (or a tool), the policy, or the teacher (traces, prefixes)."""
+
+OUTCOMES = ("correct", "wrong", "unparsable", "timeout", "error")
+STOP_REASONS = ("stop", "length", "abort")
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What one scorer said at each of the T response positions of one episode. Fields that nobody asked for are None.
+
+    Position t is aligned with response token t: the scorer saw the prompt and the tokens before t.
+    """
+
+    teacher_ids: np.ndarray | None = None  # (T,) int32, the scorer's token in the policy's ids; -1: no guidance here
+    teacher_logprobs: np.ndarray | None = None  # (T,) float32, the scorer's log-probability of the sampled token
+    topk_ids: np.ndarray | None = None  # (T, k) int32, -1 where missing
+    topk_logprobs: np.ndarray | None = None  # (T, k) float32
+
+
+@dataclass(frozen=True, slots=True)
+class Episode:
+    """One prompt, one response (P prompt tokens, T response tokens) and its reward."""
+
+    prompt_ids: np.ndarray  # (P,) int32
+    response_ids: np.ndarray  # (T,) int32
+    origin: np.ndarray  # (T,) uint8, ORIGIN_*: every mask derives from it
+    reward: float
+    outcome: str  # one of OUTCOMES
+    stop_reason: str  # one of STOP_REASONS
+    env_id: str
+    problem_index: int
+    seed: int
+    weights_version: int
+    old_logprobs: np.ndarray | None = None  # (T,) float32, under the weights that sampled
+    turn_ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # (turns,) int32, exclusive
+    turn_rewards: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # (turns,) float32
+    reward_parts: Mapping[str, float] = field(default_factory=dict)
+    guidance: Mapping[str, Guidance] = field(default_factory=dict)  # by scorer: "teacher", "reference", a user's
+
+    @property
+    def num_policy_tokens(self) -> int:
+        return int((self.origin == ORIGIN_POLICY).sum())
+
+    def info(self) -> EpisodeInfo:
+        return EpisodeInfo(
+            reward=self.reward,
+            num_prompt_tokens=len(self.prompt_ids),
+            num_response_tokens=len(self.response_ids),
+            num_policy_tokens=self.num_policy_tokens,
+            outcome=self.outcome,
+            stop_reason=self.stop_reason,
+            weights_version=self.weights_version,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeInfo:
+    """All that the driver knows of an episode; the tokens stay where the group's reference points."""
+
+    reward: float
+    num_prompt_tokens: int
+    num_response_tokens: int
+    num_policy_tokens: int
+    outcome: str
+    stop_reason: str
+    weights_version: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.num_prompt_tokens + self.num_response_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeGroup:
+    """The G episodes of one problem: the same environment, index, seed and prompt."""
+
+    episodes: tuple[Episode, ...]
+    prompt_text: str = ""
+    response_texts: tuple[str, ...] = ()  # filled for the groups whose samples the report shows
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One line of work for a runner: which problem, and its place in the iteration (`ordinal` orders the results)."""
+
+    env_index: int  # into the configuration's `envs`
+    problem_index: int
+    seed: int
+    ordinal: int = 0

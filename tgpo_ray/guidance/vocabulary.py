@@ -1,0 +1,138 @@
+"""Token ids between a policy's and a teacher's vocabulary, in both directions, by token string."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+Vocabulary = Mapping[str, int]
+Encode = Callable[[str], Sequence[int]]
+
+
+@dataclass(frozen=True)
+class VocabularyMap:
+    """The teacher reads policy ids (re-tokenized where it lacks one), the policy learns teacher ids (or is left out).
+
+    Build it with `from_vocabularies`. -1 stands for "no such id". Example: the policy writes `</think>` as the pieces
+    `</`, `think`, `>`, the teacher has one id for it. The teacher's argmax `</think>` becomes -1 (`unmapped="mask"`) or
+    the policy's `</` (`unmapped="first_piece"`).
+    """
+
+    teacher_to_policy: np.ndarray  # (V_T,) int32
+    policy_to_teacher: np.ndarray  # (V_P,) int32
+    piece_offsets: np.ndarray  # (V_P + 1,) int64: policy id i reads as piece_ids[piece_offsets[i]:piece_offsets[i + 1]]
+    piece_ids: np.ndarray  # int32, teacher ids
+    is_identity: bool  # nothing to map: callers may skip the work
+
+    @classmethod
+    def from_vocabularies(
+        cls,
+        policy: Vocabulary,
+        teacher: Vocabulary,
+        *,
+        policy_eos_ids: Sequence[int],
+        teacher_eos_ids: Sequence[int],
+        unmapped: Literal["mask", "first_piece"] = "mask",
+        encode_policy: Encode | None = None,
+        encode_teacher: Encode | None = None,
+    ) -> VocabularyMap:
+        """The map between two token -> id dictionaries.
+
+        Args:
+            policy_eos_ids, teacher_eos_ids: each end-of-sequence id of the teacher becomes the policy's id of the same
+                string if the policy stops on that one, else the policy's first.
+            unmapped: what becomes of a teacher token that the policy lacks: no guidance, or the first of the policy
+                pieces that spell it.
+            encode_policy, encode_teacher: a token string, as it stands in the dictionary, to ids of that model;
+                the first is needed for `first_piece`, the second where the policy has tokens that the teacher lacks.
+
+        Raises:
+            ValueError: an unknown `unmapped`, an encoder or an end-of-sequence id missing.
+        """
+        if unmapped not in ("mask", "first_piece"):
+            raise ValueError(f"unmapped must be 'mask' or 'first_piece', got {unmapped!r}")
+        if not policy_eos_ids:
+            raise ValueError(
+                "policy_eos_ids is empty: the teacher's end of sequence needs an id that the policy ends on"
+            )
+        if unmapped == "first_piece" and encode_policy is None:
+            raise ValueError("unmapped 'first_piece' needs encode_policy, to spell the teacher's tokens")
+        to_policy = _by_string(teacher, policy)
+        if unmapped == "first_piece" and encode_policy is not None:
+            _fill_first_pieces(to_policy, teacher, encode_policy)
+        for eos in teacher_eos_ids:
+            if to_policy[eos] not in policy_eos_ids:
+                to_policy[eos] = policy_eos_ids[0]
+        to_teacher = _by_string(policy, teacher)
+        if teacher_eos_ids:
+            for eos in policy_eos_ids:
+                to_teacher[eos] = to_teacher[eos] if to_teacher[eos] >= 0 else teacher_eos_ids[0]
+        offsets, pieces = _pieces(policy, to_teacher, encode_teacher)
+        return cls(to_policy, to_teacher, offsets, pieces, _is_identity(to_policy) and _is_identity(to_teacher))
+
+    def map_teacher_ids(self, ids: np.ndarray) -> np.ndarray:
+        """The policy's ids (int32, same shape) of teacher ids; -1 where there is none, and for ids out of range."""
+        return _look_up(self.teacher_to_policy, ids)
+
+    def policy_ids_for_teacher(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(teacher ids (M,), starts (T,)) that spell policy ids (T,); both int32.
+
+        `starts[t]` is where the pieces of policy token t begin, so the teacher's prediction *for* token t is the one it
+        makes after teacher_ids[:starts[t]]. An id without a string, or that encodes to nothing, takes no place.
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        known = (ids >= 0) & (ids < len(self.policy_to_teacher))
+        safe = np.where(known, ids, 0)
+        counts = np.where(known, self.piece_offsets[safe + 1] - self.piece_offsets[safe], 0)  # (T,)
+        starts = np.cumsum(counts) - counts
+        within = np.arange(counts.sum()) - np.repeat(starts, counts)  # 0, 1, ... inside each token
+        return self.piece_ids[np.repeat(self.piece_offsets[safe], counts) + within], starts.astype(np.int32)
+
+    def share_unmapped(self, ids: np.ndarray) -> float:
+        """Share of these teacher ids for which the policy has none; negative ids (no guidance) do not count."""
+        ids = np.asarray(ids)
+        ids = ids[ids >= 0]
+        return float((self.map_teacher_ids(ids) < 0).mean()) if len(ids) else 0.0
+
+
+def _by_string(source: Vocabulary, target: Vocabulary) -> np.ndarray:
+    """(V_source,) int32: the target's id of the same string, or -1."""
+    table = np.full(max(source.values(), default=-1) + 1, -1, np.int32)
+    for token, index in source.items():
+        table[index] = target.get(token, -1)
+    return table
+
+
+def _fill_first_pieces(table: np.ndarray, vocabulary: Vocabulary, encode: Encode) -> None:
+    for token, index in vocabulary.items():
+        if table[index] < 0:
+            pieces = encode(token)
+            table[index] = pieces[0] if len(pieces) else -1
+
+
+def _pieces(policy: Vocabulary, to_teacher: np.ndarray, encode: Encode | None) -> tuple[np.ndarray, np.ndarray]:
+    """Every policy id spelled in teacher ids, flat, with offsets."""
+    spelled: list[Sequence[int]] = [() if index < 0 else (int(index),) for index in to_teacher]
+    for token, index in policy.items():
+        if to_teacher[index] >= 0:
+            continue
+        if encode is None:
+            raise ValueError(
+                f"policy token {token!r} (id {index}) is not in the teacher's vocabulary: pass encode_teacher"
+            )
+        spelled[index] = encode(token)
+    offsets = np.cumsum([0, *(len(pieces) for pieces in spelled)], dtype=np.int64)
+    return offsets, np.array([piece for pieces in spelled for piece in pieces], dtype=np.int32)
+
+
+def _is_identity(table: np.ndarray) -> bool:
+    return bool((table == np.arange(len(table))).all())
+
+
+def _look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    ids = np.asarray(ids)
+    known = (ids >= 0) & (ids < len(table))
+    return np.where(known, table[np.where(known, ids, 0)], -1).astype(np.int32)

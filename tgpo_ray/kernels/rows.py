@@ -1,0 +1,111 @@
+"""What a token-level loss sees (`TokenRows`), is (`TokenLoss`) and gives back (`LossOutput`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """One row for each response token of a micro-batch, flat; padding never gets here.
+
+    Two responses of 3 and 2 tokens and one teacher target give N = 5 rows and K = 2 columns:
+
+        sequence     0 0 0 1 1
+        targets      (y_0, yT_0) (y_1, yT_1) ...      yT = 0 where target_mask[:, 1] is 0
+        lengths      3 3 3 2 2
+    """
+
+    targets: Tensor  # (N, K) int64; column 0 the sampled token, the others teacher targets
+    target_mask: Tensor  # (N, K) float; column 0: 1.0 on policy-written tokens; k: 1.0 where also a target exists
+    advantages: Tensor  # (N,) float
+    old_logprobs: Tensor | None  # (N,) float, finite everywhere; None: strictly on-policy
+    sequence: Tensor  # (N,) int64, index of the episode within the micro-batch
+    lengths: Tensor  # (N,) float, policy-written tokens of that row's episode
+    extra: Mapping[str, Tensor] = field(default_factory=dict)  # (N, ...) by name, e.g. "teacher.teacher_logprobs"
+
+    def __len__(self) -> int:
+        return self.targets.shape[0]
+
+    @property
+    def mask(self) -> Tensor:
+        """(N,) 1.0 on the tokens that the policy wrote."""
+        return self.target_mask[:, 0]
+
+    def slice(self, start: int, stop: int) -> TokenRows:
+        """Rows start..stop as views."""
+        return self.map(lambda tensor: tensor[start:stop])
+
+    def to(self, device: torch.device | str) -> TokenRows:
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def replace(self, **changes) -> TokenRows:
+        """A copy with other tensors in some fields; unknown names fail."""
+        return replace(self, **changes)
+
+    def with_extra(self, **tensors: Tensor) -> TokenRows:
+        """A copy with more per-row tensors: what `TokenLoss.prepare` usually returns."""
+        return replace(self, extra={**self.extra, **tensors})
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> TokenRows:
+        """The same change on every tensor, e.g. a permutation of the rows."""
+        old_logprobs = None if self.old_logprobs is None else change(self.old_logprobs)
+        return TokenRows(
+            targets=change(self.targets),
+            target_mask=change(self.target_mask),
+            advantages=change(self.advantages),
+            old_logprobs=old_logprobs,
+            sequence=change(self.sequence),
+            lengths=change(self.lengths),
+            extra={name: change(tensor) for name, tensor in self.extra.items()},
+        )
+
+
+class LossOutput(NamedTuple):
+    """A tuple, because DDP and DeepSpeed look for the tensors of a module's output in tuples."""
+
+    loss: Tensor  # () unnormalised sum over the rows, with gradient
+    logprobs: Tensor  # (N, K) detached
+    entropy: Tensor | None  # (N,) detached, nats
+    rows: TokenRows  # what the loss saw: the caller's rows, or those that `prepare` returned
+
+
+class TokenLoss:
+    """Base of the losses. A subclass is a small frozen dataclass of plain numbers, so it travels between processes.
+
+    `__call__` gets rows of one chunk, in any number and order: row i's loss may depend on row i alone. A loss that
+    needs the whole sequence sets `needs_sequence` and computes what it needs of the others in `prepare`.
+    """
+
+    targets: ClassVar[tuple[str, ...]] = ()
+    """Guidance fields that become target columns 1, 2, ...: "scorer.field", e.g. "teacher.teacher_ids"."""
+
+    fields: ClassVar[tuple[str, ...]] = ()
+    """Guidance fields that go into `rows.extra` under the same name."""
+
+    needs_sequence: ClassVar[bool] = False
+
+    trained_origins: ClassVar[tuple[int, ...]] = (1,)
+    """Whose tokens `target_mask` keeps: 1 the policy's, 2 the teacher's (traces, prefixes); see episode.py."""
+
+    @property
+    def needs_entropy(self) -> bool:
+        """Whether `__call__` and `metrics` get the entropy, which costs a pass over the logits."""
+        return False
+
+    def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
+        """Per-row loss (N,), unnormalised and masked, from logprobs (N, K) and entropy (N,)."""
+        raise NotImplementedError(f"{type(self).__name__} must define __call__(logprobs, entropy, rows) -> (N,)")
+
+    def prepare(self, logprobs: Tensor, rows: TokenRows) -> TokenRows:
+        """Rows with what the loss needs of whole sequences; called without gradient when `needs_sequence`."""
+        return rows
+
+    def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, tuple[Tensor, Tensor]]:
+        """Detached scalars by name, as (sum, count): summed over micro-batches and ranks, then divided."""
+        return {}

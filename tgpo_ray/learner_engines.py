@@ -1,0 +1,235 @@
+"""Two engines under one rank of the learner: plain torch, and DeepSpeed (ZeRO 0-3, bf16, optimizer offload).
+
+Both take unnormalised losses and divide once, at the step, by the token count over micro-batches and ranks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+REDUCE_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a rank trains: the part of the configuration that the engines read."""
+
+    engine: Literal["torch", "deepspeed"] = "torch"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    zero_stage: int = 2
+    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
+    lr: float = 1e-6
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    grad_clip: float = 1.0
+
+
+class TorchEngine:
+    """AdamW in torch; gradients are summed over ranks once a step, so ranks may differ in their micro-batches.
+
+    bfloat16 means autocast: weights and optimizer stay float32; an update of lr = 1e-6 is lost in bfloat16's 8 bits.
+    """
+
+    def __init__(self, module: nn.Module, options: EngineOptions, device: torch.device) -> None:
+        self._policy = module.to(device=device, dtype=torch.float32)
+        self.module: nn.Module = self._policy
+        self._options, self._device = options, device
+        self._optimizer = torch.optim.AdamW(
+            module.parameters(), lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
+        )
+
+    def autocast(self) -> Any:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._options.dtype == "bfloat16")
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, denominator: float, lr: float) -> float:
+        """Apply sum(gradients) / denominator and return its norm before clipping."""
+        parameters = [p for p in self._policy.parameters() if p.requires_grad]
+        for parameter in parameters:  # a rank without rows takes part with zeros
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        norm = reduce_gradients(parameters, denominator)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self._options.grad_clip, norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self._policy.named_parameters()
+
+    def save(self, folder: Path) -> None:
+        if _rank() == 0:  # every rank holds the same
+            state = {"model": self._policy.state_dict(), "optimizer": self._optimizer.state_dict()}
+            torch.save(state, folder / "learner.pt")
+
+    def load(self, folder: Path) -> None:
+        path = folder / "learner.pt"
+        if not path.is_file():
+            raise ValueError(
+                f"{folder} holds no learner.pt: it was written by learners.engine = 'deepspeed'; restore with that"
+            )
+        state = torch.load(path, map_location=self._device, weights_only=True)
+        self._policy.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+
+class DeepSpeedEngine:
+    """DeepSpeed with the accumulation boundary in our hands.
+
+    DeepSpeed averages gradients over ranks and unscales them by the loss scale in `step`; with the scale 1 before the
+    backwards and Z / ranks before the step, what is applied is the sum over all ranks and micro-batches divided by Z.
+    """
+
+    def __init__(self, module: nn.Module, options: EngineOptions, device: torch.device) -> None:
+        if device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
+
+        self._deepspeed = deepspeed
+        self._options = options
+        dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
+        self._policy = module.to(device=device, dtype=dtype)
+        initialize: Any = deepspeed.initialize
+        self.module, self._optimizer, *_ = initialize(
+            model=self._policy, model_parameters=list(module.parameters()), config=_deepspeed_config(options)
+        )
+        self._scaled = hasattr(self._optimizer, "override_loss_scale")
+        # stage 0 has no optimizer of ZeRO's that could unscale: there the gradients are summed and divided here
+        self.module.enable_backward_allreduce = self._scaled
+        self._reset_scale()
+
+    def autocast(self) -> Any:
+        return contextlib.nullcontext()
+
+    def _reset_scale(self) -> None:
+        if self._scaled:
+            self._optimizer.override_loss_scale(1.0)
+
+    def backward(self, loss: Tensor) -> None:
+        self.module.backward(loss, scale_wrt_gas=False)
+
+    def step(self, denominator: float, lr: float) -> float:
+        """Apply sum(gradients) / denominator and return its norm before clipping."""
+        norm = None
+        if self._scaled:
+            self._optimizer.override_loss_scale(denominator / _world_size())
+        else:
+            parameters = [p for p in self._policy.parameters() if p.grad is not None]
+            norm = reduce_gradients(parameters, denominator)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self.module.step()
+        self._reset_scale()
+        return float(self.module.get_global_grad_norm() if norm is None else norm)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self._policy.named_parameters():
+            if not hasattr(parameter, "ds_id"):
+                yield name, parameter
+                continue
+            # ZeRO-3: one parameter at a time is whole, and only while it is being copied
+            with self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=None):
+                yield name, parameter
+
+    def save(self, folder: Path) -> None:
+        self.module.save_checkpoint(str(folder), tag="deepspeed")
+
+    def load(self, folder: Path) -> None:
+        if not (folder / "deepspeed").is_dir():
+            raise ValueError(
+                f"{folder} holds no DeepSpeed state: it was written by learners.engine = 'torch'; restore with that"
+            )
+        shards = len(list((folder / "deepspeed").glob("*zero_pp_rank_*optim_states.pt")))
+        if self._options.zero_stage > 0 and shards != _world_size():
+            raise ValueError(
+                f"the checkpoint {folder} was written by {shards} learners, this run has {_world_size()}: ZeRO's "
+                "shards only fit the same learners.num_learners"
+            )
+        path, _ = self.module.load_checkpoint(str(folder), tag="deepspeed")
+        if path is None:
+            raise ValueError(f"DeepSpeed could not read the checkpoint {folder}: see its log above")
+        self._reset_scale()
+
+
+def make_engine(module: nn.Module, options: EngineOptions, device: torch.device) -> TorchEngine | DeepSpeedEngine:
+    """The engine that `options.engine` names."""
+    return (DeepSpeedEngine if options.engine == "deepspeed" else TorchEngine)(module, options, device)
+
+
+def _deepspeed_config(options: EngineOptions) -> dict[str, Any]:
+    offload_optimizer = options.offload != "none"
+    zero: dict[str, Any] = {"stage": options.zero_stage, "overlap_comm": False}
+    if offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if options.offload == "optimizer_and_parameters":
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": options.grad_clip,
+        "zero_optimization": zero,
+        "bf16": {"enabled": options.dtype == "bfloat16"},
+        "zero_force_ds_cpu_optimizer": offload_optimizer,
+        "zero_allow_untested_optimizer": True,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {
+                "lr": options.lr,
+                "betas": list(options.betas),
+                "eps": 1e-8,
+                "weight_decay": options.weight_decay,
+                # torch's AdamW where the optimizer stays on the device: no compiler needed, the same arithmetic
+                "torch_adam": not offload_optimizer,
+            },
+        },
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def reduce_gradients(parameters: list[nn.Parameter], denominator: float) -> Tensor:
+    """Sum the gradients over the ranks, divide by the global count, and return their total norm."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    _sum_over_ranks(gradients)
+    torch._foreach_div_(gradients, denominator)
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def _sum_over_ranks(gradients: list[Tensor]) -> None:
+    """Sum each gradient over the ranks in place, in flat buckets."""
+    if _world_size() == 1:
+        return
+    bucket: list[Tensor] = []
+    size = 0
+    for gradient in [*gradients, None]:
+        if bucket and (gradient is None or size + gradient.nbytes > REDUCE_BYTES):
+            flat = _flatten_dense_tensors(bucket)
+            dist.all_reduce(flat)
+            for target, source in zip(bucket, _unflatten_dense_tensors(flat, bucket), strict=True):
+                target.copy_(source)
+            bucket, size = [], 0
+        if gradient is not None:
+            bucket.append(gradient)
+            size += gradient.nbytes

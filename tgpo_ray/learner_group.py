@@ -1,0 +1,233 @@
+"""LearnerGroup: data-parallel learners as a Ray Train run, driven by commands through a mailbox.
+
+Ray Train brings placement, process groups, restarts and checkpoint storage; the mailbox keeps the loop on the driver,
+where it can be read. Nothing here is a singleton: a policy and a process-reward model are two groups side by side.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+
+from tgpo_ray.actors import actor, root_cause
+from tgpo_ray.batch import MicroBatch, Piece, plan_micro_batches
+from tgpo_ray.command_mailbox import Mailbox
+from tgpo_ray.env_runner_group import SampledGroup
+from tgpo_ray.kernels import TokenLoss
+from tgpo_ray.learner import LearnerSpec, Sums
+from tgpo_ray.learner_worker import WorkerSpec, run_rank
+
+POLL_S = 2.0
+
+
+class LearnersRestartedError(RuntimeError):
+    """Ray Train started the ranks again from the last checkpoint; what was pending did not happen."""
+
+
+class LearnerError(RuntimeError):
+    """A rank failed on a command, or Ray Train gave up; the message has the cause."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the ranks run and what Ray Train does for them."""
+
+    num_learners: int = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    storage_path: str = "runs"
+    name: str = "learners"
+    keep_checkpoints: int | None = 2
+    max_restarts: int = 3
+    start_timeout_s: float = 600.0
+
+
+class LearnerGroup:
+    """The learners behind one interface; every method is one command to all ranks.
+
+    Args:
+        spec: model, optimizer and precision of each rank.
+        placement: number of ranks, resources, storage.
+        token_budget: padded tokens of one micro-batch on one rank.
+    """
+
+    def __init__(self, spec: LearnerSpec, placement: Placement, token_budget: int) -> None:
+        self.spec, self.placement, self.token_budget = spec, placement, token_budget
+        self._mailbox = actor(Mailbox, placement.num_learners, num_cpus=0, max_concurrency=1000)
+        self._error: BaseException | None = None
+        self._pending: list[tuple[int, Callable[[list[Any]], None]]] = []
+        self._sums: list[Sums] = []
+        self._thread = threading.Thread(target=self._fit, name=f"{placement.name}-fit", daemon=True)
+        self._thread.start()
+
+    def _fit(self) -> None:
+        """Runs for the life of the group. Off the main thread Ray Train leaves SIGINT to the driver."""
+        try:
+            _trainer(self._mailbox, self.spec, self.placement).fit()
+        except BaseException as error:
+            self._error = error
+            ray.get(self._mailbox.fail_pending.remote(root_cause(error)))
+
+    def wait_until_ready(self) -> None:
+        """Block until every rank holds its model."""
+        self._call("ping")
+
+    # -- updates -----------------------------------------------------------------------------------------------------
+
+    def accumulate(self, groups: Sequence[SampledGroup], advantages: Sequence[np.ndarray], loss: TokenLoss) -> None:
+        """Add the gradients of these groups; returns at once, `step` collects metrics and errors."""
+        self._post("accumulate", [(plan, loss) for plan in self._plan(groups, advantages)], self._collect_sums)
+
+    def remember_logprobs(self, groups: Sequence[SampledGroup]) -> None:
+        """Have the ranks keep log pi(y_t) under the present weights, for updates after the next one."""
+        advantages = [np.zeros(len(group.infos), np.float32) for group in groups]
+        self._post("remember_logprobs", list(self._plan(groups, advantages)), lambda replies: None)
+
+    def step(self, num_tokens: float, lr: float) -> dict[str, float]:
+        """One optimizer update with the summed gradients divided by `num_tokens`; returns reduced metrics.
+
+        Raises:
+            LearnersRestartedError: the ranks died on the way; the update did not happen.
+            LearnerError: a rank raised.
+        """
+        if not num_tokens > 0:
+            raise ValueError(
+                f"num_tokens must be > 0, got {num_tokens}: nothing was accumulated that could be trained on"
+            )
+        self._drain()
+        replies = self._call("step", (float(num_tokens), lr))
+        sums, self._sums = self._sums, []
+        return {**_reduced(sums), **{f"optimizer/{name}": value for name, value in replies[0].items()}}
+
+    def forget_logprobs(self) -> None:
+        self._call("forget_logprobs")
+
+    def _plan(self, groups: Sequence[SampledGroup], advantages: Sequence[np.ndarray]) -> list[list[MicroBatch]]:
+        pieces = [
+            Piece(
+                group.ordinal, group.ref, group.guidance, np.asarray(values, np.float32), tuple(range(len(group.infos)))
+            )
+            for group, values in zip(groups, advantages, strict=True)
+        ]
+        lengths = {group.ordinal: [info.num_tokens for info in group.infos] for group in groups}
+        return plan_micro_batches(pieces, lengths, self.placement.num_learners, self.token_budget)
+
+    def _collect_sums(self, replies: list[Sums]) -> None:
+        self._sums.extend(replies)
+
+    # -- weights and checkpoints ---------------------------------------------------------------------------------------
+
+    def weight_buckets(self) -> list[Any]:
+        """References to weight buckets (weight_sync.py), in the order of the model's parameters."""
+        return self._call("weight_buckets")[0]
+
+    def save(self, name: str, files: dict[str, str]) -> str:
+        """Write a checkpoint called `name` through Ray Train's storage, with the driver's own text `files` in it.
+
+        Returns its path; from now on it is what restarted ranks load.
+        """
+        self._call("save", (name, files))
+        path = f"{self.placement.storage_path}/{self.placement.name}/{name}"
+        self.resume_from(path)
+        return path
+
+    def load(self, path: str) -> None:
+        """Have every rank continue from the checkpoint at `path` (a folder or a URI)."""
+        self._call("load", path)
+        self.resume_from(path)
+
+    def resume_from(self, path: str | None) -> None:
+        ray.get(self._mailbox.set_resume.remote(path))
+
+    def export(self, path: str) -> None:
+        """Write a Hugging Face folder at `path` (a folder or a URI)."""
+        self._call("export", path)
+
+    def processes(self) -> list[tuple[str, int]]:
+        """(node id, process id) of each rank."""
+        return ray.get(self._mailbox.processes.remote())
+
+    # -- commands ------------------------------------------------------------------------------------------------------
+
+    def _call(self, name: str, payload: Any = None) -> list[Any]:
+        return self._wait(self._send(name, [payload] * self.placement.num_learners))
+
+    def _post(self, name: str, payloads: list[Any], on_reply: Callable[[list[Any]], None]) -> None:
+        self._pending.append((self._send(name, payloads), on_reply))
+
+    def _send(self, name: str, payloads: list[Any]) -> int:
+        number: Any = ray.get(self._mailbox.post.remote(name, payloads))
+        return number
+
+    def _drain(self) -> None:
+        pending, self._pending = self._pending, []
+        for number, on_reply in pending:
+            on_reply(self._wait(number))
+
+    def _wait(self, number: int) -> list[Any]:
+        ref = self._mailbox.result.remote(number)
+        while not ray.wait([ref], timeout=POLL_S)[0]:
+            if not self._thread.is_alive():
+                raise LearnerError(f"the learners' Ray Train run has ended: {self._cause()}") from self._error
+        status, value = ray.get(ref)
+        if status == "done":
+            return value
+        self._pending, self._sums = [], []
+        if status == "restarted":
+            raise LearnersRestartedError("the learners were restarted from their last checkpoint")
+        raise LearnerError(value) from self._error
+
+    def _cause(self) -> str:
+        return root_cause(self._error) if self._error else "no error was reported"
+
+    def stop(self, grace_s: float = 20.0) -> None:
+        """End the ranks: ask, wait, then kill their processes."""
+        if self._thread.is_alive():
+            ray.get(self._mailbox.post.remote("stop", [None] * self.placement.num_learners))
+            self._thread.join(grace_s)
+        if self._thread.is_alive():
+            _kill_train_actors(self.placement.name)
+            self._thread.join(5.0)
+        ray.kill(self._mailbox)
+
+
+def _trainer(mailbox: Any, spec: LearnerSpec, placement: Placement) -> Any:
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpu = placement.num_gpus > 0
+    resources = {"CPU": placement.num_cpus, **({"GPU": placement.num_gpus} if gpu else {})}
+    return TorchTrainer(
+        run_rank,
+        train_loop_config={"worker": WorkerSpec(mailbox, spec, uuid.uuid4().hex)},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=placement.num_learners, use_gpu=gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=placement.name,
+            storage_path=placement.storage_path,
+            failure_config=FailureConfig(max_failures=placement.max_restarts),
+            checkpoint_config=CheckpointConfig(num_to_keep=placement.keep_checkpoints),
+        ),
+    )
+
+
+def _kill_train_actors(name: str) -> None:
+    """Kill the Ray Train actors of this driver's job; the last resort when they do not answer."""
+    from ray.util.state import list_actors
+
+    job = ray.get_runtime_context().get_job_id()
+    for actor in list_actors(filters=[("state", "=", "ALIVE"), ("job_id", "=", job)]):
+        if "TrainController" in actor.class_name or "RayTrainWorker" in actor.class_name:
+            ray.kill(ray.get_actor(actor.name, actor.ray_namespace)) if actor.name else None
+
+
+def _reduced(sums: Sequence[Sums]) -> dict[str, float]:
+    from tgpo_ray.metrics import reduce
+
+    return reduce(sums)

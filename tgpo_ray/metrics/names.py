@@ -1,0 +1,68 @@
+"""Every metric that the package writes, with its unit and what it means. The documentation prints this table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class MetricInfo(NamedTuple):
+    """What a metric's figure means; `unit` is empty for pure numbers."""
+
+    unit: str
+    meaning: str
+
+
+METRICS: dict[str, MetricInfo] = {
+    "iteration": MetricInfo("iterations", "updates of the policy's sampling weights so far; 0 is the base policy"),
+    "reward": MetricInfo("reward", "mean reward of the iteration's episodes"),
+    "zero_advantage_groups": MetricInfo("share", "groups whose rewards are all equal: no advantage, guidance only"),
+    "weights_version": MetricInfo("versions", "version of the learners' weights when the episodes were taken in"),
+    "weights_version_lag": MetricInfo("versions", "mean of that version minus the version that wrote the episode"),
+    "episode/response_length": MetricInfo("tokens", "mean length of a response, all turns"),
+    "episode/response_length_max": MetricInfo("tokens", "longest response of the iteration"),
+    "episode/prompt_length": MetricInfo("tokens", "mean length of a prompt"),
+    "episode/truncated": MetricInfo("share", "episodes cut by the token limit"),
+    "outcome/correct": MetricInfo("share", "episodes that the verifier judged right"),
+    "outcome/wrong": MetricInfo("share", "episodes with a readable answer that is wrong"),
+    "outcome/unparsable": MetricInfo("share", "episodes without a readable answer"),
+    "outcome/timeout": MetricInfo("share", "episodes whose verifier ran past its deadline"),
+    "outcome/error": MetricInfo("share", "episodes whose verifier or environment crashed"),
+    "loss/total": MetricInfo("nats/token", "the quantity that is minimised, per trained token"),
+    "loss/policy": MetricInfo("nats/token", "the clipped policy-gradient part of the loss"),
+    "loss/guidance": MetricInfo("nats/token", "the guidance part of the loss, weight included"),
+    "loss/entropy": MetricInfo("nats/token", "the entropy part of the loss, weight included"),
+    "loss/sft": MetricInfo("nats/token", "negative log-likelihood of the reference responses"),
+    "policy/entropy": MetricInfo("nats", "mean entropy of the policy's next-token distribution"),
+    "policy/clip_fraction": MetricInfo("share", "trained tokens where the clip takes the gradient away"),
+    "policy/ratio_deviation": MetricInfo("", "mean of |pi(y_t) / pi_old(y_t) - 1|"),
+    "policy/reference_kl": MetricInfo("nats", "estimate of KL(pi || reference) from the sampled tokens"),
+    "policy/old_kl": MetricInfo("nats", "estimate of KL(pi_old || pi) from the sampled tokens"),
+    "policy/sampler_gap": MetricInfo("nats", "mean |learner - sampler| log-probability of the sampled tokens"),
+    "guidance/nll": MetricInfo("nats", "-log pi of the teacher's token, mean over guided tokens"),
+    "guidance/agreement": MetricInfo("share", "guided tokens where the sampled token is the teacher's"),
+    "guidance/weight": MetricInfo("", "w_t, the weight of guidance at this iteration"),
+    "guidance/coverage": MetricInfo("share", "response tokens that carry guidance"),
+    "guidance/unmapped": MetricInfo("share", "teacher tokens that the policy's vocabulary lacks"),
+    "guidance/unguided_episodes": MetricInfo("share", "episodes left without guidance (timeout, failure)"),
+    "optimizer/grad_norm": MetricInfo("", "norm of the gradient before clipping"),
+    "optimizer/lr": MetricInfo("", "learning rate of the update"),
+    "time/sample_s": MetricInfo("s", "waiting for episodes, their rewards and the updates streamed meanwhile"),
+    "time/guidance_s": MetricInfo("s", "waiting for teachers after the last episode"),
+    "time/update_s": MetricInfo("s", "forward, backward and optimizer step"),
+    "time/sync_s": MetricInfo("s", "weights from learners to engines"),
+    "time/evaluate_s": MetricInfo("s", "held-out evaluation"),
+    "time/checkpoint_s": MetricInfo("s", "writing a checkpoint"),
+    "time/iteration_s": MetricInfo("s", "the whole iteration, evaluation included"),
+    "time/total_s": MetricInfo("s", "wall time since the run began, restarts' downtime excluded"),
+    "throughput/response_tokens_per_s": MetricInfo("tokens/s", "response tokens of the iteration over its wall time"),
+    "throughput/trained_tokens_per_s": MetricInfo("tokens/s", "policy tokens over the time of the update"),
+    "tokens/response": MetricInfo("tokens", "response tokens of the iteration"),
+    "tokens/total": MetricInfo("tokens", "response tokens of the run so far, evaluation excluded"),
+    "evaluation/accuracy": MetricInfo("share", "held-out responses judged right, mean over sets and samples"),
+    "evaluation/reward": MetricInfo("reward", "mean held-out reward"),
+    "evaluation/response_length": MetricInfo("tokens", "mean length of a held-out response"),
+    "evaluation/truncated": MetricInfo("share", "held-out responses cut by the token limit"),
+    "evaluation/num_problems": MetricInfo("problems", "problems in the held-out sets"),
+}
+"""Every name that the package writes. An evaluation set of its own name adds `evaluation/<set>/accuracy` and so on;
+`pass@k` appears as `evaluation/pass_at_<k>`. Algorithms may add names under `loss/`, `policy/` and `guidance/`."""

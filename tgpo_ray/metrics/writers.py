@@ -1,0 +1,186 @@
+"""Where an iteration's figures go: a JSON-lines file always, TensorBoard and Weights & Biases on request."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+
+class MetricsWriter(Protocol):
+    """Where the figures of an iteration go."""
+
+    def write(self, iteration: int, metrics: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class JsonlWriter:
+    """Appends one JSON object a line, each with its `iteration`, flushed line by line.
+
+    A half-written last line, left by a crash, is cut when the file is opened, so that the next row starts on its own.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
+            self._replace(read_metrics(self.path))
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def write(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        self.append({"iteration": iteration, **metrics})
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Any row with an `iteration` key: metrics, sample episodes."""
+        self._file.write(_line(row))
+        self._file.flush()
+
+    def truncate_after(self, iteration: int) -> None:
+        """Cuts the rows of later iterations: a restored run writes them again."""
+        self._file.close()
+        self._replace([row for row in read_metrics(self.path) if row["iteration"] <= iteration])
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        # A rename is atomic: a crash here leaves the old file or the new one, never half of either.
+        temporary = self.path.with_name(self.path.name + ".tmp")
+        temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
+        os.replace(temporary, self.path)
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The rows of a JSON-lines file; an unreadable last line (the process died while writing it) is left out.
+
+    Raises:
+        ValueError: a line before the last is unreadable, or lacks `iteration`.
+    """
+    lines = Path(path).read_bytes().splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            row["iteration"]
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"{path}, line {number}: every line must be a JSON object with 'iteration', got {line[:60]!r}; "
+                "delete the line"
+            ) from error
+        rows.append(row)
+    return rows
+
+
+class TensorBoardWriter:
+    """Writes TensorBoard event files; after a restore, hides the points past `resume_after`."""
+
+    def __init__(self, folder: str | os.PathLike[str], *, resume_after: int | None = None):
+        require_logging_package("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
+        purge_step = None if resume_after is None else resume_after + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def write(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        for name, value in finite(metrics).items():
+            self._writer.add_scalar(name, value, iteration)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbWriter:
+    """Writes to Weights & Biases; `iteration` is the step of every chart, so that a restored run overlaps cleanly."""
+
+    def __init__(self, project: str, folder: str | os.PathLike[str]):
+        require_logging_package("wandb")
+        wandb: Any = importlib.import_module("wandb")
+        name = Path(folder).resolve().name
+        self._run = wandb.init(project=project, name=name, id=name, dir=str(folder), resume="allow")
+        self._run.define_metric("*", step_metric="iteration")
+
+    def write(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        self._run.log({**finite(metrics), "iteration": iteration})
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class ReportingLike(Protocol):
+    """What `open_writers` reads of the configuration's `reporting` section."""
+
+    @property
+    def tensorboard(self) -> bool: ...
+
+    @property
+    def wandb(self) -> str | None: ...
+
+
+def open_writers(
+    reporting: ReportingLike, folder: str | os.PathLike[str], *, resume_after: int | None = None
+) -> list[MetricsWriter]:
+    """The writers that a run asked for: `metrics.jsonl` always, TensorBoard and W&B (a project's name) as configured.
+
+    Args:
+        resume_after: the restored iteration; rows written after it are cut. None for a new run.
+
+    Raises:
+        ValueError: a logging package that the run asked for is not installed.
+    """
+    for package, is_on in (("tensorboard", reporting.tensorboard), ("wandb", bool(reporting.wandb))):
+        if is_on:  # asked before a file is opened, cut or created
+            require_logging_package(package)
+    folder = Path(folder)
+    jsonl = JsonlWriter(folder / "metrics.jsonl")
+    if resume_after is not None:
+        jsonl.truncate_after(resume_after)
+    writers: list[MetricsWriter] = [jsonl]
+    if reporting.tensorboard:
+        writers.append(TensorBoardWriter(folder / "tensorboard", resume_after=resume_after))
+    if reporting.wandb:
+        writers.append(WandbWriter(reporting.wandb, folder))
+    return writers
+
+
+def require_logging_package(package: str) -> None:
+    """Raises ValueError, naming the extra to install, where an optional logging package is missing."""
+    if importlib.util.find_spec(package) is None:
+        raise ValueError(
+            f"reporting.{package} is on, but the package {package} is not installed: "
+            f"pip install 'tgpo-ray[logging]', or switch reporting.{package} off (metrics.jsonl is written anyway)"
+        )
+
+
+def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The entries that are finite numbers, as floats; what a chart can show."""
+    plain = {name: _plain(value) for name, value in metrics.items()}
+    return {name: float(value) for name, value in plain.items() if isinstance(value, int | float)}
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """The same value in JSON's types; NaN and infinities become None (JSON has no word for them)."""
+    if isinstance(value, np.generic | np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

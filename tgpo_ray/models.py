@@ -1,0 +1,123 @@
+"""Tiny models and tokenizers, made on the spot: what tests, the demo and machines without a model hub train."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+END, PAD = "<|endoftext|>", "<|pad|>"
+
+
+def byte_level_tokenizer(texts: Iterable[str], vocabulary_size: int, special: Sequence[str] = (END, PAD)) -> Any:
+    """A byte-level BPE tokenizer trained on the texts, as Qwen's are made: every text can be written in it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=list(special),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], pad_token=special[1])
+
+
+def character_tokenizer(symbols: Sequence[str]) -> Any:
+    """A tokenizer whose tokens are these symbols, the longest first; any other character is read as padding."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {symbol: i for i, symbol in enumerate([PAD, END, *symbols])}
+    pattern = "|".join(_escape(symbol) for symbol in sorted(symbols, key=len, reverse=True)) + r"|[\s\S]"
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
+
+
+def _escape(symbol: str) -> str:
+    return "".join(f"\\{character}" if not character.isalnum() else character for character in symbol)
+
+
+def write_model(folder: str | Path, architecture: str, tokenizer: Any, *, seed: int = 0, **shape: Any) -> Path:
+    """Write a randomly initialised causal model with its tokenizer and generation config; returns the folder.
+
+    Args:
+        architecture: `qwen2` or `qwen3`.
+        shape: fields of the architecture's configuration, such as hidden_size or num_hidden_layers.
+
+    Raises:
+        ValueError: an architecture other than these.
+    """
+    import torch
+    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    known = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
+    if architecture not in known:
+        raise ValueError(f"architecture must be one of {', '.join(known)}, got {architecture!r}")
+    config_class, model_class = known[architecture]
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
+    config = config_class(**({"vocab_size": len(tokenizer)} | ids | shape))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = model_class(config).float()
+    model.generation_config = GenerationConfig(**ids)
+    folder = Path(folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def make_text_models(data: str, folder: str | Path, seed: int = 0) -> list[Path]:
+    """A tiny random Qwen2 policy and Qwen3 teacher, with BPE tokenizers of different sizes trained on the problems.
+
+    Raises:
+        ValueError: no file at `data`, or no row with a `problem`.
+    """
+    texts = list(_problems(data))
+    small, large = byte_level_tokenizer(texts, 512), byte_level_tokenizer(texts, 768)
+    shape = {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 32, "max_position_embeddings": 1024}
+    policy = {"intermediate_size": 128, "num_hidden_layers": 2, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    teacher = {"intermediate_size": 192, "num_hidden_layers": 3, "num_key_value_heads": 1, "tie_word_embeddings": False}
+    return [
+        write_model(
+            Path(folder) / "policy",
+            "qwen2",
+            small,
+            seed=seed,
+            **{k: v for k, v in shape.items() if k != "head_dim"},
+            **policy,
+        ),
+        write_model(Path(folder) / "teacher", "qwen3", large, seed=seed + 1, **shape, **teacher),
+    ]
+
+
+def _problems(data: str) -> Iterator[str]:
+    path = Path(data).expanduser()
+    if not path.is_file():
+        raise ValueError(f"no such file: {data}: give a jsonl with a `problem` column, such as GSM8K's")
+    found = 0
+    with path.open(encoding="utf-8") as lines:  # not str.splitlines: a problem may hold U+2028 and its like
+        for number, line in enumerate(lines, start=1):
+            problem = _row(line, f"{data}, line {number}").get("problem")
+            if problem:
+                found += 1
+                yield problem
+    if not found:
+        raise ValueError(f"{data} has no row with a `problem`: the tokenizers are trained on that column")
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line.strip() or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where} is not JSON: {error.msg}; give a jsonl, one object a line") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{where} must be a JSON object with a `problem`, got {type(row).__name__}")
+    return row

@@ -1,0 +1,31 @@
+"""Folders on a disk or behind a URI (s3://, gs://, ...), through pyarrow's file systems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow.fs
+
+
+def absolute(path: str) -> str:
+    """A URI as it is; anything else as an absolute path: Ray's workers run in other folders than the driver."""
+    return path if "://" in path else str(Path(path).expanduser().resolve())
+
+
+def copy_folder(source: str, target: str) -> None:
+    """Copy a folder with everything in it; either side may be a URI. Files of the same name are replaced."""
+    source_fs, source_path = pyarrow.fs.FileSystem.from_uri(absolute(source))
+    target_fs, target_path = pyarrow.fs.FileSystem.from_uri(absolute(target))
+    target_fs.create_dir(target_path, recursive=True)
+    pyarrow.fs.copy_files(source_path, target_path, source_filesystem=source_fs, destination_filesystem=target_fs)
+
+
+def read_text(path: str) -> str:
+    """A small text file.
+
+    Raises:
+        FileNotFoundError: there is none at `path`.
+    """
+    filesystem, name = pyarrow.fs.FileSystem.from_uri(absolute(path))
+    with filesystem.open_input_stream(name) as stream:
+        return stream.read().decode()
