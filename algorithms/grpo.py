@@ -16,7 +16,7 @@ from .advantages import group_standardized
 from .token_losses import PolicyLoss
 
 if TYPE_CHECKING:
-    from tgpo_ray.env_runner_group import SampledGroup
+    from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
 
 

@@ -14,7 +14,7 @@ from .token_losses import GuidedPolicyLoss
 
 if TYPE_CHECKING:
     from tgpo_ray.algorithm import Metrics
-    from tgpo_ray.env_runner_group import SampledGroup
+    from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
     from tgpo_ray.teacher_group import TeacherGroup
 
@@ -93,7 +93,7 @@ class TGPO(GRPO):
         )
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
-        """Add `guidance/weight` and `guidance/unmapped`.
+        """Add `guidance/weight`, `guidance/unmapped` and `guidance/unguided_episodes`.
 
         Raises:
             RuntimeError: the policy's vocabulary lacks more than `guidance.max_unmapped_share` of the teacher's tokens.
@@ -101,8 +101,8 @@ class TGPO(GRPO):
         metrics = super().check_metrics(metrics) | {"guidance/weight": self.guidance_weight}
         if "guidance/coverage" not in metrics:
             return metrics
-        unguided = sum(group.num_policy_tokens for group in self.sampled if not group.guidance)
-        unguided_share = unguided / self.denominator(self.sampled)
+        unguided = [group for group in self.sampled if not group.guidance]
+        unguided_share = self.denominator(unguided) / self.denominator(self.sampled)
         unmapped = max(0.0, 1.0 - unguided_share - metrics["guidance/coverage"])
         limit = self.config.guidance.max_unmapped_share
         if unmapped > limit:
@@ -111,4 +111,8 @@ class TGPO(GRPO):
                 f"guidance.max_unmapped_share = {limit:g}: choose a teacher with the policy's tokenizer, set "
                 "guidance.unmapped: first_piece, or raise the limit"
             )
-        return metrics | {"guidance/unmapped": unmapped, "guidance/unguided": unguided_share}
+        return metrics | {
+            "guidance/unmapped": unmapped,
+            "guidance/unguided_episodes": sum(len(group.infos) for group in unguided)
+            / sum(len(group.infos) for group in self.sampled),
+        }

@@ -6,8 +6,8 @@
 From hidden states, head weight, sampled tokens, teacher tokens and advantages to the gradients of hidden states and
 weight. All contestants run in one process, in turn, `--rounds` times; each in every matmul precision that passes the
 accuracy probe, and is reported at its best. On a CPU freed memory is kept by malloc (`--malloc default`: not), as fresh
-pages would cost the contestants that allocate most. Every contestant's gradients are compared with the naive ones. The floor is
-the three bare matrix products, in the quicker of two forms: all rows at once into a reused buffer, or in
+pages would cost the contestants that allocate most. Every contestant's gradients are compared with the naive ones. The
+floor is the three bare matrix products, in the quicker of two forms: all rows at once into a reused buffer, or in
 chunks. The GPU sizes have not been run yet.
 """
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +49,7 @@ def wait_until_started(actors: Sequence[Any], what: str, hint: str, timeout_s: f
 
 def kill(actors: Sequence[Any], *, grace_s: float = 5.0) -> None:
     """Ask each actor to `stop`, wait a little, then end its process."""
-    with contextlib.suppress(*ACTOR_ERRORS, RayTaskError, GetTimeoutError):
-        ray.get([actor.stop.remote() for actor in actors], timeout=grace_s)
+    if actors:  # wait, not get: one that is dead already must not cut the others' time short
+        ray.wait([actor.stop.remote() for actor in actors], num_returns=len(actors), timeout=grace_s)
     for actor in actors:
         ray.kill(actor)

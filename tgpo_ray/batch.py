@@ -97,8 +97,12 @@ class TrainBatch:
     keys: tuple[tuple[int, int], ...]  # (group key, member) of each sequence
 
 
+Member = tuple[tuple[int, int], Episode, Mapping[str, Guidance], float]
+"""(group key, member), the episode, guidance by scorer, advantage."""
+
+
 def build_batch(
-    members: Sequence[tuple[tuple[int, int], Episode, Mapping[str, Guidance], float]],
+    members: Sequence[Member],
     loss: TokenLoss,
     old_logprobs: Mapping[tuple[int, int], np.ndarray] | None,
     device: torch.device,
@@ -135,53 +139,56 @@ def build_batch(
 
 
 def _token_rows(
-    members: Sequence[tuple[tuple[int, int], Episode, Mapping[str, Guidance], float]],
+    members: Sequence[Member],
     counts: np.ndarray,
     loss: TokenLoss,
     old_logprobs: Mapping[tuple[int, int], np.ndarray] | None,
 ) -> TokenRows:
-    targets, target_mask, extra = [], [], {name: [] for name in loss.fields}
-    for _, episode, guidance, _ in members:
-        ids, mask = _episode_targets(episode, guidance, loss)
-        targets.append(ids)
-        target_mask.append(mask)
-        for name, values in extra.items():
-            values.append(_field(episode, guidance, name, 0.0))
-    columns = targets[0].shape[1] if targets else 1
+    ids = _target_ids(members, loss)  # (N, K)
+    trained = _concat([np.isin(episode.origin, loss.trained_origins) for _, episode, _, _ in members], np.bool_)
+    mask = ((ids >= 0) & trained[:, None]).astype(np.float32)
     policy_tokens = [episode.num_policy_tokens for _, episode, _, _ in members]
     old = None if old_logprobs is None else _concat([old_logprobs[key] for key, *_ in members], np.float32)
+    extra = {name: _concat(_scored(members, name, 0.0), np.float32) for name in loss.fields}
     return TokenRows(
-        targets=torch.from_numpy(_concat(targets, np.int64, columns)),
-        target_mask=torch.from_numpy(_concat(target_mask, np.float32, columns)),
+        targets=torch.from_numpy(np.maximum(ids, 0)),
+        target_mask=torch.from_numpy(mask),
         advantages=torch.from_numpy(np.repeat(np.asarray([m[3] for m in members], np.float32), counts)),
         old_logprobs=None if old is None else torch.from_numpy(old),
         sequence=torch.from_numpy(np.repeat(np.arange(len(members)), counts)),
         lengths=torch.from_numpy(np.repeat(np.asarray(policy_tokens, np.float32), counts)),
-        extra={name: torch.from_numpy(_concat(values, np.float32)) for name, values in extra.items()},
+        extra={name: torch.from_numpy(values) for name, values in extra.items()},
     )
 
 
-def _episode_targets(
-    episode: Episode, guidance: Mapping[str, Guidance], loss: TokenLoss
-) -> tuple[np.ndarray, np.ndarray]:
-    """(T, K) ids and masks: the sampled token, then the columns of `loss.targets`."""
-    trained = np.isin(episode.origin, loss.trained_origins)[:, None]
-    columns = [episode.response_ids[:, None]]
+def _target_ids(members: Sequence[Member], loss: TokenLoss) -> np.ndarray:
+    """(N, K) int64: the sampled token, then the columns of `loss.targets`; -1 where a scorer says nothing."""
+    columns = [_concat([episode.response_ids for _, episode, _, _ in members], np.int64)[:, None]]
     for name in loss.targets:
-        values = _field(episode, guidance, name, -1)
+        values = _concat(_scored(members, name, -1), np.int64)
         columns.append(values if values.ndim == 2 else values[:, None])
-    ids = np.concatenate(columns, axis=1).astype(np.int64)
-    return np.maximum(ids, 0), ((ids >= 0) & trained).astype(np.float32)
+    return np.concatenate(columns, axis=1)
 
 
-def _field(episode: Episode, guidance: Mapping[str, Guidance], name: str, missing: float) -> np.ndarray:
-    """`scorer.field` of this episode; all `missing` where the scorer failed: its group degrades, others go on."""
+def _scored(members: Sequence[Member], name: str, missing: float) -> list[np.ndarray]:
+    """`scorer.field` of each episode, (T,) or (T, k); all `missing` where the scorer failed: its group goes on without.
+
+    Raises:
+        ValueError: a scorer's answer has another length than the response.
+    """
+    found = [_field(episode, guidance, name) for _, episode, guidance, _ in members]
+    width = next((values.shape[1:] for values in found if values is not None), ())
+    return [
+        np.full((len(episode.response_ids), *width), missing) if values is None else values
+        for values, (_, episode, _, _) in zip(found, members, strict=True)
+    ]
+
+
+def _field(episode: Episode, guidance: Mapping[str, Guidance], name: str) -> np.ndarray | None:
     scorer, _, attribute = name.partition(".")
     values = getattr(guidance[scorer], attribute) if scorer in guidance else None
     length = len(episode.response_ids)
-    if values is None:
-        return np.full(length, missing)
-    if len(values) != length:
+    if values is not None and len(values) != length:
         raise ValueError(
             f"scorer {scorer!r} returned {len(values)} positions for a response of {length} tokens: "
             "its answer is misaligned and must not be trained on"
@@ -189,7 +196,5 @@ def _field(episode: Episode, guidance: Mapping[str, Guidance], name: str, missin
     return values
 
 
-def _concat(parts: Sequence[np.ndarray], dtype: Any, columns: int | None = None) -> np.ndarray:
-    if not parts:
-        return np.zeros((0,) if columns is None else (0, columns), dtype)
-    return np.concatenate(parts).astype(dtype, copy=False)
+def _concat(parts: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype)

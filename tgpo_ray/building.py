@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
+import importlib
+import inspect
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.engine import EngineSpec, Sampling
-from tgpo_ray.env_runner import EnvRunnerSpec, EnvSpec
+from tgpo_ray.env_runner import BUILT_IN_ENVS, EnvRunnerSpec, EnvSpec
 from tgpo_ray.env_runner_group import EnvRunnerGroup
 from tgpo_ray.learner import LearnerSpec
 from tgpo_ray.learner_engines import EngineOptions
@@ -16,7 +18,7 @@ from tgpo_ray.teacher import TeacherSpec
 from tgpo_ray.teacher_group import TeacherGroup
 
 if TYPE_CHECKING:
-    from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.config import AlgorithmConfig, EnvRunnersConfig
 
 # A teacher reads the same text in its own pieces, and its prefill asks for one token more.
 TEACHER_CONTEXT_SLACK = 1.25
@@ -24,40 +26,42 @@ TEACHER_CONTEXT_SLACK = 1.25
 
 def all_envs(config: AlgorithmConfig) -> tuple[EnvSpec, ...]:
     """Training environments, then those for evaluation: `Task.env_index` counts in this order."""
-    return tuple(EnvSpec(env.id, dict(env.kwargs)) for env in [*config.envs, *config.evaluation.envs])
+    return tuple(
+        EnvSpec(env.id, env_arguments(env.id, env.kwargs, config.env_runners))
+        for env in [*config.envs, *config.evaluation.envs]
+    )
 
 
-def check_environments(config: AlgorithmConfig) -> None:
-    """Make every environment once, on the driver, so that a missing file or a wrong column fails before any actor.
+def env_arguments(env_id: str, kwargs: Mapping[str, Any], runners: EnvRunnersConfig) -> dict[str, Any]:
+    """The environment's arguments as a runner on any node needs them.
 
-    Raises:
-        ConfigError: names the environment, the cause and, for an unknown id, the nearest registered one.
+    A `path` to a file here is made absolute, and an environment whose constructor has `deadline_s` and `verify_workers`
+    gets the runners' settings, unless its own `kwargs` say otherwise.
     """
-    from tgpo_ray.config import ConfigError
-
-    problems = []
-    for key, spec in zip(_env_keys(config), all_envs(config), strict=True):
-        try:
-            spec.make().close()
-        except Exception as error:
-            problems.append(f"{key} ({spec.id}): {_explain(spec.id, error)}")
-    if problems:
-        raise ConfigError(problems)
+    settings = {"deadline_s": runners.verify_deadline_s, "verify_workers": runners.num_verifier_workers}
+    known = _parameters(env_id)
+    arguments = {name: value for name, value in settings.items() if name in known} | dict(kwargs)
+    path = arguments.get("path")
+    if isinstance(path, str) and Path(path).expanduser().is_file():
+        arguments["path"] = str(Path(path).expanduser().resolve())
+    return arguments
 
 
-def _env_keys(config: AlgorithmConfig) -> list[str]:
-    training = [f"envs.{i}" for i in range(len(config.envs))]
-    return training + [f"evaluation.envs.{i}" for i in range(len(config.evaluation.envs))]
-
-
-def _explain(env_id: str, error: Exception) -> str:
+def _parameters(env_id: str) -> Collection[str]:
+    """Names of the arguments of an environment's constructor; none where the id is unknown (making it says so)."""
     import gymnasium
+    from gymnasium.envs.registration import load_env_creator
 
-    if isinstance(error, gymnasium.error.UnregisteredEnv):
-        near = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        return f"no such environment is registered{hint} An id of your own is written my_module:MyEnv-v0"
-    return f"{type(error).__name__}: {error}"
+    module, _, name = env_id.rpartition(":")
+    module = BUILT_IN_ENVS if env_id.startswith("tgpo/") else module
+    try:
+        if module:
+            importlib.import_module(module)
+        creator = gymnasium.spec(name).entry_point
+        creator = load_env_creator(creator) if isinstance(creator, str) else creator
+        return inspect.signature(creator).parameters if creator else ()
+    except (gymnasium.error.Error, ImportError, ValueError):
+        return ()
 
 
 def engine_spec(config: AlgorithmConfig) -> EngineSpec:
@@ -65,7 +69,7 @@ def engine_spec(config: AlgorithmConfig) -> EngineSpec:
     model, runners = config.model, config.env_runners
     return EngineSpec(
         model=model.path,
-        tokenizer=model.tokenizer,
+        tokenizer=model.tokenizer and local_model(model.tokenizer),
         dtype=model.dtype,
         max_model_len=model.max_model_len or runners.max_prompt_tokens + runners.max_response_tokens,
         kv_cache_memory=runners.kv_cache_memory,
@@ -109,7 +113,7 @@ def build_teachers(config: Any) -> dict[str, TeacherGroup]:
     for name, teacher in config.teachers.items():
         engine = EngineSpec(
             model=local_model(teacher.path),
-            tokenizer=teacher.tokenizer,
+            tokenizer=teacher.tokenizer and local_model(teacher.tokenizer),
             dtype=teacher.dtype,
             max_model_len=_within_context(teacher, context),
             kv_cache_memory=teacher.kv_cache_memory,
@@ -121,7 +125,7 @@ def build_teachers(config: Any) -> dict[str, TeacherGroup]:
         )
         spec = TeacherSpec(
             engine=engine,
-            policy_tokenizer=config.model.tokenizer or config.model.path,
+            policy_tokenizer=local_model(config.model.tokenizer or config.model.path),
             prompt=teacher.prompt,
             unmapped=config.guidance.unmapped,
             gpu=bool(teacher.num_gpus_per_replica),
@@ -161,7 +165,7 @@ def build_learners(config: AlgorithmConfig, run_folder: str, session: int) -> Le
     )
     spec = LearnerSpec(
         model=model.path,
-        tokenizer=model.tokenizer or model.path,
+        tokenizer=local_model(model.tokenizer or model.path),
         options=options,
         temperature=config.env_runners.temperature if config.needs_envs else 1.0,
         hf_overrides=model.hf_overrides,

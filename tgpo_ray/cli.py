@@ -6,21 +6,30 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tgpo_ray.train import EXIT_USAGE, add_train_arguments, train
+from tgpo_ray.train import EXIT_USAGE, add_train_arguments, quiet_other_packages, report_failure, train
+
+if TYPE_CHECKING:
+    from tgpo_ray.algorithm import Algorithm
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of the console script; returns the exit status."""
     sys.path.insert(0, os.getcwd())  # as `python -m` does: `algorithm: my_pkg:MyMethod` may lie in this folder
     options = build_parser().parse_args(arguments)
+    quiet_other_packages()
     try:
         return options.run(options)
     except (ValueError, OSError) as error:
         print(f"tgpo-ray {options.command}: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except RuntimeError as error:
+        return report_failure(f"tgpo-ray {options.command}", error)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -64,10 +73,11 @@ def _plan(options: argparse.Namespace) -> int:
 
     from tgpo_ray.config import AlgorithmConfig
     from tgpo_ray.config.plan import render_plan
+    from tgpo_ray.environment_check import check_environments
 
     config = AlgorithmConfig.from_yaml(options.config, options.overrides)
     Console().print(render_plan(config))
-    config.check()
+    check_environments(config.check())
     return 0
 
 
@@ -81,42 +91,36 @@ def _schema(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     """Evaluate a model, or a checkpoint of a run, on `evaluation.envs`."""
-    algorithm = _algorithm(options)
-    try:
+    with _algorithm(options) as algorithm:
         metrics, _ = algorithm.evaluate()
-    finally:
-        algorithm.stop()
     print(json.dumps(metrics, indent=2))
     return 0
 
 
 def _export(options: argparse.Namespace) -> int:
     """Write a checkpoint as a Hugging Face folder."""
-    algorithm = _algorithm(options, with_runners=False)
-    try:
+    with _algorithm(options, with_runners=False) as algorithm:
         print(algorithm.export(options.to))
-    finally:
-        algorithm.stop()
     return 0
 
 
-def _algorithm(options: argparse.Namespace, *, with_runners: bool = True):
-    """The algorithm of the YAML file, restored where a checkpoint is named; its folder is a temporary one."""
-    import tempfile
-
+@contextmanager
+def _algorithm(options: argparse.Namespace, *, with_runners: bool = True) -> Iterator[Algorithm]:
+    """The algorithm of the YAML file, restored where a checkpoint is named; its own folder is a temporary one."""
     from tgpo_ray.algorithm import Algorithm
-    from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.config import AlgorithmConfig, ConfigError
 
     config = AlgorithmConfig.from_yaml(options.config, options.overrides)
-    folder = tempfile.mkdtemp(prefix="tgpo-ray-")
-    algorithm = Algorithm(config, run_folder=folder, with_runners=with_runners)
-    if options.checkpoint:
+    if with_runners and not config.evaluation.envs:
+        raise ConfigError(["evaluation.envs: required here: name at least one held-out set"])
+    with tempfile.TemporaryDirectory(prefix="tgpo-ray-") as folder:
+        algorithm = Algorithm(config, run_folder=folder, with_runners=with_runners)
         try:
-            algorithm.restore(options.checkpoint)
-        except BaseException:
+            if options.checkpoint:
+                algorithm.restore(options.checkpoint)
+            yield algorithm
+        finally:
             algorithm.stop()
-            raise
-    return algorithm
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import ray
@@ -16,22 +20,49 @@ def connect(config: RayConfig) -> bool:
     """Join `config.address`, or RAY_ADDRESS (which `ray job submit` sets), or start a local cluster.
 
     Returns: whether the cluster was started here, and so must be ended here.
+
+    Raises:
+        ConfigError: no cluster answers at the address.
     """
     if ray.is_initialized():
         return False
     # Ray Train repeats what the run prints itself
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     address = config.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
-        return False
-    ray.init(
-        num_cpus=config.num_cpus,
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-        log_to_driver=False,  # the actors' own logs lie in Ray's session folder
-    )
+    with _own_sigterm():
+        if address:
+            _join(address, "ray.address" if config.address else "RAY_ADDRESS")
+            return False
+        ray.init(
+            "local",  # not a cluster that happens to run on this machine
+            num_cpus=config.num_cpus,
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+            log_to_driver=False,  # the actors' own logs lie in Ray's session folder
+        )
     return True
+
+
+def _join(address: str, source: str) -> None:
+    from tgpo_ray.config import ConfigError
+
+    try:
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+    except ConnectionError as error:
+        raise ConfigError(
+            [f"{source}: no Ray cluster answers at {address!r}: start one with `ray start --head`, or drop the address"]
+        ) from error
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep our SIGTERM handler: ray.init puts one of its own in its place."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def has_gpus() -> bool:

@@ -26,6 +26,13 @@ class Command:
     payload: Any
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a rank that has joined begins with: the checkpoint to load, or None for the model as it is on disk."""
+
+    resume_from: str | None
+
+
 @dataclass
 class _Ticket:
     name: str
@@ -54,6 +61,8 @@ class Mailbox:
         self._posted = asyncio.Condition()
         self._resume_from: str | None = None
         self._processes: dict[int, tuple[str, int]] = {}
+        self._ranks: dict[int, Any] = {}
+        self._stopping = False
 
     # -- driver ------------------------------------------------------------------------------------------------------
 
@@ -86,20 +95,37 @@ class Mailbox:
 
     async def processes(self) -> list[tuple[str, int]]:
         """(node id, process id) of each rank of the present incarnation."""
-        return list(self._processes.values())
+        return [self._processes[rank] for rank in sorted(self._processes)]
+
+    async def stop(self) -> list[Any]:
+        """End the ranks of this and any later incarnation, after the command they are at; returns their actors.
+
+        Not a command like others: what is queued before it is dropped, and ranks that Ray Train starts afterwards end
+        at once.
+        """
+        async with self._posted:
+            self._stopping = True
+            self._posted.notify_all()
+        return list(self._ranks.values())
 
     # -- ranks -------------------------------------------------------------------------------------------------------
 
-    async def join(self, token: str, rank: int, node_id: str, pid: int) -> str | None:
-        """A rank's first call; returns the checkpoint to load. A new token ends the incarnation before it."""
+    async def join(self, token: str, rank: int, node_id: str, pid: int, worker: Any = None) -> Start | None:
+        """A rank's first call; None: the group has been stopped. A new token ends the incarnation before it.
+
+        Args:
+            worker: the rank's own actor handle, by which it can be killed where it no longer answers.
+        """
+        if self._stopping:
+            return None
         if token != self._token:
             if self._token is not None:  # commands posted before the very first start are simply waiting for it
                 self._first_of_incarnation = self._last + 1
                 for ticket in self._tickets.values():
                     ticket.finish("restarted")
-            self._token, self._processes = token, {}
-        self._processes[rank] = (node_id, pid)
-        return self._resume_from
+            self._token, self._processes, self._ranks = token, {}, {}
+        self._processes[rank], self._ranks[rank] = (node_id, pid), worker
+        return Start(self._resume_from)
 
     async def next_command(self, token: str, rank: int, after: int) -> Command | None:
         """The command after number `after`; None where none came within POLL_S seconds (ask again)."""
@@ -108,9 +134,11 @@ class Mailbox:
             return Command(number, "stop", None)
         try:
             async with asyncio.timeout(POLL_S), self._posted:
-                await self._posted.wait_for(lambda: number <= self._last)
+                await self._posted.wait_for(lambda: self._stopping or number <= self._last)
         except TimeoutError:
             return None
+        if self._stopping:
+            return Command(number, "stop", None)
         ticket = self._tickets[number]
         return Command(number, ticket.name, ticket.payloads[rank] if ticket.payloads else None)
 

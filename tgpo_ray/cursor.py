@@ -75,6 +75,7 @@ class Cursor:
                 f"{list(self.num_problems)}: restore with the same `envs`, or start a new run"
             )
         self.seed, self.drawn = state["seed"], list(state["drawn"])
+        self._permutations = {}  # those of the seed before
 
 
 def evaluation_tasks(env_index: int, num_problems: int | None, limit: int | None, seed: int) -> list[Task]:

@@ -83,7 +83,7 @@ class WorkerExtension:
 
     def tgpo_load_weights(self, buckets: Sequence[Any]) -> None:
         """Load weight buckets one after the other: the engine never holds more than one of them beside the model."""
-        from tgpo_ray.weight_sync import read_buckets
+        from tgpo_ray.weight_buckets import read_buckets
 
         self.model_runner.reload_weights(weights_iterator=read_buckets(buckets), is_checkpoint_format=True)  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -70,8 +70,8 @@ class EnvRunner:
 
     def sample(
         self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int
-    ) -> Iterator[tuple[int, tuple[EpisodeInfo, ...]] | EpisodeGroup]:
-        """Sample a group for each task; yields `(ordinal, infos)` and then the group itself, group by group.
+    ) -> Iterator[EpisodeGroup | tuple[int, tuple[EpisodeInfo, ...]]]:
+        """Sample a group for each task; yields the group itself and then `(ordinal, infos)`, group by group.
 
         Raises:
             RuntimeError: the engine's weights were never synced.
@@ -88,8 +88,8 @@ class EnvRunner:
                 finished = group.finish(
                     self._spec.envs[group.task.env_index].id, self._version, with_logprobs=sampling.logprobs
                 )
-                yield group.task.ordinal, tuple(episode.info() for episode in finished.episodes)
                 yield finished
+                yield group.task.ordinal, tuple(episode.info() for episode in finished.episodes)
         finally:
             self._engine.abort_all()
 

@@ -12,28 +12,9 @@ import ray
 from tgpo_ray.actors import ACTOR_ERRORS, actor, kill, wait_until_started
 from tgpo_ray.engine import Sampling, engine_environment
 from tgpo_ray.env_runner import EnvRunner, EnvRunnerSpec
-from tgpo_ray.episode import EpisodeInfo, Task
+from tgpo_ray.episode import SampledGroup, Task
 
 POLL_S = 1.0
-
-
-@dataclass(frozen=True)
-class SampledGroup:
-    """A finished group as the driver holds it: figures here, tokens where `ref` points."""
-
-    ordinal: int
-    task: Task
-    infos: tuple[EpisodeInfo, ...]
-    ref: Any  # ObjectRef of an EpisodeGroup
-    guidance: dict[str, Any] = field(default_factory=dict)  # scorer -> ObjectRef of a list of Guidance, one an episode
-
-    @property
-    def rewards(self) -> list[float]:
-        return [info.reward for info in self.infos]
-
-    @property
-    def num_policy_tokens(self) -> int:
-        return sum(info.num_policy_tokens for info in self.infos)
 
 
 @dataclass
@@ -146,6 +127,7 @@ class EnvRunnerGroup:
             try:
                 group = self._next_group(share)
             except StopIteration:
+                assert not share.tasks, "a runner ended its stream before its last group"
                 shares.remove(share)
                 continue
             except ACTOR_ERRORS as error:
@@ -167,8 +149,10 @@ class EnvRunnerGroup:
 
     @staticmethod
     def _next_group(share: _Share) -> SampledGroup:
-        ordinal, infos = ray.get(next(share.stream))
-        ref = next(share.stream)  # follows at once: the runner yields the figures and then the group
+        ref = next(share.stream)
+        # The figures follow at once, and they alone are fetched: a runner that dies between the two would otherwise
+        # leave a group that is an error. What ends a stream is its last item.
+        ordinal, infos = ray.get(next(share.stream, ref))
         share.since = time.monotonic()
         return SampledGroup(ordinal, share.tasks.pop(ordinal), infos, ref)
 
@@ -188,6 +172,7 @@ class EnvRunnerGroup:
             ) from error
         self._restarts_left -= 1
         self.num_restarts += 1
+        ray.kill(self._runners[index])  # one that is only out of reach would keep its resources
         self._runners[index] = self._start()
         self._wait([self._runners[index]])
         if self._buckets is not None:

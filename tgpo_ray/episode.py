@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -104,3 +105,22 @@ class Task:
     problem_index: int
     seed: int
     ordinal: int = 0
+
+
+@dataclass(frozen=True)
+class SampledGroup:
+    """A finished group as the driver holds it: figures here, tokens where `ref` points."""
+
+    ordinal: int
+    task: Task
+    infos: tuple[EpisodeInfo, ...]
+    ref: Any  # ObjectRef of an EpisodeGroup
+    guidance: dict[str, Any] = field(default_factory=dict)  # scorer -> ObjectRef of a list of Guidance, one an episode
+
+    @property
+    def rewards(self) -> list[float]:
+        return [info.reward for info in self.infos]
+
+    @property
+    def num_policy_tokens(self) -> int:
+        return sum(info.num_policy_tokens for info in self.infos)

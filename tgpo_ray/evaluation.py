@@ -9,8 +9,8 @@ import numpy as np
 import ray
 
 from tgpo_ray.cursor import evaluation_tasks
-from tgpo_ray.env_runner_group import EnvRunnerGroup, SampledGroup
-from tgpo_ray.episode import EpisodeGroup
+from tgpo_ray.env_runner_group import EnvRunnerGroup
+from tgpo_ray.episode import EpisodeGroup, SampledGroup
 
 if TYPE_CHECKING:
     from tgpo_ray.config import AlgorithmConfig

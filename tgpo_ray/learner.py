@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tgpo_ray.batch import MicroBatch, TrainBatch, build_batch
 from tgpo_ray.kernels import FusedHead, LossOutput, TokenLoss, token_loss_pass
 from tgpo_ray.learner_engines import EngineOptions, make_engine
-from tgpo_ray.weight_sync import fill_buckets
+from tgpo_ray.weight_buckets import fill_buckets
 
 Sums = dict[str, tuple[float, float]]
 
@@ -69,11 +69,20 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
     """The Hugging Face causal model with the same overrides that vLLM gets.
 
     Raises:
-        ValueError: the model bends its logits after the head (soft-capping, scaling), which the fused head would miss.
+        ValueError: the model bends its logits after the head (soft-capping, scaling), which the fused head would miss;
+            an override that the model's configuration does not have, which transformers would pass over in silence.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(spec.model, trust_remote_code=spec.trust_remote_code, **spec.hf_overrides)
+    config, unknown = AutoConfig.from_pretrained(
+        spec.model, trust_remote_code=spec.trust_remote_code, return_unused_kwargs=True, **spec.hf_overrides
+    )
+    for name in spec.hf_overrides.keys() & unknown.keys():
+        hint = "; the RoPE base is rope_parameters: {rope_type: default, rope_theta: ...}" if "rope" in name else ""
+        raise ValueError(
+            f"model.hf_overrides.{name}: {type(config).__name__} of {spec.model!r} has no such key, it would change "
+            f"nothing{hint}"
+        )
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, name, None) not in (None, 1, 1.0):
             raise ValueError(
@@ -125,19 +134,17 @@ class Learner:
 
     def remember_logprobs(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Keep log pi(y_t) under the present weights: the `old_logprobs` of the updates to come in this iteration."""
-        self._engine.module.eval()
         for micro_batch in micro_batches:
-            batch = self._build(micro_batch, TokenLoss(), old=False)
-            with torch.no_grad(), self._engine.autocast():
-                logprobs = self._engine.module(batch).float().cpu()
-            counts = torch.bincount(batch.rows.sequence.cpu(), minlength=len(batch.keys)).tolist()
-            for key, values in zip(batch.keys, logprobs.split(counts), strict=True):
-                self._old_logprobs[key] = values.numpy()
+            self._old_logprobs |= self.logprobs(micro_batch)
 
-    def logprobs(self, micro_batch: MicroBatch) -> list[np.ndarray]:
-        """(T,) log-probs of each episode's response tokens under the present weights."""
-        self.remember_logprobs([micro_batch])
-        return [self._old_logprobs.pop((piece.key, i)) for piece in micro_batch for i in piece.members]
+    def logprobs(self, micro_batch: MicroBatch) -> dict[tuple[int, int], np.ndarray]:
+        """(T,) log-probs of each episode's response tokens under the present weights, by (group key, member)."""
+        self._engine.module.eval()
+        batch = self._build(micro_batch, TokenLoss(), old=False)
+        with torch.no_grad(), self._engine.autocast():
+            logprobs = self._engine.module(batch).float().cpu()
+        counts = torch.bincount(batch.rows.sequence.cpu(), minlength=len(batch.keys)).tolist()
+        return {key: values.numpy() for key, values in zip(batch.keys, logprobs.split(counts), strict=True)}
 
     def step(self, denominator: float, lr: float) -> dict[str, float]:
         """Divide the accumulated gradients by the global count, clip, update.
@@ -165,7 +172,9 @@ class Learner:
     def _chosen_old_logprobs(self, members: Sequence[Any]) -> Mapping[tuple[int, int], np.ndarray] | None:
         """The learner's own where it remembered them, else the sampler's where episodes carry them, else None."""
         keys = [key for key, *_ in members]
-        if keys and all(key in self._old_logprobs for key in keys):
+        remembered = [key in self._old_logprobs for key in keys]
+        assert all(remembered) or not any(remembered), "a micro-batch mixes episodes of two updates"
+        if any(remembered):
             return self._old_logprobs
         if keys and all(episode.old_logprobs is not None for _, episode, *_ in members):
             return {key: episode.old_logprobs for key, episode, *_ in members}

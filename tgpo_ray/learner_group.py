@@ -6,6 +6,7 @@ where it can be read. Nothing here is a singleton: a policy and a process-reward
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -15,15 +16,16 @@ from typing import Any
 import numpy as np
 import ray
 
-from tgpo_ray.actors import actor, root_cause
+from tgpo_ray.actors import ACTOR_ERRORS, actor, root_cause
 from tgpo_ray.batch import MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.command_mailbox import Mailbox
-from tgpo_ray.env_runner_group import SampledGroup
+from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learner import LearnerSpec, Sums
 from tgpo_ray.learner_worker import WorkerSpec, run_rank
 
 POLL_S = 2.0
+KILL_S = 60.0  # for Ray Train to notice that its ranks were killed
 
 
 class LearnersRestartedError(RuntimeError):
@@ -72,7 +74,8 @@ class LearnerGroup:
             _trainer(self._mailbox, self.spec, self.placement).fit()
         except BaseException as error:
             self._error = error
-            ray.get(self._mailbox.fail_pending.remote(root_cause(error)))
+            with contextlib.suppress(*ACTOR_ERRORS):  # the mailbox is gone once the group has been stopped
+                ray.get(self._mailbox.fail_pending.remote(root_cause(error)))
 
     def wait_until_ready(self) -> None:
         """Block until every rank holds its model."""
@@ -187,13 +190,14 @@ class LearnerGroup:
         return root_cause(self._error) if self._error else "no error was reported"
 
     def stop(self, grace_s: float = 20.0) -> None:
-        """End the ranks: ask, wait, then kill their processes."""
-        if self._thread.is_alive():
-            ray.get(self._mailbox.post.remote("stop", [None] * self.placement.num_learners))
+        """End the ranks: ask, wait, then kill their processes. Safe to call twice."""
+        with contextlib.suppress(*ACTOR_ERRORS):
+            ranks: Any = ray.get(self._mailbox.stop.remote())
             self._thread.join(grace_s)
-        if self._thread.is_alive():
-            _kill_train_actors(self.placement.name)
-            self._thread.join(5.0)
+            if self._thread.is_alive():  # they hang: Ray Train starts others, which find that the group is stopped
+                for rank in ranks:
+                    ray.kill(rank)
+                self._thread.join(KILL_S)
         ray.kill(self._mailbox)
 
 
@@ -215,16 +219,6 @@ def _trainer(mailbox: Any, spec: LearnerSpec, placement: Placement) -> Any:
             checkpoint_config=CheckpointConfig(num_to_keep=placement.keep_checkpoints),
         ),
     )
-
-
-def _kill_train_actors(name: str) -> None:
-    """Kill the Ray Train actors of this driver's job; the last resort when they do not answer."""
-    from ray.util.state import list_actors
-
-    job = ray.get_runtime_context().get_job_id()
-    for actor in list_actors(filters=[("state", "=", "ALIVE"), ("job_id", "=", job)]):
-        if "TrainController" in actor.class_name or "RayTrainWorker" in actor.class_name:
-            ray.kill(ray.get_actor(actor.name, actor.ray_namespace)) if actor.name else None
 
 
 def _reduced(sums: Sequence[Sums]) -> dict[str, float]:

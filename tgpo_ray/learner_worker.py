@@ -33,10 +33,14 @@ def run_rank(config: dict[str, WorkerSpec]) -> None:
     rank = dist.get_rank()
     token = _shared_token()
     context = ray.get_runtime_context()
-    resume_from: Any = ray.get(worker.mailbox.join.remote(token, rank, context.get_node_id(), os.getpid()))
+    start: Any = ray.get(
+        worker.mailbox.join.remote(token, rank, context.get_node_id(), os.getpid(), context.current_actor)
+    )
+    if start is None:
+        return
     rank_loop = RankLoop(worker, rank, token)
-    if resume_from is not None:
-        rank_loop.load(resume_from)
+    if start.resume_from is not None:
+        rank_loop.load(start.resume_from)
     rank_loop.run()
 
 

@@ -10,39 +10,33 @@ from typing import Any
 END, PAD = "<|endoftext|>", "<|pad|>"
 
 
-def byte_level_tokenizer(texts: Iterable[str], vocabulary_size: int, special: Sequence[str] = (END, PAD)) -> Any:
-    """A byte-level BPE tokenizer trained on the texts, as Qwen's are made: every text can be written in it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+def byte_level_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Any:
+    """A byte-level BPE tokenizer trained on the texts, built as Qwen's are: every text can be written in it."""
+    from tokenizers import pre_tokenizers
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size,
-        special_tokens=list(special),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
+    blank = _qwen_tokenizer({PAD: 0, END: 1})
+    return blank.train_new_from_iterator(
+        texts, vocabulary_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=special[0], pad_token=special[1])
 
 
 def character_tokenizer(symbols: Sequence[str]) -> Any:
-    """A tokenizer whose tokens are these symbols, the longest first; any other character is read as padding."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    """A tokenizer with a token for each symbol; longer ones such as `\\boxed{` are read first, others are dropped."""
+    from tokenizers import AddedToken, pre_tokenizers
 
-    vocabulary = {symbol: i for i, symbol in enumerate([PAD, END, *symbols])}
-    pattern = "|".join(_escape(symbol) for symbol in sorted(symbols, key=len, reverse=True)) + r"|[\s\S]"
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=PAD))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.decoder = decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, pad_token=PAD)
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    spelled = [letters.pre_tokenize_str(symbol)[0][0] for symbol in symbols if len(symbol) == 1]
+    tokenizer = _qwen_tokenizer({token: i for i, token in enumerate([PAD, END, *spelled])})
+    tokenizer.add_tokens([AddedToken(symbol, normalized=False) for symbol in symbols if len(symbol) > 1])
+    return tokenizer
 
 
-def _escape(symbol: str) -> str:
-    return "".join(f"\\{character}" if not character.isalnum() else character for character in symbol)
+def _qwen_tokenizer(vocabulary: dict[str, int]) -> Any:
+    # transformers 5 reads the tokenizer of a `qwen2` folder as a Qwen2Tokenizer whatever the folder says of its class,
+    # so a tokenizer of another build would come back as a different one.
+    from transformers import Qwen2Tokenizer
+
+    return Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token=END, eos_token=END, pad_token=PAD)
 
 
 def write_model(folder: str | Path, architecture: str, tokenizer: Any, *, seed: int = 0, **shape: Any) -> Path:
@@ -82,7 +76,7 @@ def make_text_models(data: str, folder: str | Path, seed: int = 0) -> list[Path]
     """
     texts = list(_problems(data))
     small, large = byte_level_tokenizer(texts, 512), byte_level_tokenizer(texts, 768)
-    shape = {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 32, "max_position_embeddings": 1024}
+    shape = {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 32, "max_position_embeddings": 512}
     policy = {"intermediate_size": 128, "num_hidden_layers": 2, "num_key_value_heads": 2, "tie_word_embeddings": True}
     teacher = {"intermediate_size": 192, "num_hidden_layers": 3, "num_key_value_heads": 1, "tie_word_embeddings": False}
     return [

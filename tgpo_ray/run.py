@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import threading
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.evaluation import sample_rows
+from tgpo_ray.learner_group import LearnersRestartedError
 from tgpo_ray.metrics import JsonlWriter, MetricsWriter, open_writers, read_metrics
 from tgpo_ray.progress import Progress
 from tgpo_ray.report import load_run, write_report
@@ -34,12 +37,16 @@ def fit(config: AlgorithmConfig, *, resume: str | None = None, **groups: Any) ->
         groups: ready `env_runners` and `teachers`, as Algorithm takes them.
 
     Raises:
-        ConfigError, ActorStartError: before anything was trained.
+        ConfigError, ActorStartError: before anything was trained; no folder is left.
         Exception: whatever ended the run; its last checkpoint and metrics are on disk.
     """
     run = Run(config, resume)
     with _terminated_by_signal():
-        algorithm = config.get_algo_class()(config, run_folder=str(run.folder), session=run.session, **groups)
+        try:
+            algorithm = config.get_algo_class()(config, run_folder=str(run.folder), session=run.session, **groups)
+        except BaseException:
+            run.discard_if_empty()
+            raise
         try:
             return run.go(algorithm)
         finally:
@@ -87,10 +94,16 @@ class Run:
             self._publish()
         return self._result(last)
 
+    def discard_if_empty(self) -> None:
+        """Remove the folder where only Ray Train's empty one is in it: a failed start leaves no trace."""
+        folders = [folder for folder in self.folder.glob("checkpoints*") if not any(folder.glob("[!.]*"))]
+        if self.folder.is_dir() and len(folders) == len(list(self.folder.iterdir())):
+            shutil.rmtree(self.folder)
+
     def _restore(self, algorithm: Algorithm) -> None:
         if self.restored:
-            algorithm.restore(self.restored["checkpoint"])
-            self._checkpoint = self.restored["checkpoint"]
+            self._checkpoint = str(self.folder / self.restored["checkpoint"])
+            algorithm.restore(self._checkpoint)
             rows = [
                 row for row in read_metrics(self.folder / "metrics.jsonl") if row["iteration"] <= algorithm.iteration
             ]
@@ -99,7 +112,8 @@ class Run:
 
     def _iterate(self, algorithm: Algorithm, progress: Progress) -> Metrics:
         metrics: Metrics = {}
-        if algorithm.iteration == 0 and algorithm.config.evaluation.at_start:
+        evaluation = algorithm.config.evaluation
+        if algorithm.iteration == 0 and evaluation.at_start and evaluation.envs:
             metrics = self._evaluated(algorithm, {}, due=True)
             self._write(algorithm, metrics, progress)
         while algorithm.iteration < algorithm.num_iterations:
@@ -107,9 +121,14 @@ class Run:
             metrics = algorithm.train()
             if algorithm.num_recoveries > recoveries:
                 self._take_back(algorithm.iteration - 1)
-            metrics = self._evaluated(algorithm, metrics, due=_is_due(algorithm, "evaluation"))
-            if _is_due(algorithm, "checkpointing"):
-                metrics = self._saved(algorithm, metrics)
+            try:
+                metrics = self._evaluated(algorithm, metrics, due=_is_due(algorithm, "evaluation"))
+                if _is_due(algorithm, "checkpointing"):
+                    metrics = self._saved(algorithm, metrics)
+            except LearnersRestartedError as error:  # they died after the update: it is not in any checkpoint
+                algorithm.recover(error)
+                self._take_back(algorithm.iteration)
+                continue
             self._write(algorithm, metrics, progress)
         return metrics
 
@@ -124,7 +143,8 @@ class Run:
     def _saved(self, algorithm: Algorithm, metrics: Metrics) -> Metrics:
         start = time.monotonic()
         self._checkpoint = algorithm.save()
-        state = {"checkpoint": self._checkpoint, "iteration": algorithm.iteration, "session": self.session}
+        name = os.path.relpath(self._checkpoint, self.folder)  # relative: a run's folder may be moved
+        state = {"checkpoint": name, "iteration": algorithm.iteration, "session": self.session}
         temporary = self.folder / f"{RUN_FILE}.tmp"
         temporary.write_text(json.dumps(state))
         temporary.replace(self.folder / RUN_FILE)
@@ -182,10 +202,15 @@ def free_folder(folder: Path) -> Path:
 
 
 def _read_run_file(folder: str) -> dict[str, Any]:
+    from tgpo_ray.config import ConfigError
+
+    if not Path(folder).is_dir():
+        raise ConfigError([f"--resume: no such folder: {folder}; a run prints its folder first"])
     try:
         return json.loads((Path(folder) / RUN_FILE).read_text())
     except FileNotFoundError:
-        raise ValueError(f"{folder} cannot be resumed: it holds no {RUN_FILE}, so no checkpoint was finished") from None
+        reason = f"it holds no {RUN_FILE}, so no checkpoint was finished: start a new run"
+        raise ConfigError([f"--resume: {folder} cannot be continued: {reason}"]) from None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from tgpo_ray.episode import Episode, EpisodeGroup, Guidance
 from tgpo_ray.guidance.vocabulary import VocabularyMap
 
 MAX_TOP_K = 128
+UNREADABLE_LOGPROB = -30.0  # of a token that the teacher has no word for: one in 1e13, and finite
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,11 @@ class Teacher:
             self._engine.abort_all()
         return [self._guidance(outputs[i], starts, parsed, width) for i, (_, starts) in enumerate(readings)]
 
+    def annotate_checked(self, group: EpisodeGroup, want: Collection[str]) -> tuple[list[Guidance], bool]:
+        """`annotate`, and whether its answers fit the group: the driver reads that alone."""
+        answers = self.annotate(group, want)
+        return answers, is_aligned(answers, group)
+
     def _reading(self, group: EpisodeGroup, episode: Episode) -> tuple[np.ndarray, np.ndarray]:
         """What the teacher reads, and where in it the pieces of each response token begin: (M,) ids, (T,) starts."""
         if self._spec.prompt == "own_template":
@@ -97,14 +103,23 @@ class Teacher:
 
     def _guidance(self, output: Any, starts: np.ndarray, want: Want, width: int) -> Guidance:
         logprobs, ids, id_logprobs = prompt_scores(output, width)
-        rows = starts - 1  # row j predicts piece j + 1: the row that predicts token t is that of its first piece
-        topk_ids = self._vocabulary.map_teacher_ids(ids[rows])
+        # Row j predicts piece j + 1: the row that predicts token t is that of its first piece. A token without pieces,
+        # which the teacher cannot read, gets no guidance.
+        readable = np.diff(starts, append=len(logprobs) + 1) > 0  # (T,)
+        rows = starts[readable] - 1
+
+        def placed(values: np.ndarray, missing: float) -> np.ndarray:
+            table = np.full((len(starts), *values.shape[1:]), missing, values.dtype)
+            table[readable] = values
+            return table
+
+        topk_ids = placed(self._vocabulary.map_teacher_ids(ids[rows]), -1)
         return Guidance(
             teacher_ids=topk_ids[:, 0] if want.argmax else None,
             # a token of several pieces has the sum of their log-probs
-            teacher_logprobs=np.add.reduceat(logprobs, rows) if want.logprob else None,
+            teacher_logprobs=placed(np.add.reduceat(logprobs, rows), UNREADABLE_LOGPROB) if want.logprob else None,
             topk_ids=topk_ids if want.top_k else None,
-            topk_logprobs=id_logprobs[rows] if want.top_k else None,
+            topk_logprobs=placed(id_logprobs[rows], UNREADABLE_LOGPROB) if want.top_k else None,
         )
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
@@ -118,6 +133,19 @@ class Teacher:
 
     def stop(self) -> None:
         """Nothing to close: the engine lives in this process and ends with it."""
+
+
+def is_aligned(answers: Sequence[Guidance], group: EpisodeGroup) -> bool:
+    """Whether there is one answer an episode, one position a response token, and finite numbers only."""
+    if len(answers) != len(group):
+        return False
+    arrays = [
+        (values, len(episode.response_ids))
+        for guidance, episode in zip(answers, group.episodes, strict=True)
+        for values in (guidance.teacher_ids, guidance.teacher_logprobs, guidance.topk_ids, guidance.topk_logprobs)
+        if values is not None
+    ]
+    return all(len(values) == length and bool(np.isfinite(values).all()) for values, length in arrays)
 
 
 def vocabulary_map(teacher_tokenizer: Any, spec: TeacherSpec) -> VocabularyMap:

@@ -7,29 +7,29 @@ guidance, which is counted, and the run fails only above `max_unguided_share`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from tgpo_ray.actors import ACTOR_ERRORS, actor, kill, root_cause, wait_until_started
 from tgpo_ray.engine import Sampling, engine_environment
-from tgpo_ray.env_runner_group import SampledGroup
+from tgpo_ray.episode import SampledGroup
 from tgpo_ray.teacher import Teacher, TeacherSpec
 
 MAX_TRIES = 2
 
 
-@dataclass
+@dataclass(eq=False)
 class _Request:
     group: SampledGroup
     want: list[str]
     replica: int
-    ref: Any
-    tries: int = 1
+    ref: Any  # ObjectRef of a list of Guidance
+    checked: Any  # ObjectRef of a bool: whether those fit the group. All of the answer that the driver fetches
+    tries: int
     since: float = field(default_factory=time.monotonic)
 
 
@@ -40,7 +40,7 @@ class TeacherGroup:
         spec: what each teacher is made of.
         num_replicas: how many.
         num_cpus, num_gpus: Ray resources of one replica.
-        timeout_s: seconds that one request may take.
+        timeout_s: seconds that a replica may work on one request.
         max_unguided_share: share of the groups of one iteration that may go on without guidance.
     """
 
@@ -67,7 +67,7 @@ class TeacherGroup:
         self.num_submitted = self.num_unguided = 0  # groups since the last `drain`
         self._open: list[_Request] = []
         self._replicas = [self._start() for _ in range(num_replicas)]
-        self._load = [0] * num_replicas
+        self._heard = [0.0] * num_replicas  # when each last answered, by the monotonic clock
         self._ready = False
 
     def _start(self) -> Any:
@@ -81,48 +81,90 @@ class TeacherGroup:
         """
         if self._ready:
             return
-        hint = f"It loads teacher {self.spec.engine.model!r} into vLLM"
         try:
-            wait_until_started(self._replicas, "Teacher", hint, self._start_timeout_s)
+            self._wait(self._replicas)
         except BaseException:
             self.stop()
             raise
         self._ready = True
+
+    def _wait(self, replicas: Sequence[Any]) -> None:
+        hint = f"It loads teacher {self.spec.engine.model!r} into vLLM"
+        wait_until_started(replicas, "Teacher", hint, self._start_timeout_s)
 
     def submit(self, group: SampledGroup, want: Collection[str]) -> None:
         """Have the least loaded replica score this group; `finished` hands it out."""
         self._send(group, sorted(want), tries=1)
         self.num_submitted += 1
 
-    def _send(self, group: SampledGroup, want: list[str], tries: int) -> None:
-        replica = min(range(len(self._replicas)), key=self._load.__getitem__)
-        self._load[replica] += 1
-        ref = self._replicas[replica].annotate.remote(group.ref, want)
-        self._open.append(_Request(group, want, replica, ref, tries))
+    def _send(self, group: SampledGroup, want: list[str], tries: int, *, avoid: int | None = None) -> None:
+        load = [0] * len(self._replicas)
+        for request in self._open:
+            load[request.replica] += 1
+        replica = min(range(len(load)), key=lambda i: (i == avoid, load[i]))
+        method = self._replicas[replica].annotate_checked.options(num_returns=2)
+        ref, checked = method.remote(group.ref, want)
+        self._open.append(_Request(group, want, replica, ref, checked, tries))
 
     def finished(self, scorer: str, *, wait_s: float) -> Iterator[SampledGroup]:
         """Groups whose scoring has ended by now, with their guidance under `scorer`, or without it where it failed."""
-        if not self._open:
-            return
-        refs = [request.ref for request in self._open]
-        ready, _ = ray.wait(refs, num_returns=1 if wait_s else len(refs), timeout=wait_s, fetch_local=False)
-        done = {ref.hex() for ref in ready}
-        for request in list(self._open):
-            late = time.monotonic() - request.since > self._timeout_s
-            if request.ref.hex() not in done and not late:
-                continue
-            self._open.remove(request)
-            self._load[request.replica] -= 1
-            if request.ref.hex() in done and self._succeeded(request):
+        refs = [request.checked for request in self._open]
+        if refs and wait_s:
+            ray.wait(refs, num_returns=1, timeout=wait_s)
+        ready = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if refs else set()
+        for request in [request for request in self._open if request.checked in ready]:
+            if request in self._open:  # a death before it in this loop may have sent it elsewhere
+                self._heard[request.replica] = time.monotonic()
+                yield from self._answered(request, scorer)
+        for request in [request for request in self._open if request.checked not in ready]:
+            if request in self._open and self._is_late(request):
+                print(f"teacher replica {request.replica}: no answer within {self._timeout_s:g} s", flush=True)
+                yield from self._fail_over(request.replica)
+
+    def _is_late(self, request: _Request) -> bool:
+        """Whether the replica has worked on this request alone for too long: time in its queue does not count."""
+        return time.monotonic() - max(request.since, self._heard[request.replica]) > self._timeout_s
+
+    def _answered(self, request: _Request, scorer: str) -> Iterator[SampledGroup]:
+        try:
+            if ray.get(request.checked):
+                self._open.remove(request)
                 yield replace(request.group, guidance={**request.group.guidance, scorer: request.ref})
-                continue
-            if late:
-                self._restart(request.replica)
-            if request.tries < MAX_TRIES:
-                self._send(request.group, request.want, request.tries + 1)
-            else:
-                self.num_unguided += 1
-                yield request.group
+                return
+            print(f"teacher replica {request.replica}: its answer does not fit the responses", flush=True)
+        except ACTOR_ERRORS:
+            yield from self._fail_over(request.replica)
+            return
+        except RayTaskError as error:
+            print(f"teacher replica {request.replica}: {root_cause(error)}", flush=True)
+        self._open.remove(request)
+        yield from self._again(request)
+
+    def _fail_over(self, replica: int) -> Iterator[SampledGroup]:
+        """Start the replica again and send what it held once more; only what it was working on counts as a failure."""
+        failed, *waiting = [request for request in self._open if request.replica == replica]
+        self._open = [request for request in self._open if request.replica != replica]
+        ray.kill(self._replicas[replica])
+        self._replicas[replica] = self._start()
+        self.num_restarts += 1
+        self._wait([self._replicas[replica]])  # starting is no part of any request's time
+        self._heard[replica] = time.monotonic()
+        yield from self._again(failed)
+        for request in waiting:
+            self._send(request.group, request.want, request.tries)
+
+    def _again(self, request: _Request) -> Iterator[SampledGroup]:
+        """Try a failed request on another replica, if there is one; after the last try its group goes unguided."""
+        if request.tries < MAX_TRIES:
+            self._send(request.group, request.want, request.tries + 1, avoid=request.replica)
+        else:
+            self.num_unguided += 1
+            yield request.group
+
+    def forget(self) -> None:
+        """Drop what is still open: an iteration that is given up must not be answered in the next one."""
+        self._open = []
+        self.num_unguided = self.num_submitted = 0
 
     def drain(self, scorer: str) -> Iterator[SampledGroup]:
         """What is still open, as it ends.
@@ -141,23 +183,6 @@ class TeacherGroup:
                 f"{self._timeout_s:g}; see the Teacher actors' logs"
             )
 
-    def _succeeded(self, request: _Request) -> bool:
-        """Whether the answer is an answer; a dead replica is started again on the way."""
-        try:
-            answers = ray.get(request.ref, timeout=self._timeout_s)
-            return _is_aligned(answers, request.group)
-        except ACTOR_ERRORS:
-            self._restart(request.replica)
-        except (RayTaskError, GetTimeoutError) as error:
-            print(f"teacher replica {request.replica}: {root_cause(error)}", flush=True)
-        return False
-
-    def _restart(self, replica: int) -> None:
-        ray.kill(self._replicas[replica])
-        self._replicas[replica] = self._start()
-        self._load[replica] = 0
-        self.num_restarts += 1
-
     def generate(self, prompts: list[list[int]], sampling: Sampling, n: int = 1) -> list[Any]:
         """Traces: n Completions for each prompt, the prompts dealt over the replicas."""
         self.wait_until_ready()
@@ -174,20 +199,6 @@ class TeacherGroup:
         self._replicas = []
 
 
-def _is_aligned(answers: Any, group: SampledGroup) -> bool:
-    """Whether there is one answer an episode and one position a response token: nothing else may be trained on."""
-    lengths = [info.num_response_tokens for info in group.infos]
-    if len(answers) != len(lengths):
-        return False
-    arrays = [
-        (values, length)
-        for guidance, length in zip(answers, lengths, strict=True)
-        for values in (guidance.teacher_ids, guidance.teacher_logprobs, guidance.topk_ids, guidance.topk_logprobs)
-        if values is not None
-    ]
-    return all(len(values) == length and not np.isnan(values).any() for values, length in arrays)
-
-
 def annotate(
     groups: Iterable[SampledGroup],
     pool_of: Callable[[SampledGroup], TeacherGroup],
@@ -202,11 +213,15 @@ def annotate(
         RuntimeError: a pool failed on more than its `max_unguided_share` of the groups.
     """
     pools: dict[int, TeacherGroup] = {}
-    for group in groups:
-        pool = pool_of(group)
-        pools[id(pool)] = pool
-        pool.submit(group, want)
-        for busy in pools.values():
-            yield from busy.finished(scorer, wait_s=0.0)
-    for pool in pools.values():
-        yield from pool.drain(scorer)
+    try:
+        for group in groups:
+            pool = pool_of(group)
+            pools[id(pool)] = pool
+            pool.submit(group, want)
+            for busy in pools.values():
+                yield from busy.finished(scorer, wait_s=0.0)
+        for pool in pools.values():
+            yield from pool.drain(scorer)
+    finally:
+        for pool in pools.values():
+            pool.forget()

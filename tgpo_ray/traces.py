@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,7 @@ import numpy as np
 import ray
 
 from tgpo_ray.config import ConfigError
-from tgpo_ray.env_runner_group import SampledGroup
-from tgpo_ray.episode import ORIGIN_TEACHER, Episode, EpisodeGroup, Task
+from tgpo_ray.episode import ORIGIN_TEACHER, Episode, EpisodeGroup, SampledGroup, Task
 
 
 @dataclass
@@ -87,36 +88,53 @@ def trace_episode(tokenizer: Any, prompt: str, response: str, index: int) -> Epi
     )
 
 
-def read_rows(path: str, columns: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Rows of a jsonl or parquet file, with these columns in each.
+def read_rows(path: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """Rows of a jsonl or parquet file, with a text in each of these columns.
 
     Raises:
-        ConfigError: no file, an unreadable one, none of a column's name, or no rows.
+        ConfigError: no file, an unreadable one, no rows, none of a column's name, or something that is not a text.
     """
-    import pandas
-
-    read_json: Any = pandas.read_json
-
     file = Path(path).expanduser()
     if not path or not file.is_file():
         raise ConfigError([f"data.path: no such file: {path!r} (relative to {Path.cwd()})"])
     try:
-        frame = (
-            pandas.read_parquet(file)
-            if file.suffix == ".parquet"
-            else read_json(file, lines=True, dtype=False, convert_dates=False)
-        )
+        rows = _read_parquet(file) if file.suffix == ".parquet" else _read_jsonl(file)
     except ValueError as error:
         raise ConfigError([f"data.path: {path} is not readable as {file.suffix or 'jsonl'}: {error}"]) from error
-    if frame.empty:
+    if not rows:
         raise ConfigError([f"data.path: {path} has no rows"])
-    found = [str(name) for name in frame.columns]
-    problems = []
-    for key, column in zip(("data.prompt_column", "data.response_column"), columns, strict=True):
-        if column not in found:
-            near = difflib.get_close_matches(column, found, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            problems.append(f"{key}: {path} has no column {column!r}{hint} It has: {', '.join(found)}")
+    keys = ("data.prompt_column", "data.response_column")
+    problems = [
+        f"{key}: {problem}" for key, column in zip(keys, columns, strict=True) for problem in _bad(path, rows, column)
+    ]
     if problems:
         raise ConfigError(problems)
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict("records")]
+    return rows
+
+
+def _bad(path: str, rows: list[dict[str, Any]], column: str) -> Iterator[str]:
+    """What is wrong with this column, if anything is."""
+    found = list(dict.fromkeys(name for row in rows for name in row))
+    if column not in found:
+        near = difflib.get_close_matches(column, found, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        yield f"{path} has no column {column!r}{hint} It has: {', '.join(found)}"
+        return
+    for number, row in enumerate(rows):
+        if not isinstance(row.get(column), str):
+            yield f"{column!r} of row {number} of {path} is {row.get(column)!r}, it must be a text"
+            return
+
+
+def _read_jsonl(file: Path) -> list[dict[str, Any]]:
+    with file.open(encoding="utf-8") as lines:  # not splitlines: a text may hold separators of its own
+        rows = [json.loads(line) for line in lines if line.strip()]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ValueError("each line must be an object with the columns as its keys")
+    return rows
+
+
+def _read_parquet(file: Path) -> list[dict[str, Any]]:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(file).to_pylist()

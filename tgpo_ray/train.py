@@ -7,10 +7,16 @@ of its output is the reason.
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import re
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+PACKAGE = Path(__file__).parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,28 +37,48 @@ def train(path: str, overrides: Sequence[str], resume: str | None) -> int:
     """Load, check and run; problems become one message on standard error."""
     from tgpo_ray.config import AlgorithmConfig, ConfigError
 
+    quiet_other_packages()
     try:
         config = AlgorithmConfig.from_yaml(path, overrides).check()
         from tgpo_ray.run import fit
 
         result = fit(config, resume=resume)
-    except (ConfigError, FileNotFoundError) as error:
+    except ConfigError as error:
         return _fail(f"configuration error: {error}", EXIT_USAGE)
     except KeyboardInterrupt as error:
         return _fail(f"interrupted ({error or 'Ctrl-C'}): all actors have ended", EXIT_INTERRUPTED)
     except Exception as error:
-        if _is_unexpected(error):
-            import traceback
-
-            traceback.print_exc()
-        return _fail(f"the run failed: {error}", EXIT_FAILED)
+        return report_failure("the run failed", error)
     print(f"done: {result.path}", flush=True)
     return 0
 
 
-def _is_unexpected(error: Exception) -> bool:
-    """Whether a traceback helps: errors that were raised on purpose say all there is to say."""
-    return not isinstance(error, ValueError | RuntimeError | TimeoutError)
+def quiet_other_packages() -> None:
+    """Keep banners of other packages out of a run's output; what they say of errors stays."""
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    # a filter, for DeepSpeed sets its logger's level when it is imported
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+
+def report_failure(what: str, error: Exception) -> int:
+    """Print the traceback where it helps, and the reason as the last line; returns the exit status."""
+    from tgpo_ray.actors import root_cause
+
+    if not _raised_on_purpose(error):
+        traceback.print_exception(error)
+    return _fail(f"{what}: {root_cause(error)}", EXIT_FAILED)
+
+
+def _raised_on_purpose(error: Exception) -> bool:
+    """Whether this package raised it, here or in an actor, to say something to the user: the message then says all."""
+    if not isinstance(error, ValueError | RuntimeError | TimeoutError | ArithmeticError):
+        return False
+    # an actor's error carries its traceback as text
+    files = re.findall(r'File "([^"]+)", line', str(error)) or [
+        frame.filename for frame in traceback.extract_tb(error.__traceback__)
+    ]
+    return bool(files) and Path(files[-1]).is_relative_to(PACKAGE)
 
 
 def _fail(message: str, status: int) -> int:

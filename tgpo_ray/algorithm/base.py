@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar
 
 import ray
@@ -13,7 +13,9 @@ import ray
 from tgpo_ray import building, cluster
 from tgpo_ray.config import AlgorithmConfig, check_resources
 from tgpo_ray.cursor import Cursor
-from tgpo_ray.env_runner_group import EnvRunnerGroup, SampledGroup
+from tgpo_ray.env_runner_group import EnvRunnerGroup
+from tgpo_ray.environment_check import check_environments
+from tgpo_ray.episode import SampledGroup
 from tgpo_ray.evaluation import evaluate
 from tgpo_ray.learner_group import LearnersRestartedError
 from tgpo_ray.storage import absolute, copy_folder, read_text
@@ -53,7 +55,7 @@ class Algorithm:
         with_runners: bool = True,
     ) -> None:
         config.check()
-        building.check_environments(config)
+        check_environments(config)
         self._owns_ray = cluster.connect(config.ray)
         self.iteration = 0
         self.num_recoveries = 0
@@ -127,12 +129,12 @@ class Algorithm:
         """
         start = time.monotonic()
         self._times = {}
-        while True:
+        metrics = None
+        while metrics is None:
             try:
                 metrics = self.training_step()
-                break
             except LearnersRestartedError as error:
-                self._recover(error)
+                self.recover(error)
         self.iteration += 1
         seconds = time.monotonic() - start
         metrics |= {f"time/{name}_s": value for name, value in self._times.items()}
@@ -185,7 +187,7 @@ class Algorithm:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.iteration = state["iteration"]
-        if self.cursor is not None:
+        if self.cursor is not None and state["cursor"] is not None:  # None: saved by a run without runners
             self.cursor.load_state_dict(state["cursor"])
 
     def save(self, path: str | None = None) -> str:
@@ -220,14 +222,19 @@ class Algorithm:
         if self.weights is not None:
             self.weights.sync(state["weights_version"])
 
-    def _recover(self, error: LearnersRestartedError) -> None:
+    def recover(self, error: LearnersRestartedError | None) -> None:
         """Go back to the last checkpoint (or the start), where Ray Train has put the learners."""
-        self.num_recoveries += 1
-        print(f"{error}: going back from iteration {self.iteration} to {self._last_state['iteration']}", flush=True)
-        self.learners.wait_until_ready()
-        self.load_state_dict(self._last_state)
-        if self.weights is not None:
-            self.weights.sync()
+        while error is not None:
+            self.num_recoveries += 1
+            print(f"{error}: going back from iteration {self.iteration} to {self._last_state['iteration']}", flush=True)
+            self.load_state_dict(self._last_state)
+            try:
+                self.learners.wait_until_ready()
+                if self.weights is not None:
+                    self.weights.sync()
+                error = None
+            except LearnersRestartedError as again:
+                error = again
 
     def export(self, path: str) -> str:
         """Write the policy as a Hugging Face folder that transformers and a vLLM server load; returns where."""
@@ -237,8 +244,9 @@ class Algorithm:
     def stop(self) -> None:
         """End every actor that was started here, and Ray if it was; safe to call twice."""
         owned, self._owned = self._owned, []
-        for group in owned:
-            group.stop()
-        if self._owns_ray:
-            self._owns_ray = False
-            ray.shutdown()
+        with ExitStack() as stack:  # whichever fails to end, the others and Ray are ended too
+            if self._owns_ray:
+                self._owns_ray = False
+                stack.callback(ray.shutdown)
+            for group in reversed(owned):
+                stack.callback(group.stop)

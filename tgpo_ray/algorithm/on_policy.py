@@ -9,7 +9,7 @@ import numpy as np
 
 from tgpo_ray import building
 from tgpo_ray.algorithm.base import Algorithm, Metrics
-from tgpo_ray.env_runner_group import SampledGroup
+from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.metrics import rollout_metrics
 
@@ -61,15 +61,17 @@ class OnPolicyAlgorithm(Algorithm):
     def training_step(self) -> Metrics:
         """Sample, score, update and sync; each group flows on as soon as it is there, strictly on-policy."""
         groups = self.annotate(self.sample())
-        updates = [
-            self.learners.step(self.denominator(batch), self.learning_rate(i))
-            for i, batch in enumerate(self.accumulated(groups))
-        ]
+        updates = [self.update(batch, number) for number, batch in enumerate(self.accumulated(groups))]
         with self.timer("sync"):
             self.weights.sync()
         infos = [group.infos for group in self.sampled]
         metrics = rollout_metrics(infos, weights_version=self.weights.version - 1)
         return self.check_metrics(metrics | _mean(updates) | {"optimizer/lr": self.learning_rate(0)})
+
+    def update(self, groups: Sequence[SampledGroup], number: int) -> Metrics:
+        """One optimizer step on groups that were handed over; `number` counts the iteration's updates from 0."""
+        with self.timer("update"):
+            return self.learners.step(self.denominator(groups), self.learning_rate(number))
 
     def sample(self) -> Iterator[SampledGroup]:
         """The iteration's groups, as they finish."""
@@ -85,22 +87,21 @@ class OnPolicyAlgorithm(Algorithm):
         With one update an iteration, the learners work on what has arrived while the rest is being written. With
         several, who is in which update must not depend on who finished first: groups wait for each other.
         """
+        streams = self.config.training.updates_per_iteration == 1 and not self.loss_needs_batch
         with self.timer("sample"):
-            if self.config.training.updates_per_iteration == 1 and not self.loss_needs_batch:
-                self.sampled = self._stream(groups)
-                batches = [self.sampled]
-            else:
-                self.sampled = sorted(groups, key=lambda group: group.ordinal)
-                batches = self._split(self.sampled)
+            self.sampled = self._stream(groups) if streams else sorted(groups, key=lambda group: group.ordinal)
         self._check_collapse()
-        if len(batches) == 1 and not self.loss_needs_batch:
+        if streams:
             yield self.sampled
             return
-        if self.config.training.old_logprobs == "learner":  # the first update's ratio is one: no pass for it
-            self.learners.remember_logprobs([group for batch in batches[1:] for group in batch])
+        batches = self._split(self.sampled)
+        if self.config.training.old_logprobs == "learner":
+            for batch in batches[1:]:  # the first update's ratio is one: no pass for it
+                self.learners.remember_logprobs(batch)  # dealt over the ranks as its update will be
         for batch in batches:
             self.learners.accumulate(batch, self.advantages(batch), self.loss(batch))
             yield batch
+        self.learners.forget_logprobs()
 
     def _stream(self, groups: Iterator[SampledGroup]) -> list[SampledGroup]:
         """Accumulate groups as they arrive, a micro-batch for each rank at a time; returns all of them."""

@@ -63,13 +63,8 @@ class VocabularyMap:
         to_policy = _by_string(teacher, policy)
         if unmapped == "first_piece" and encode_policy is not None:
             _fill_first_pieces(to_policy, teacher, encode_policy)
-        for eos in teacher_eos_ids:
-            if to_policy[eos] not in policy_eos_ids:
-                to_policy[eos] = policy_eos_ids[0]
         to_teacher = _by_string(policy, teacher)
-        if teacher_eos_ids:
-            for eos in policy_eos_ids:
-                to_teacher[eos] = to_teacher[eos] if to_teacher[eos] >= 0 else teacher_eos_ids[0]
+        _map_ends(to_policy, to_teacher, policy_eos_ids, teacher_eos_ids)
         offsets, pieces = _pieces(policy, to_teacher, encode_teacher)
         return cls(to_policy, to_teacher, offsets, pieces, _is_identity(to_policy) and _is_identity(to_teacher))
 
@@ -104,6 +99,17 @@ def _by_string(source: Vocabulary, target: Vocabulary) -> np.ndarray:
     for token, index in source.items():
         table[index] = target.get(token, -1)
     return table
+
+
+def _map_ends(
+    to_policy: np.ndarray, to_teacher: np.ndarray, policy_eos: Sequence[int], teacher_eos: Sequence[int]
+) -> None:
+    for eos in teacher_eos:
+        if to_policy[eos] not in policy_eos:
+            to_policy[eos] = policy_eos[0]
+    for eos in policy_eos:
+        if to_teacher[eos] < 0 and teacher_eos:
+            to_teacher[eos] = teacher_eos[0]
 
 
 def _fill_first_pieces(table: np.ndarray, vocabulary: Vocabulary, encode: Encode) -> None:

@@ -1,0 +1,102 @@
+"""Every environment is made and asked for its prompts on the driver, before any actor starts."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tgpo_ray.env_runner import EnvSpec
+
+if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig
+
+LOOK_S = 5.0  # an environment may take long to reset: what was not seen by then, the runner checks
+NUM_PROCEDURAL = 16
+NUM_LONGEST = 8  # prompts that are tokenized, the longest in characters
+
+
+def check_environments(config: AlgorithmConfig) -> None:
+    """Fail on a missing file, a wrong column, an unknown id, or a prompt that is too long.
+
+    Raises:
+        ConfigError: names the environment, the cause and the fix.
+    """
+    from tgpo_ray.building import all_envs
+    from tgpo_ray.config import ConfigError
+
+    keys = [f"envs.{i}" for i in range(len(config.envs))]
+    keys += [f"evaluation.envs.{i}" for i in range(len(config.evaluation.envs))]
+    specs = all_envs(config)
+    tokenizer = _tokenizer(config) if specs else None
+    problems = []
+    for key, spec in zip(keys, specs, strict=True):
+        try:
+            problems += [f"{key} ({spec.id}): {problem}" for problem in _problems(spec, tokenizer, config)]
+        except Exception as error:  # whatever a user's environment raises
+            problems.append(f"{key} ({spec.id}): {_explain(spec.id, error)}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _tokenizer(config: AlgorithmConfig) -> Any:
+    from transformers import AutoTokenizer
+
+    from tgpo_ray.config import ConfigError
+
+    source = config.model.tokenizer or config.model.path
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=config.model.trust_remote_code)
+    except Exception as error:  # transformers raises OSError, ValueError, ImportError, and what its parsers raise
+        key = "model.tokenizer" if config.model.tokenizer else "model.path"
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError([f"{key}: {source} has no tokenizer that can be loaded: {reason}"]) from error
+
+
+def _problems(spec: EnvSpec, tokenizer: Any, config: AlgorithmConfig) -> Iterator[str]:
+    """A line for the longest prompt that is too long."""
+    env = spec.make()
+    try:
+        prompts = _prompts(env, config.seed)
+    finally:
+        env.close()
+    limit = config.env_runners.max_prompt_tokens
+    prompts.sort(key=lambda found: len(str(found[2].get("messages") or found[1])), reverse=True)
+    lengths = [(encoded_length(tokenizer, text, info), index) for index, text, info in prompts[:NUM_LONGEST]]
+    longest, index = max(lengths, default=(0, 0))
+    if longest > limit:
+        yield (
+            f"problem {index} has a prompt of {longest} tokens, env_runners.max_prompt_tokens is {limit}: raise it "
+            "(the model's context permitting) or leave such problems out of the data"
+        )
+
+
+def _prompts(env: Any, seed: int) -> list[tuple[int, str, dict[str, Any]]]:
+    """(index, prompt, info) of the rows, or of some problems of a procedural environment."""
+    count = getattr(env.unwrapped, "num_problems", None)
+    found = []
+    start = time.monotonic()
+    for index in range(NUM_PROCEDURAL if count is None else count):
+        prompt, info = env.reset(seed=seed, options={"index": index})
+        found.append((index, prompt, info))
+        if time.monotonic() - start > LOOK_S:
+            break
+    return found
+
+
+def encoded_length(tokenizer: Any, prompt: str, info: dict[str, Any]) -> int:
+    """Tokens of a prompt as the runner encodes it."""
+    if info.get("messages") is not None:
+        return len(tokenizer.apply_chat_template(info["messages"], add_generation_prompt=True, return_dict=False))
+    return len(tokenizer.encode(prompt, add_special_tokens=True))
+
+
+def _explain(env_id: str, error: Exception) -> str:
+    import gymnasium
+
+    if isinstance(error, gymnasium.error.UnregisteredEnv):
+        near = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        return f"no such environment is registered{hint} An id of your own is written my_module:MyEnv-v0"
+    return f"{type(error).__name__}: {error}"
