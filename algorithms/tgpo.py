@@ -47,14 +47,17 @@ class TGPO(GRPO):
     config_class = TGPOConfig
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
-        from tgpo_ray.building import build_teachers
-
         self.schedule = self.config.guidance.build_schedule(self.num_iterations)
         self.teachers: Mapping[str, TeacherGroup] = teachers or {}
         if teachers is None and self.schedule.last_step() != 0:
-            self.teachers = build_teachers(self.config)
-            for group in self.teachers.values():
-                self._own(group)
+            self._start_teachers()
+
+    def _start_teachers(self) -> None:
+        from tgpo_ray.building import build_teachers
+
+        self.teachers = build_teachers(self.config)
+        for group in self.teachers.values():
+            self._own(group)
 
     @property
     def guidance_weight(self) -> float:
@@ -67,6 +70,10 @@ class TGPO(GRPO):
         if self.guidance_weight == 0.0:
             self._release_teachers()
             return groups
+        if not self.teachers:  # released, and then a checkpoint from before that was restored
+            self._start_teachers()
+            for group in self.teachers.values():
+                group.wait_until_ready()
         envs = self.config.envs
         return annotate(groups, lambda group: self.teachers[envs[group.task.env_index].teacher], {"argmax"})
 

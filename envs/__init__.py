@@ -40,7 +40,13 @@ __all__ = [
 
 REGISTERED = {
     "tgpo/Arithmetic-v0": "tgpo_ray.envs.arithmetic:ArithmeticEnv",
+    "tgpo/Code-v0": "tgpo_ray.envs.code_env:CodeEnv",
+    "tgpo/GuessNumber-v0": "tgpo_ray.envs.guess_number:GuessNumberEnv",
     "tgpo/Math-v0": "tgpo_ray.envs.math_env:MathEnv",
+    "tgpo/MathTool-v0": "tgpo_ray.envs.math_tool:MathToolEnv",
+    "tgpo/MultipleChoice-v0": "tgpo_ray.envs.multiple_choice:MultipleChoiceEnv",
+    "tgpo/ReasoningGym-v0": "tgpo_ray.envs.reasoning_gym_env:ReasoningGymEnv",
+    "tgpo/RewardFunction-v0": "tgpo_ray.envs.reward_function:RewardFunctionEnv",
 }
 """Entry point by id."""
 

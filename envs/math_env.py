@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .base import Problem, SingleTurnEnv
-from .prompts import THINK_CLOSE, THINK_OPEN, PromptTemplate
+from .prompts import THINK_CLOSE, PromptTemplate, after_thought, empty_thought
 from .rows import checked_columns, read_rows, require_columns
 from .verdict import UNPARSABLE, Verdict
 from .verifiers import DEFAULT_DEADLINE_S, shared_pool
@@ -70,7 +70,7 @@ class MathEnv(SingleTurnEnv):
 
     def gold_response(self, index: int) -> str:
         r"""The gold answer in `\boxed{}`, after a closed thought where the format gate wants one."""
-        thought = f"{'' if self.template.opens_thought else THINK_OPEN}\n{THINK_CLOSE}\n\n" if self.format_gate else ""
+        thought = empty_thought(opened=self.template.opens_thought) if self.format_gate else ""
         return f"{thought}The final answer is \\boxed{{{self._rows[index][1]}}}."
 
     def verify(self, problem: Problem, response: str) -> Verdict:
@@ -80,7 +80,7 @@ class MathEnv(SingleTurnEnv):
         occur, and the text between the first `</think>` and the next is read. Boxes less than 70 characters apart are
         one answer of several values to math-verify; else the last box counts, and without any the last formula.
         """
-        text = self._solution(response)
+        text = after_thought(response, opened=self.template.opens_thought) if self.format_gate else response
         if text is None:
             parts = {"accuracy": 0.0, "format": 0.0}
             return Verdict(0.0, UNPARSABLE, detail=f"no closed <think> ... {THINK_CLOSE} section", parts=parts)
@@ -88,14 +88,6 @@ class MathEnv(SingleTurnEnv):
         verdict = pool.verify(MATH_ANSWER, problem.answer, text, deadline_s=self.deadline_s)
         parts = {"accuracy": verdict.score, "format": 1.0} if self.format_gate else {"accuracy": verdict.score}
         return replace(verdict, parts=parts)
-
-    def _solution(self, response: str) -> str | None:
-        if not self.format_gate:
-            return response
-        full = (THINK_OPEN if self.template.opens_thought else "") + response
-        if THINK_OPEN.strip() not in full or THINK_CLOSE not in full:
-            return None
-        return full.split(THINK_CLOSE)[1]
 
 
 def _gold(answer: str) -> str:

@@ -71,3 +71,21 @@ class PromptTemplate:
     def _paragraph(self, default: str = "") -> str:
         system = default if self.system_prompt is None else self.system_prompt
         return f"{system}\n\n" if system else ""
+
+
+def after_thought(response: str, *, opened: bool) -> str | None:
+    """What the format gate reads: the text between the first `</think>` and the next; None without a closed thought.
+
+    Args:
+        response: what the policy wrote.
+        opened: the prompt ends in `<think>`, which counts as if the response began with it.
+    """
+    full = (THINK_OPEN if opened else "") + response
+    if THINK_OPEN.strip() not in full or THINK_CLOSE not in full:
+        return None
+    return full.split(THINK_CLOSE)[1]
+
+
+def empty_thought(*, opened: bool) -> str:
+    """What a response without thoughts begins with to pass the gate."""
+    return f"{'' if opened else THINK_OPEN}\n{THINK_CLOSE}\n\n"

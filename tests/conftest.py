@@ -112,11 +112,6 @@ def teachers(ray_cluster: Any, make_config: Callable[..., Any]) -> Iterator[dict
     groups["default"].stop()
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # Ray Train imports Ray Data, whose own defaults use what it deprecates
-    config.addinivalue_line("filterwarnings", "ignore:`use_polars` is deprecated:DeprecationWarning")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.engine import EngineSpec, Sampling
-from tgpo_ray.env_runner import BUILT_IN_ENVS, EnvRunnerSpec, EnvSpec
+from tgpo_ray.env_registry import located
+from tgpo_ray.env_runner import EnvRunnerSpec, EnvSpec
 from tgpo_ray.env_runner_group import EnvRunnerGroup
 from tgpo_ray.learner import LearnerSpec
 from tgpo_ray.learner_engines import EngineOptions
@@ -52,9 +53,8 @@ def _parameters(env_id: str) -> Collection[str]:
     import gymnasium
     from gymnasium.envs.registration import load_env_creator
 
-    module, _, name = env_id.rpartition(":")
-    module = BUILT_IN_ENVS if env_id.startswith("tgpo/") else module
     try:
+        module, _, name = located(env_id).rpartition(":")
         if module:
             importlib.import_module(module)
         creator = gymnasium.spec(name).entry_point

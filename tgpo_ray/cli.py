@@ -1,4 +1,4 @@
-"""`tgpo-ray`: train, plan, schema, evaluate, export, report, make-models."""
+"""`tgpo-ray`: train, plan, schema, evaluate, export, report, make-models, env."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tgpo_ray.env_cli import add_env_command
 from tgpo_ray.train import EXIT_USAGE, add_train_arguments, quiet_other_packages, report_failure, train
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("--data", required=True, help="jsonl whose `problem` column the tokenizers are trained on")
     models.add_argument("--to", default="models", help="folder to write policy/ and teacher/ into")
     models.add_argument("--seed", type=int, default=0)
+    add_env_command(commands)
     return parser
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tgpo_ray.engine import Completion, Engine, EngineSpec, Sampling, completions
+from tgpo_ray.env_registry import make_env
 from tgpo_ray.episode import EpisodeGroup, EpisodeInfo, Task
 from tgpo_ray.rollout import Rollout, RunningGroup
 
-BUILT_IN_ENVS = "tgpo_ray.envs"
 EOS_DECODE_OPTIONS = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
 
@@ -25,11 +25,7 @@ class EnvSpec:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
     def make(self) -> Any:
-        import gymnasium
-
-        # the package's own environments are named like anybody's: by the module whose import registers them
-        name = f"{BUILT_IN_ENVS}:{self.id}" if self.id.startswith("tgpo/") else self.id
-        return gymnasium.make(name, disable_env_checker=True, **self.kwargs)
+        return make_env(self.id, self.kwargs)
 
 
 @dataclass(frozen=True)

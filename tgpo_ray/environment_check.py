@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.env_runner import EnvSpec
@@ -50,8 +51,9 @@ def _tokenizer(config: AlgorithmConfig) -> Any:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=config.model.trust_remote_code)
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, and what its parsers raise
         key = "model.tokenizer" if config.model.tokenizer else "model.path"
+        where = "" if Path(source).expanduser().is_dir() else f" (no such folder in {Path.cwd()}, so a Hugging Face id)"
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError([f"{key}: {source} has no tokenizer that can be loaded: {reason}"]) from error
+        raise ConfigError([f"{key}: {source}{where} has no tokenizer that can be loaded: {reason}"]) from error
 
 
 def _problems(spec: EnvSpec, tokenizer: Any, config: AlgorithmConfig) -> Iterator[str]:

@@ -6,8 +6,8 @@ The driver sees `EpisodeInfo` alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -116,6 +116,12 @@ class SampledGroup:
     infos: tuple[EpisodeInfo, ...]
     ref: Any  # ObjectRef of an EpisodeGroup
     guidance: dict[str, Any] = field(default_factory=dict)  # scorer -> ObjectRef of a list of Guidance, one an episode
+    members: tuple[int, ...] | None = None  # which episodes behind `ref` the infos are of; None: all of them
+
+    def keeping(self, places: Sequence[int]) -> SampledGroup:
+        """The group without its other episodes: neither advantages nor learners see them."""
+        members = range(len(self.infos)) if self.members is None else self.members
+        return replace(self, infos=tuple(self.infos[i] for i in places), members=tuple(members[i] for i in places))
 
     @property
     def rewards(self) -> list[float]:

@@ -74,9 +74,10 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config, unknown = AutoConfig.from_pretrained(
+    loaded: Any = AutoConfig.from_pretrained(
         spec.model, trust_remote_code=spec.trust_remote_code, return_unused_kwargs=True, **spec.hf_overrides
     )
+    config, unknown = loaded
     for name in spec.hf_overrides.keys() & unknown.keys():
         hint = "; the RoPE base is rope_parameters: {rope_type: default, rope_theta: ...}" if "rope" in name else ""
         raise ValueError(

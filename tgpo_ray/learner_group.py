@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,11 +114,15 @@ class LearnerGroup:
     def _plan(self, groups: Sequence[SampledGroup], advantages: Sequence[np.ndarray]) -> list[list[MicroBatch]]:
         pieces = [
             Piece(
-                group.ordinal, group.ref, group.guidance, np.asarray(values, np.float32), tuple(range(len(group.infos)))
+                group.ordinal,
+                group.ref,
+                group.guidance,
+                np.asarray(_by_place(group, values), np.float32),
+                tuple(range(len(group.infos))) if group.members is None else group.members,
             )
             for group, values in zip(groups, advantages, strict=True)
         ]
-        lengths = {group.ordinal: [info.num_tokens for info in group.infos] for group in groups}
+        lengths = {group.ordinal: _by_place(group, [info.num_tokens for info in group.infos]) for group in groups}
         return plan_micro_batches(pieces, lengths, self.placement.num_learners, self.token_budget)
 
     def _collect_sums(self, replies: list[Sums]) -> None:
@@ -219,6 +223,14 @@ def _trainer(mailbox: Any, spec: LearnerSpec, placement: Placement) -> Any:
             checkpoint_config=CheckpointConfig(num_to_keep=placement.keep_checkpoints),
         ),
     )
+
+
+def _by_place(group: SampledGroup, values: Iterable[Any]) -> list[Any]:
+    """`values`, one for each of the infos, in the places of their episodes; 0 where an episode was left out."""
+    if group.members is None:
+        return list(values)
+    placed = dict(zip(group.members, values, strict=True))
+    return [placed.get(place, 0) for place in range(max(placed) + 1)]
 
 
 def _reduced(sums: Sequence[Sums]) -> dict[str, float]:

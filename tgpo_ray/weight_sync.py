@@ -20,6 +20,6 @@ class WeightSync:
         `weights_version` names one set of weights only.
         """
         refs = self._learners.weight_buckets()
-        self.version = max(self.version + 1, version or 0)
+        self.version = max(self.version + 1, self._runners.weights_version + 1, version or 0)
         self._runners.sync_weights(self.version, refs)
         return self.version

@@ -8,8 +8,8 @@ Nothing is downloaded. The task is three-digit times one-digit multiplication, w
 once (short, mostly wrong for a model this small) or digit by digit (long, right). The base policy knows both and has
 the habit of the first; the teacher mostly works the second way. Models are cached in .cache/demo, runs go to runs/demo.
 
-With no long answer left in its habit, a group of rollouts hardly ever holds one that reward could prefer: the setting in
-which guidance has most to add. `--habit` is the share of long answers in the traces that teach the habit.
+With no long answer left in its habit, a group of rollouts hardly ever holds one that reward could prefer: the setting
+in which guidance has most to add. `--habit` is the share of long answers in the traces that teach the habit.
 """
 
 from __future__ import annotations

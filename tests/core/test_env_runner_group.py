@@ -206,9 +206,10 @@ def test_a_policy_that_writes_nothing_but_its_end_is_sampled(runners: EnvRunnerG
 def test_the_group_outlives_a_runner_until_its_restarts_are_used_up(runners: EnvRunnerGroup):
     version = runners.weights_version
     work = tasks(160)
+    victim = process_of(runners._runners[0])
     stream = runners.sample(work, 4, SAMPLING, 0)
     groups = [next(stream)]
-    os.kill(process_of(runners._runners[0]) if not groups else runner_pids(runners)[0], signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
     groups += list(stream)
     assert runners.num_restarts == 1
     assert sorted(sampled.ordinal for sampled in groups) == list(range(160))
@@ -216,19 +217,12 @@ def test_the_group_outlives_a_runner_until_its_restarts_are_used_up(runners: Env
     assert sum(len(episodes) for episodes in fetch(groups)) == 640  # what the dead runner had finished is there too
     assert len(sample(runners, tasks(4))) == 4
 
+    victim = process_of(runners._runners[0])
     stream = runners.sample(work, 4, SAMPLING, 0)
     next(stream)
-    os.kill(runner_pids(runners)[0], signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
     with pytest.raises(RuntimeError, match="max_env_runner_restarts is used up"):
         list(stream)
-
-
-def runner_pids(runners: EnvRunnerGroup) -> list[int]:
-    """From Ray's own records: a runner that samples answers no call."""
-    from ray.util.state import list_actors
-
-    pids = {actor.actor_id: actor.pid for actor in list_actors(filters=[("state", "=", "ALIVE")])}
-    return [pids[runner._actor_id.hex()] for runner in runners._runners]
 
 
 def test_a_model_that_vllm_cannot_load_is_named_with_the_cause(ray_cluster: Any, tmp_path: Path, tiny_models: Any):

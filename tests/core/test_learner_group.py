@@ -1,77 +1,33 @@
-"""Real Ray Train runs: ranks and engines agree with one process, checkpoints continue, deaths are survived."""
+"""Real Ray Train runs: ranks and engines agree with one process, and a checkpoint continues what it left."""
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import signal
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
 import pytest
-import ray
 
-from tgpo_ray.algorithms.token_losses import PolicyLoss
-from tgpo_ray.batch import Piece, plan_micro_batches
-from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, SampledGroup, Task
-from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.learner import Learner, LearnerSpec
-from tgpo_ray.learner_engines import EngineOptions
-from tgpo_ray.learner_group import LearnerError, LearnerGroup, LearnersRestartedError, Placement
-from tgpo_ray.weight_buckets import read_buckets
-
-LOSS = PolicyLoss(entropy_weight=0.01)
-LR = 1e-3
-TOKEN_BUDGET = 40  # two or three sequences a micro-batch
-SIZES = (4, 4, 3)  # 11 episodes: two ranks cannot have as many each
-ADVANTAGES = [np.asarray([1.0, -1.0, 0.5, -0.5][:size], np.float32) for size in SIZES]
-
-Weights = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class FailingLoss(TokenLoss):
-    def __call__(self, logprobs: Any, entropy: Any, rows: Any) -> Any:
-        raise ArithmeticError("this loss always fails")
-
-
-@dataclass(frozen=True)
-class HangingLoss(TokenLoss):
-    def __call__(self, logprobs: Any, entropy: Any, rows: Any) -> Any:
-        time.sleep(10_000)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One learner group: engine, ranks, precision."""
-
-    engine: str
-    num_ranks: int
-    zero_stage: int = 0
-    dtype: str = "float32"
-    offload: str = "none"
-
-    def __str__(self) -> str:
-        stage = f"-zero{self.zero_stage}" if self.engine == "deepspeed" else ""
-        offload = "-offload" if self.offload != "none" else ""
-        return f"{self.engine}{stage}-{self.dtype}{offload}-{self.num_ranks}-ranks"
-
-    def spec(self, model: str) -> LearnerSpec:
-        options: Any = EngineOptions(
-            engine=self.engine,  # pyright: ignore[reportArgumentType]
-            dtype=self.dtype,  # pyright: ignore[reportArgumentType]
-            zero_stage=self.zero_stage,
-            offload=self.offload,  # pyright: ignore[reportArgumentType]
-            lr=LR,
-        )
-        return LearnerSpec(model, model, options, temperature=0.8, threads=1)
-
+from tests.core.learner_groups import (
+    ADVANTAGES,
+    LOSS,
+    LR,
+    TOKEN_BUDGET,
+    Setting,
+    Weights,
+    gap,
+    num_tokens,
+    pieces_of,
+    sampled_groups,
+    start,
+    update,
+    weights,
+)
+from tgpo_ray.batch import plan_micro_batches
+from tgpo_ray.env_runner_group import SampledGroup
+from tgpo_ray.learner import Learner
+from tgpo_ray.learner_group import LearnerError, LearnerGroup
 
 EXACT = [
     Setting("torch", 2),
@@ -84,58 +40,9 @@ EXACT = [
 ]
 
 
-def episode(rng: np.random.Generator, length: int) -> Episode:
-    ids = [rng.integers(2, 20, size).astype(np.int32) for size in (5, length)]
-    return Episode(*ids, np.full(length, ORIGIN_POLICY, np.uint8), 1.0, "correct", "stop", "x", 0, 0, 1)
-
-
 @pytest.fixture(scope="module")
 def groups(ray_cluster: Any) -> list[SampledGroup]:
-    rng = np.random.default_rng(0)
-    found = []
-    for ordinal, size in enumerate(SIZES):
-        group = EpisodeGroup(tuple(episode(rng, int(rng.integers(3, 12))) for _ in range(size)))
-        infos = tuple(one.info() for one in group.episodes)
-        found.append(SampledGroup(ordinal, Task(0, 0, 0, ordinal), infos, ray.put(group)))
-    return found
-
-
-@pytest.fixture(scope="module")
-def start(ray_cluster: Any, tiny_models: dict[str, str], tmp_path_factory: Any) -> Callable[..., LearnerGroup]:
-    def start(setting: Setting, **changes: Any) -> LearnerGroup:
-        placement = Placement(
-            setting.num_ranks, 0.25, storage_path=str(tmp_path_factory.mktemp("storage")), name="learners", **changes
-        )
-        return LearnerGroup(setting.spec(tiny_models["policy"]), placement, TOKEN_BUDGET)
-
-    return start
-
-
-def num_tokens(groups: list[SampledGroup]) -> float:
-    return float(sum(group.num_policy_tokens for group in groups))
-
-
-def pieces_of(groups: list[SampledGroup]) -> list[Piece]:
-    return [
-        Piece(group.ordinal, group.ref, {}, values, tuple(range(len(values))))
-        for group, values in zip(groups, ADVANTAGES, strict=True)
-    ]
-
-
-def update(learners: LearnerGroup, groups: list[SampledGroup]) -> dict[str, float]:
-    """One update in two accumulations."""
-    learners.accumulate(groups[:2], ADVANTAGES[:2], LOSS)
-    learners.accumulate(groups[2:], ADVANTAGES[2:], LOSS)
-    return learners.step(num_tokens(groups), LR)
-
-
-def weights(learners: LearnerGroup) -> Weights:
-    return {name: weight.float().numpy().copy() for name, weight in read_buckets(learners.weight_buckets())}
-
-
-def gap(left: Weights, right: Weights) -> float:
-    assert left.keys() == right.keys()
-    return max(float(np.abs(left[name] - right[name]).max()) for name in left)
+    return sampled_groups()
 
 
 @pytest.fixture(scope="module")
@@ -159,8 +66,8 @@ def setting(request: pytest.FixtureRequest) -> Setting:
 
 
 @pytest.fixture(scope="module")
-def learners(setting: Setting, start: Callable[..., LearnerGroup]) -> Iterator[LearnerGroup]:
-    group = start(setting)
+def learners(setting: Setting, ray_cluster: Any, tiny_models: Any, tmp_path_factory: Any) -> Iterator[LearnerGroup]:
+    group = start(setting, tiny_models["policy"], tmp_path_factory.mktemp("storage"))
     yield group
     group.stop()
 
@@ -184,6 +91,17 @@ def test_weights_are_published_under_their_hugging_face_names_tied_ones_once(lea
 
     model = AutoModelForCausalLM.from_pretrained(tiny_models["policy"])
     assert list(weights(learners)) == [name for name, _ in model.named_parameters()]
+
+
+def test_remembered_logprobs_are_where_their_episodes_are_trained(learners, groups):
+    learners.remember_logprobs(groups)
+    deviations = []
+    for _ in range(2):
+        learners.accumulate(groups, ADVANTAGES, LOSS)
+        deviations.append(learners.step(num_tokens(groups), LR)["policy/ratio_deviation"])
+    assert deviations[0] < 1e-5 < 1e-3 < deviations[1]
+    learners.forget_logprobs()
+    assert "policy/ratio_deviation" not in update(learners, groups)
 
 
 def test_load_continues_from_save(learners, groups, setting):
@@ -241,8 +159,8 @@ def test_export_loads_in_transformers_with_equal_weights_and_tokenizer(learners,
     ],
     ids=str,
 )
-def test_other_precisions_and_offload_follow_the_exact_update(variant, start, groups, reference):
-    learners = start(variant)
+def test_other_precisions_and_offload_follow_the_exact_update(variant, groups, reference, tiny_models, tmp_path):
+    learners = start(variant, tiny_models["policy"], tmp_path)
     try:
         norms = [update(learners, groups)["optimizer/grad_norm"] for _ in range(2)]
         found = weights(learners)
@@ -252,117 +170,3 @@ def test_other_precisions_and_offload_follow_the_exact_update(variant, start, gr
     assert norms == pytest.approx(reference[1], rel=1e-4 if exact else 3e-2)
     # bfloat16 weights of size 0.1 are 4e-4 apart, and Adam's first steps are as long as the rate whatever the gradient
     assert gap(found, reference[0]) < (1e-5 if exact else 2 * LR + 1e-2)
-
-
-# ---- several groups, failures, and what remains
-
-
-def train_processes() -> set[int]:
-    """Process ids of the actors that learner groups of this test run have made."""
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            title = " ".join(process.cmdline())
-            if any(word in title for word in ("RayTrainWorker", "TrainController", "Mailbox")):
-                found.add(process.pid)
-    return found
-
-
-def placement_groups() -> set[str]:
-    return {key for key, entry in ray.util.placement_group_table().items() if entry["state"] != "REMOVED"}
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return condition()
-
-
-@pytest.fixture(scope="module")
-def before_pair(ray_cluster: Any) -> tuple[set[int], set[str]]:
-    """Processes and placement groups of the group that earlier tests leave running."""
-    return train_processes(), placement_groups()
-
-
-@pytest.fixture(scope="module")
-def pair(before_pair: Any, start: Callable[..., LearnerGroup]) -> Iterator[tuple[LearnerGroup, LearnerGroup]]:
-    """Two groups side by side, one of two ranks."""
-    both = start(Setting("torch", 2)), start(Setting("torch", 1))
-    yield both
-    for group in both:
-        group.stop()
-
-
-def test_two_groups_live_side_by_side(pair, groups):
-    for group in pair:
-        group.wait_until_ready()
-    pids = [[pid for _, pid in group.processes()] for group in pair]
-    assert (len(pids[0]), len(pids[1])) == (2, 1) and not set(pids[0]) & set(pids[1])
-    untouched = weights(pair[1])
-    update(pair[0], groups)
-    assert gap(weights(pair[1]), untouched) == 0.0
-    assert gap(weights(pair[0]), untouched) > 1e-4
-
-
-def test_error_on_a_rank_reaches_the_driver_with_its_message(pair, groups):
-    pair[1].accumulate(groups, ADVANTAGES, FailingLoss())
-    with pytest.raises(LearnerError, match="learner rank 0, accumulate: ArithmeticError: this loss always fails"):
-        pair[1].step(num_tokens(groups), LR)
-    assert weights(pair[1])  # it still answers
-
-
-def test_nothing_to_divide_by_is_refused(pair):
-    with pytest.raises(ValueError, match="num_tokens must be > 0, got 0"):
-        pair[1].step(0.0, LR)
-
-
-def test_killed_rank_restarts_the_group_from_its_last_checkpoint(pair, groups):
-    learners, other = pair
-    learners.save("before", {})
-    kept, before = weights(learners), learners.processes()
-    update(learners, groups)
-    learners.accumulate(groups, ADVANTAGES, LOSS)
-    os.kill(before[1][1], signal.SIGKILL)
-    with pytest.raises(LearnersRestartedError, match="restarted from their last checkpoint"):
-        while True:  # the accumulation may have ended before the rank did
-            learners.step(num_tokens(groups), LR)
-            learners.accumulate(groups, ADVANTAGES, LOSS)
-    assert gap(weights(learners), kept) == 0.0
-    assert not {pid for _, pid in learners.processes()} & {pid for _, pid in before}
-    assert np.isfinite(update(learners, groups)["optimizer/grad_norm"])
-    assert weights(other)
-
-
-def test_rank_that_hangs_is_killed_by_stop_and_nothing_remains(pair, groups, before_pair):
-    hanging, other = pair
-    hanging.accumulate(groups, ADVANTAGES, HangingLoss())
-    pids = [pid for group in pair for _, pid in group.processes()]
-    assert all(psutil.pid_exists(pid) for pid in pids)
-    started = time.monotonic()
-    hanging.stop(grace_s=1.0)
-    assert not hanging._thread.is_alive()
-    other.stop()
-    assert time.monotonic() - started < 60.0
-    assert eventually(lambda: train_processes() <= before_pair[0])
-    assert eventually(lambda: placement_groups() <= before_pair[1])
-    assert not any(psutil.pid_exists(pid) for pid in pids)
-    hanging.stop()  # a second time is harmless
-
-
-def test_group_stops_while_it_is_still_starting(start):
-    before = train_processes()
-    learners = start(Setting("torch", 1))
-    learners.stop()
-    assert not learners._thread.is_alive()
-    assert eventually(lambda: train_processes() <= before)
-
-
-def test_model_that_does_not_load_is_named(ray_cluster, tmp_path):
-    spec = Setting("torch", 1).spec(str(tmp_path / "no-such-model"))
-    learners = LearnerGroup(spec, Placement(1, 0.25, storage_path=str(tmp_path), max_restarts=0), TOKEN_BUDGET)
-    try:
-        with pytest.raises(LearnerError, match="no-such-model"):
-            learners.wait_until_ready()
-    finally:
-        learners.stop()

@@ -109,6 +109,21 @@ def test_verdict_tells_of_harm_and_of_a_lost_best():
     ]
 
 
+def test_a_fall_within_chance_is_not_called_harm():
+    # se = sqrt(0.08 * 0.92 / 256) = 0.017, so two evaluations may differ by 1.96 * sqrt(2) * 0.017 = 0.047
+    assert verdict([record("GRPO", {0: 0.1, 20: 0.08}, problems=256)]) == [
+        "GRPO fell from 0.10 to 0.08 (-0.02), within chance."
+    ]
+
+
+def test_guided_runs_are_compared_with_the_others_of_their_seed():
+    runs = [
+        record(f"{name} {seed}", {0: 0.2, 20: end}, algorithm=name, seed=seed)
+        for name, seed, end in (("TGPO", 0, 0.8), ("GRPO", 0, 0.3), ("TGPO", 1, 0.7), ("GRPO", 1, 0.5))
+    ]
+    assert verdict(runs)[:2] == ["TGPO 0 ended 0.50 above GRPO 0.", "TGPO 1 ended 0.20 above GRPO 1."]
+
+
 def test_verdict_concludes_nothing_without_an_evaluation_after_training():
     for accuracies in ({}, {0: 0.3}):
         assert verdict([record("TGPO", accuracies)]) == [

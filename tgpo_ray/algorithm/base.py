@@ -66,6 +66,7 @@ class Algorithm:
             self.config: Any = config.resolved(gpus=cluster.has_gpus())
             self.config.model.path = building.local_model(self.config.model.path)
             self.run_folder = run_folder or f"{absolute(self.config.checkpointing.storage_path)}/{self.config.name}"
+            self._check_runners(env_runners)
             self.learners = self._own(building.build_learners(self.config, self.run_folder, session))
             self._build(env_runners, teachers, with_runners=with_runners)
         except BaseException:
@@ -73,6 +74,14 @@ class Algorithm:
             raise
         self._last_state = self.state_dict()
         self._last_checkpoint = ""
+
+    def _check_runners(self, env_runners: EnvRunnerGroup | None) -> None:
+        if env_runners is not None and env_runners.spec.envs != building.all_envs(self.config):
+            raise ValueError(
+                f"env_runners were built for the environments {[env.id for env in env_runners.spec.envs]}, the "
+                f"configuration has {[env.id for env in building.all_envs(self.config)]} (or other arguments of them): "
+                "build the group from this configuration"
+            )
 
     def _build(
         self,
@@ -82,12 +91,6 @@ class Algorithm:
         with_runners: bool,
     ) -> None:
         """Start everything at once, then wait: the engines' start-ups overlap."""
-        if env_runners is not None and env_runners.spec.envs != building.all_envs(self.config):
-            raise ValueError(
-                f"env_runners were built for the environments {[env.id for env in env_runners.spec.envs]}, the "
-                f"configuration has {[env.id for env in building.all_envs(self.config)]} (or other arguments of them): "
-                "build the group from this configuration"
-            )
         self.env_runners: Any = env_runners  # EnvRunnerGroup, where the algorithm or its evaluation has one
         wanted = with_runners and (self.config.needs_envs or bool(self.config.evaluation.envs))
         if env_runners is None and wanted:

@@ -9,6 +9,7 @@ import numpy as np
 
 from tgpo_ray import building
 from tgpo_ray.algorithm.base import Algorithm, Metrics
+from tgpo_ray.algorithm.verifier_failures import VerifierFailures
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.metrics import rollout_metrics
@@ -22,7 +23,7 @@ class OnPolicyAlgorithm(Algorithm):
     A subclass defines `advantages` and `loss`, and where it has a teacher `annotate`.
     """
 
-    sampled: list[SampledGroup]  # the last iteration's groups
+    sampled: list[SampledGroup]  # the last iteration's groups, as they were trained on
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.sampled = []
@@ -60,12 +61,12 @@ class OnPolicyAlgorithm(Algorithm):
 
     def training_step(self) -> Metrics:
         """Sample, score, update and sync; each group flows on as soon as it is there, strictly on-policy."""
-        groups = self.annotate(self.sample())
+        failures = VerifierFailures.of(self.config)
+        groups = self.annotate(failures.passed(self.sample()))
         updates = [self.update(batch, number) for number, batch in enumerate(self.accumulated(groups))]
         with self.timer("sync"):
             self.weights.sync()
-        infos = [group.infos for group in self.sampled]
-        metrics = rollout_metrics(infos, weights_version=self.weights.version - 1)
+        metrics = rollout_metrics(failures.infos, weights_version=self.weights.version - 1)
         return self.check_metrics(metrics | _mean(updates) | {"optimizer/lr": self.learning_rate(0)})
 
     def update(self, groups: Sequence[SampledGroup], number: int) -> Metrics:

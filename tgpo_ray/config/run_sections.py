@@ -136,6 +136,13 @@ class FaultToleranceConfig(Section):
     max_env_runner_restarts: NonNegative = Field(default=10, description="Restarts of runners in a run.")
     teacher_timeout_s: PositiveFloat = Field(default=60.0, description="Seconds for a teacher's answer to one request.")
     max_unguided_share: Share = Field(default=0.05, description="The run fails above this share without guidance.")
+    verifier_failures: Literal["score_zero", "drop_episode", "fail"] = Field(
+        default="score_zero",
+        description="Episodes whose verifier failed: score 0; are not trained on; or fail the run above a share.",
+    )
+    max_verifier_failure_share: Share = Field(
+        default=0.05, description="With verifier_failures fail: the run fails above this share of an iteration."
+    )
     sample_timeout_s: PositiveFloat = Field(default=600.0, description="Seconds in which a group must arrive.")
     start_timeout_s: PositiveFloat = Field(default=600.0, description="Seconds in which actors must be ready.")
 

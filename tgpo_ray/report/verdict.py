@@ -33,6 +33,9 @@ class Summary:
         return None if self.start is None or self.end is None else self.end - self.start
 
 
+Measured = tuple[RunRecord, Summary]
+
+
 def summarize(run: RunRecord) -> Summary:
     """The headline figures, from the run's rows alone."""
     iterations, accuracy = run.series(ACCURACY)
@@ -55,7 +58,7 @@ def summarize(run: RunRecord) -> Summary:
 
 
 def verdict(runs: Sequence[RunRecord]) -> list[str]:
-    """Sentences about held-out accuracy: each run against its start, then the guided run against each other run.
+    """Sentences about held-out accuracy: guided runs against others of their seed, then each run against its start.
 
     Two ends count as different when their gap exceeds 1.96 sqrt(se_1^2 + se_2^2), the 95 % range of a gap between two
     independent samples of problems. Runs are mostly tested on the same problems, which makes this bound a careful one.
@@ -66,14 +69,24 @@ def verdict(runs: Sequence[RunRecord]) -> list[str]:
     if missing:
         sentences.append(f"{_and(missing)} recorded no held-out accuracy after training: nothing is concluded.")
     compared = [(run, summary) for run, summary in measured if summary.end is not None]
-    if len(compared) > 1:
-        subject = next((pair for pair in compared if pair[0].is_guided), compared[0])
-        rivals = [pair for pair in compared if pair is not subject]
-        sentences = [_against(subject, rival) for rival in rivals] + sentences
+    sentences = [_against(subject, rival) for subject, rival in _pairs(compared)] + sentences
     return sentences + _caveats([summary for _, summary in compared])
 
 
-def _against(subject: tuple[RunRecord, Summary], rival: tuple[RunRecord, Summary]) -> str:
+def _pairs(runs: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
+    """Who is compared with whom: each guided run with the others of its seed (with all others where none has it)."""
+    guided = [pair for pair in runs if pair[0].is_guided]
+    others = [pair for pair in runs if not pair[0].is_guided]
+    if not guided or not others:
+        return [(runs[0], rival) for rival in runs[1:]]
+    pairs = []
+    for subject in guided:
+        same_seed = [rival for rival in others if rival[0].config.get("seed") == subject[0].config.get("seed")]
+        pairs += [(subject, rival) for rival in same_seed or others]
+    return pairs
+
+
+def _against(subject: Measured, rival: Measured) -> str:
     (run, ours), (other, theirs) = subject, rival
     assert ours.end is not None and theirs.end is not None
     gap = ours.end - theirs.end
@@ -100,10 +113,16 @@ def _against_start(summary: Summary) -> str:
         return f"{summary.label} ended at {summary.end:.2f}; its base was not evaluated, so its gain is unknown."
     figures = f"{summary.start:.2f} to {summary.end:.2f} ({summary.change:+.2f})"
     if summary.change <= -SAME:
-        return f"{summary.label} fell from {figures}: this training did harm."
+        doubt = ": this training did harm" if -summary.change > _start_noise(summary) else ", within chance"
+        return f"{summary.label} fell from {figures}{doubt}."
     if summary.change < SAME:
         return f"{summary.label} stayed level, {figures}."
     return f"{summary.label} rose from {figures}" + _after_best(summary)
+
+
+def _start_noise(summary: Summary) -> float:
+    """How far two evaluations of this many problems may differ by chance (95 %); 0 where their number is unknown."""
+    return 1.96 * 2**0.5 * (summary.standard_error or 0.0)
 
 
 def _after_best(summary: Summary) -> str:

@@ -1,0 +1,87 @@
+"""Unit tests of a coding problem, in the shapes that data sets write them, and the code of a response."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+FENCE = "```"
+LANGUAGES = ("python", "py", "python3")
+
+Test = dict[str, Any]
+
+
+def last_python_block(response: str) -> str | None:
+    """The code of the last closed fenced block that is marked as Python, or None."""
+    code: str | None = None
+    lines = response.splitlines()
+    begin: int | None = None
+    for number, line in enumerate(lines):
+        mark = line.strip()
+        if not mark.startswith(FENCE):
+            continue
+        if mark[len(FENCE) :].strip().lower() in LANGUAGES:
+            begin = number + 1
+        elif mark == FENCE and begin is not None:
+            code, begin = "\n".join(lines[begin:number]) + "\n", None
+    return code
+
+
+def read_tests(value: Any) -> list[Test]:
+    """The tests of one row, as the sandbox takes them.
+
+        "def check(candidate): ..."              one test: HumanEval's, or any Python that raises on failure
+        ["assert f(1) == 2", ...]                one test each, MBPP's
+        [{"input": [1], "output": 2}, ...]       positional arguments; a mapping gives keyword arguments
+        [[[1], 2], ...]                          the same as pairs
+
+    A text that is a JSON list is read as one.
+
+    Raises:
+        ValueError: for anything else, no test at all, and tests that are no Python.
+    """
+    tests = [_test(item) for item in _listed(value)]
+    if not tests:
+        raise ValueError("it has no tests: every response would pass")
+    for test in tests:
+        if "code" in test:
+            checked_python(test["code"])
+    return tests
+
+
+def checked_python(code: str) -> str:
+    """`code`; ValueError where it does not compile."""
+    try:
+        compile(code, "<test>", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as failure:
+        raise ValueError(f"its test is no Python: {failure}: {code[:80]!r}") from failure
+    return code
+
+
+def _listed(value: Any) -> Sequence[Any]:
+    if not isinstance(value, str):
+        return list(value) if isinstance(value, Sequence) else [value]
+    try:
+        listed = json.loads(value)
+    except ValueError:
+        listed = None
+    return listed if isinstance(listed, list) else [value]
+
+
+def _test(item: Any) -> Test:
+    if isinstance(item, str):
+        return {"code": item}
+    if isinstance(item, Mapping) and {"input", "output"} <= set(item):
+        given, expected = item["input"], item["output"]
+    elif isinstance(item, Sequence) and len(item) == 2:
+        given, expected = item
+    else:
+        raise ValueError(
+            f"a test must be Python code, an {{'input', 'output'}} mapping or an (input, output) pair, got {item!r:.80}"
+        )
+    if isinstance(given, Mapping):
+        return {"args": [], "kwargs": dict(given), "expected": expected}
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        return {"args": list(given), "kwargs": {}, "expected": expected}
+    raise ValueError(f"the input of a test must be a list or a mapping of arguments, got {given!r:.80}")

@@ -1,0 +1,118 @@
+"""The process of the candidate: runs its source, then answers calls. It never holds a test or an expected value."""
+
+from __future__ import annotations
+
+import builtins
+import fcntl
+import operator
+import os
+import resource
+import sys
+from types import ModuleType
+from typing import Any, NoReturn
+
+from . import landlock, seccomp, syscalls, wire
+
+OPEN_FILES, FILE_BYTES, PROCESSES = 64, 16 << 20, 16
+READ_FD, WRITE_FD = 3, 4
+
+OPERATIONS = {
+    "call": lambda target, *args, **kwargs: target(*args, **kwargs),
+    "getattr": getattr,
+    "getitem": operator.getitem,
+    "iter": iter,
+    "next": next,
+    "len": len,
+    "str": str,
+}
+
+
+def main(inbox: int, outbox: int, settings: dict[str, Any]) -> NoReturn:
+    """A forked child's life: nothing of its parent stays open but two pipes, and no right but to compute."""
+    try:
+        inbox, outbox = (fcntl.fcntl(pipe, fcntl.F_DUPFD, WRITE_FD + 1) for pipe in (inbox, outbox))
+        for source, target in ((1, 0), (inbox, READ_FD), (outbox, WRITE_FD)):  # 1 is /dev/null, 0 was the verdict's
+            os.dup2(source, target)
+        os.closerange(WRITE_FD + 1, os.sysconf("SC_OPEN_MAX"))
+        confine(settings)
+        wire.send(WRITE_FD, {"ready": True})
+    except BaseException as failure:
+        wire.send(WRITE_FD, {"failure": f"{type(failure).__name__}: {failure}"})
+        os._exit(1)
+    try:
+        serve(wire.receive(READ_FD))
+    finally:
+        os._exit(0)
+
+
+def confine(settings: dict[str, Any]) -> None:
+    """Limits, then no capability, then the walls of the mechanism; the seccomp filter last, as it forbids the rest."""
+    mechanism = settings["mechanism"]
+    limits = {
+        resource.RLIMIT_AS: settings["memory_bytes"],
+        resource.RLIMIT_CPU: int(settings["deadline_s"]) + 2,  # the supervisor's clock comes first
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+        resource.RLIMIT_FSIZE: FILE_BYTES,
+        resource.RLIMIT_CORE: 0,
+    }
+    if mechanism.startswith("namespaces"):  # counted for this user namespace alone; elsewhere for the whole user
+        limits[resource.RLIMIT_NPROC] = PROCESSES
+    for kind, value in limits.items():
+        resource.setrlimit(kind, (value, value))
+    syscalls.prctl("PR_SET_PDEATHSIG", syscalls.PR_SET_PDEATHSIG, 9)
+    if mechanism != "unsafe":
+        syscalls.drop_capabilities()
+    if mechanism.startswith("landlock"):
+        landlock.restrict(settings["readable"])
+    if mechanism.endswith("seccomp"):
+        seccomp.install(threads=mechanism.startswith("namespaces"))
+
+
+def serve(job: dict[str, Any]) -> None:
+    """Runs `job["source"]` as a module and answers operations on what it defines, until the pipe closes."""
+    module = ModuleType("candidate")
+    sys.modules[module.__name__] = module  # dataclasses look up their module there
+    kept: list[Any] = []
+
+    def keep(value: Any) -> int:
+        kept.append(value)
+        return len(kept) - 1
+
+    try:
+        code = compile(job["source"], "<response>", "exec", dont_inherit=True)
+    except BaseException as failure:
+        return wire.send(WRITE_FD, {"not_python": f"{type(failure).__name__}: {failure}"})
+    try:
+        exec(code, module.__dict__)
+        if job["entry_point"] not in module.__dict__:
+            raise NameError(f"it does not define {job['entry_point']!r}")
+        keep(module.__dict__[job["entry_point"]])  # handle 0
+    except BaseException as failure:
+        return wire.send(WRITE_FD, raised(failure))
+    wire.send(WRITE_FD, {"value": None})
+    while True:
+        wire.send(WRITE_FD, answer(wire.receive(READ_FD), kept, keep))
+
+
+def answer(request: dict[str, Any], kept: list[Any], keep: Any) -> dict[str, Any]:
+    """The value of one operation, and what has become of its mutable arguments."""
+    try:
+        args = wire.unpack(request["args"], kept.__getitem__)
+        kwargs = wire.unpack(request["kwargs"], kept.__getitem__)
+        value = OPERATIONS[request["do"]](*args, **kwargs)
+        reply = {"value": wire.pack(value, keep)}
+        if request["do"] == "call":
+            reply["args"] = [wire.pack(a, keep) if isinstance(a, list | dict | set | bytearray) else None for a in args]
+        return reply
+    except BaseException as failure:  # sys.exit too: a candidate does not decide when its tests end
+        return raised(failure)
+
+
+def raised(failure: BaseException) -> dict[str, Any]:
+    """The built-in classes of an exception, nearest first, and its text."""
+    names = [base.__name__ for base in type(failure).__mro__ if getattr(builtins, base.__name__, None) is base]
+    try:
+        text = str(failure)[:500]
+    except BaseException:
+        text = ""
+    return {"raised": names, "text": text, "shown": type(failure).__name__}

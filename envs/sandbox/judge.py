@@ -1,0 +1,229 @@
+"""The process of the tests. It starts the candidate's process before it reads a test, and talks to it over two pipes.
+
+Whatever the candidate does to its own interpreter (built-ins, `sys.exit`, frames, memory) happens in another process
+than the asserts; all that it can do here is to answer a call.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import os
+import signal
+from typing import Any
+
+from . import candidate, wire
+
+MAX_DETAIL = 300
+ENTRY = 0  # handle of the entry point
+
+
+class CandidateGoneError(BaseException):
+    """The candidate's process ended or talks nonsense. No `except Exception` of a test may take it for an answer."""
+
+
+class BadTestError(BaseException):
+    """A test that cannot be run here, whatever the candidate does."""
+
+
+class Remote:
+    """Stands for a thing of the candidate's that is no plain data. It is called, read and iterated, never compared."""
+
+    def __init__(self, link: Link, number: int) -> None:
+        self._link, self._number = link, number
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._link.ask("call", self, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._link.ask("getattr", self, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._link.ask("getitem", self, key)
+
+    def __iter__(self) -> Any:
+        return self._link.ask("iter", self)
+
+    def __next__(self) -> Any:
+        return self._link.ask("next", self)
+
+    def __len__(self) -> int:
+        return self._link.ask("len", self)
+
+    def __str__(self) -> str:
+        return self._link.ask("str", self)
+
+    def __eq__(self, other: object) -> bool:  # the candidate's own `__eq__` would call anything equal
+        raise TypeError("an object of the candidate's is not compared: compare plain data that it gives")
+
+    def __bool__(self) -> bool:
+        raise TypeError("an object of the candidate's is neither true nor false here: compare plain data that it gives")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Link:
+    """The candidate's process and the pipes to it."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        their_inbox, self._outbox = os.pipe()
+        self._inbox, their_outbox = os.pipe()
+        self._limit = settings["output_bytes"]
+        self.gone = ""  # why, once the candidate's process has ended
+        self._pid = os.fork()
+        if self._pid == 0:
+            candidate.main(their_inbox, their_outbox, settings)
+        os.close(their_inbox)
+        os.close(their_outbox)
+        self._pidfd = os.pidfd_open(self._pid)
+        reply = wire.receive(self._inbox)  # still our own code
+        if "ready" not in reply:
+            raise OSError(reply["failure"])
+
+    def exchange(self, message: Any) -> dict[str, Any]:
+        """The candidate's reply.
+
+        Raises:
+            CandidateGoneError: when it has none.
+        """
+        if not self.gone:
+            try:
+                wire.send(self._outbox, message)
+                reply = wire.receive(self._inbox, limit=self._limit, writer=self._pidfd)
+                if isinstance(reply, dict):
+                    return reply
+                self.gone = "the candidate's process sent no reply"
+            except (EOFError, BrokenPipeError):
+                self.gone = f"the candidate's process {self._ending()}"
+            except (ValueError, RecursionError, MemoryError) as failure:
+                self.gone = f"the candidate's process sent {failure}"
+        raise CandidateGoneError(self.gone)
+
+    def ask(self, operation: str, *args: Any, **kwargs: Any) -> Any:
+        """The value of an operation there, or the exception that it raised, as the built-in one nearest to it."""
+        try:
+            packed = {"args": wire.pack(list(args), _handle), "kwargs": wire.pack(kwargs, _handle)}
+        except (TypeError, RecursionError) as failure:
+            raise BadTestError(str(failure)) from None
+        reply = self.exchange({"do": operation, **packed})
+        try:
+            if "value" not in reply:
+                raise as_exception(reply)
+            self._write_back(args, reply.get("args") or [])
+            return wire.unpack(reply["value"], self.remote)
+        except (LookupError, TypeError, ValueError, RecursionError, OverflowError) as failure:
+            if "value" not in reply:
+                raise
+            self.gone = f"the candidate's process sent nonsense: {failure}"
+            raise CandidateGoneError(self.gone) from None
+
+    def remote(self, number: int) -> Remote:
+        return Remote(self, number)
+
+    def _write_back(self, args: tuple[Any, ...], after: list[Any]) -> None:
+        """What the candidate did to lists, dicts and sets that it was given, done to the test's own."""
+        for mine, theirs in zip(args, after, strict=False):
+            new = wire.unpack(theirs, self.remote)
+            if isinstance(mine, list | bytearray) and type(new) is type(mine):
+                mine[:] = new
+            elif isinstance(mine, dict | set) and type(new) is type(mine):
+                mine.clear()
+                mine.update(new)
+
+    def _ending(self) -> str:
+        code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _handle(value: Any) -> int:
+    if isinstance(value, Remote):
+        return value._number
+    raise TypeError(f"a test passes {type(value).__name__}: only plain data travels to the candidate")
+
+
+def as_exception(reply: dict[str, Any]) -> Exception:
+    """The exception that the candidate raised; one that is no `Exception`, like SystemExit, becomes RuntimeError."""
+    text = f"{reply.get('text', '')}"
+    for name in reply.get("raised", []):
+        kind = getattr(builtins, name, None)
+        if isinstance(kind, type) and issubclass(kind, Exception):
+            try:
+                return kind(text)
+            except TypeError:  # UnicodeDecodeError wants five arguments
+                continue
+    return RuntimeError(f"{reply.get('shown')}: {text}")
+
+
+def run(channel: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """The verdict. The candidate's process starts before a test is read: its memory never held one.
+
+    Raises:
+        OSError, EOFError: when a wall cannot be built or the host has gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    link = Link(settings)
+    return judge(link, wire.receive(channel))
+
+
+def judge(link: Link, job: dict[str, Any]) -> dict[str, Any]:
+    """Passed and total of the job's tests, and the first failure; `outcome` where that is not for the tests to say."""
+    total = len(job["tests"])
+    verdict: dict[str, Any] = {"passed": 0, "total": total, "detail": ""}
+    try:
+        reply = link.exchange({"source": job["source"], "entry_point": job["entry_point"]})
+    except CandidateGoneError as failure:
+        return {**verdict, "detail": f"{failure}"}
+    if "not_python" in reply:
+        return {**verdict, "outcome": "unparsable", "detail": f"{reply['not_python']}"[:MAX_DETAIL]}
+    if "value" not in reply:
+        return {**verdict, "detail": f"the code does not load: {reply.get('shown')}: {reply.get('text')}"[:MAX_DETAIL]}
+    entry = link.remote(ENTRY)
+    for number, test in enumerate(job["tests"]):
+        try:
+            failure = failure_of(test, entry, job)
+        except BadTestError as problem:
+            return {**verdict, "outcome": "error", "detail": f"test {number}: {problem}"[:MAX_DETAIL]}
+        failure = link.gone or failure
+        verdict["passed"] += not failure
+        verdict["detail"] = verdict["detail"] or (failure and f"test {number}: {failure}"[:MAX_DETAIL])
+        if failure and (link.gone or not job["run_all"]):
+            break
+    return verdict
+
+
+def failure_of(test: dict[str, Any], entry: Remote, job: dict[str, Any]) -> str:
+    """Why `test` fails, or "" where it passes. BadTestError where that cannot be said."""
+    try:
+        if "code" not in test:
+            value = entry(*test["args"], **test["kwargs"])
+            return "" if same(value, test["expected"]) else f"{shown(value)} is not {shown(test['expected'])}"
+        names = {"__name__": "tests", job["entry_point"]: entry}
+        exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), names)
+        names[job["entry_point"]] = entry
+        exec(compile(test["code"], "<test>", "exec", dont_inherit=True), names)
+        if "def check(" in test["code"]:  # HumanEval's tests define it and leave the call to the harness
+            names["check"](entry)
+    except BadTestError:
+        raise
+    except AssertionError as failure:
+        return f"AssertionError {failure}".strip()
+    except BaseException as failure:
+        return f"{type(failure).__name__}: {failure}"
+    return ""
+
+
+def same(value: Any, expected: Any) -> bool:
+    """Equality as JSON sees it: a tuple is a list, floats agree to 9 digits."""
+    if isinstance(value, list | tuple) and isinstance(expected, list | tuple):
+        return len(value) == len(expected) and all(map(same, value, expected))
+    if isinstance(value, dict) and isinstance(expected, dict):
+        return value.keys() == expected.keys() and all(same(value[key], expected[key]) for key in expected)
+    if isinstance(value, float) and isinstance(expected, int | float):
+        return value == expected or math.isclose(value, expected, rel_tol=1e-9, abs_tol=1e-12)
+    return bool(value == expected)
+
+
+def shown(value: Any) -> str:
+    return "an object" if isinstance(value, Remote) else repr(value)[: MAX_DETAIL // 3]

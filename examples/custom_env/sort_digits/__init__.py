@@ -1,0 +1,41 @@
+"""`SortDigits-v0`: digits in any order, to be written in ascending order."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+
+from tgpo_ray.envs import Problem, SingleTurnEnv, Verdict
+
+
+class SortDigitsEnv(SingleTurnEnv):
+    """Prompts such as `3*1*2=`; right is the response `123`.
+
+    Args:
+        num_digits: digits of a problem.
+    """
+
+    def __init__(self, *, num_digits: int = 3) -> None:
+        super().__init__()
+        if num_digits < 2:
+            raise ValueError(f"num_digits must be >= 2, got {num_digits}: one digit is always sorted")
+        self.num_digits = num_digits
+
+    def problem(self, index: int, rng: np.random.Generator) -> Problem:
+        """Depends on the index alone: no `rng`, so that everybody has the same problem 7."""
+        digits = np.random.default_rng(index).integers(10, size=self.num_digits).astype(str)
+        return Problem("*".join(digits) + "=", answer="".join(sorted(digits)))
+
+    def gold_response(self, index: int) -> str:
+        return self.problem(index, self.np_random).answer
+
+    def verify(self, problem: Problem, response: str) -> Verdict:
+        """Whole responses are compared, spaces around them aside."""
+        answer = response.strip()
+        if not answer.isdecimal():
+            return Verdict(0.0, "unparsable", detail="the response is not a row of digits")
+        right = answer == problem.answer
+        return Verdict(float(right), "correct" if right else "wrong", extracted=answer[:100])
+
+
+gymnasium.register("SortDigits-v0", SortDigitsEnv)

@@ -1,0 +1,127 @@
+"""Environments by id: those of this package, of a module named in the id, and of installed packages.
+
+gymnasium stopped reading entry points with 1.0: an environment of an installed package is unknown there until somebody
+imports the package. Both groups of metadata are read here.
+
+    [project.entry-points."tgpo_ray.envs"]
+    "Reverse-v0" = "my_package.reverse:ReverseEnv"   # registered under this id, imported when it is made
+    my_package = "my_package"                        # a module: imported, it registers what it has
+
+    [project.entry-points."gymnasium.envs"]          # as gymnasium < 1.0 read it
+    puzzles = "my_package:register_envs"             # called within the namespace `puzzles`; `__root__`: without one
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+BUILT_IN_ENVS = "tgpo_ray.envs"
+BUILT_IN_NAMESPACE = "tgpo/"
+GROUP, GYMNASIUM_GROUP = "tgpo_ray.envs", "gymnasium.envs"
+NO_NAMESPACE = "__root__"
+
+
+def make_env(env_id: str, kwargs: Mapping[str, Any]) -> Any:
+    """The environment `env_id`, by gymnasium; `module:Id-v0` imports the module first."""
+    import gymnasium
+
+    return gymnasium.make(located(env_id), disable_env_checker=True, **kwargs)
+
+
+def located(env_id: str) -> str:
+    """The id as gymnasium finds it: `tgpo/...` with its module in front, one of an installed package registered."""
+    import gymnasium
+
+    if env_id.startswith(BUILT_IN_NAMESPACE):
+        return f"{BUILT_IN_ENVS}:{env_id}"
+    if ":" not in env_id and env_id not in gymnasium.registry:
+        load_plugins()
+    return env_id
+
+
+@dataclass(frozen=True)
+class Plugins:
+    """What installed packages brought: the ids that they registered, and entry point -> why it could not be loaded."""
+
+    ids: frozenset[str]
+    problems: dict[str, str]
+
+
+@functools.cache
+def load_plugins() -> Plugins:
+    """Register the environments of installed packages, once in a process.
+
+    A package that is broken must not stop runs that do not use it.
+    """
+    import gymnasium
+
+    before = set(gymnasium.registry)
+    problems = {}
+    for group, load in ((GROUP, _load_own), (GYMNASIUM_GROUP, _load_gymnasium)):
+        for point in entry_points(group=group):
+            try:
+                load(point)
+            except Exception as error:  # whatever somebody's package raises when it is imported
+                problems[f"{group}: {point.name} = {point.value}"] = f"{type(error).__name__}: {error}"
+    return Plugins(frozenset(gymnasium.registry) - before, problems)
+
+
+def _load_own(point: EntryPoint) -> None:
+    import gymnasium
+
+    if not point.attr:
+        point.load()
+    elif point.name not in gymnasium.registry:
+        gymnasium.register(point.name, entry_point=f"{point.module}:{point.attr}")
+
+
+def _load_gymnasium(point: EntryPoint) -> None:
+    from gymnasium.envs.registration import namespace
+
+    within = contextlib.nullcontext() if point.name == NO_NAMESPACE else namespace(point.name)
+    with within:
+        register = point.load()
+        if point.attr:  # else a module, whose import has registered what it has
+            register()
+
+
+def listed_ids() -> list[str]:
+    """Ids of this package's environments and of those that installed packages declare."""
+    import gymnasium
+
+    importlib.import_module(BUILT_IN_ENVS)
+    found = load_plugins().ids | {env_id for env_id in gymnasium.registry if env_id.startswith(BUILT_IN_NAMESPACE)}
+    return sorted(found)
+
+
+def description(env_id: str) -> str:
+    """First line of the docstring of an environment's class or function, or why it cannot be imported."""
+    import gymnasium
+    from gymnasium.envs.registration import load_env_creator
+
+    creator = gymnasium.registry[env_id].entry_point
+    try:
+        creator = load_env_creator(creator) if isinstance(creator, str) else creator
+    except Exception as error:  # whatever somebody's module raises when it is imported
+        return f"cannot be imported: {type(error).__name__}: {error}"
+    return next(iter((creator.__doc__ or "").strip().splitlines()), "")
+
+
+def explained(env_id: str, error: Exception) -> str:
+    """Why `make_env` failed, for people: the nearest id where there is none of this name."""
+    import gymnasium
+
+    if not isinstance(error, gymnasium.error.UnregisteredEnv) and "No registered env" not in str(error):
+        return f"{type(error).__name__}: {error}"
+    near = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    problems = load_plugins().problems.items()
+    broken = "".join(f"; the package that declares {point} is broken: {why}" for point, why in problems)
+    return f"no such environment is registered{hint} An id of your own is written my_module:MyEnv-v0{broken}"
