@@ -14,6 +14,8 @@ import gymnasium
 
 from .base import Message, Problem, Seconds, SingleTurnEnv, TextEnv, TextSpace
 from .boxed import last_boxed
+from .multi_turn import MultiTurnEnv
+from .trl_reward import as_trl_reward, trl_rows
 from .verdict import CORRECT, ERROR, OUTCOMES, TIMEOUT, UNPARSABLE, WRONG, Verdict
 from .verifiers import VerifierPool, close_shared_pool, shared_pool
 
@@ -26,6 +28,7 @@ __all__ = [
     "UNPARSABLE",
     "WRONG",
     "Message",
+    "MultiTurnEnv",
     "Problem",
     "Seconds",
     "SingleTurnEnv",
@@ -33,20 +36,24 @@ __all__ = [
     "TextSpace",
     "Verdict",
     "VerifierPool",
+    "as_trl_reward",
     "close_shared_pool",
     "last_boxed",
     "shared_pool",
+    "trl_rows",
 ]
 
 REGISTERED = {
     "tgpo/Arithmetic-v0": "tgpo_ray.envs.arithmetic:ArithmeticEnv",
     "tgpo/Code-v0": "tgpo_ray.envs.code_env:CodeEnv",
+    "tgpo/Gem-v0": "tgpo_ray.envs.adapters:GemEnv",
     "tgpo/GuessNumber-v0": "tgpo_ray.envs.guess_number:GuessNumberEnv",
     "tgpo/Math-v0": "tgpo_ray.envs.math_env:MathEnv",
     "tgpo/MathTool-v0": "tgpo_ray.envs.math_tool:MathToolEnv",
     "tgpo/MultipleChoice-v0": "tgpo_ray.envs.multiple_choice:MultipleChoiceEnv",
     "tgpo/ReasoningGym-v0": "tgpo_ray.envs.reasoning_gym_env:ReasoningGymEnv",
     "tgpo/RewardFunction-v0": "tgpo_ray.envs.reward_function:RewardFunctionEnv",
+    "tgpo/Verifiers-v0": "tgpo_ray.envs.adapters:VerifiersEnv",
 }
 """Entry point by id."""
 

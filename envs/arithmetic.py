@@ -36,32 +36,55 @@ class ArithmeticEnv(SingleTurnEnv):
             nothing to do.
         split: `train`, or `test` for the held-out operand pairs.
         seed: which endless sequence of problems the indices address.
+        levels: several pairs of digits instead of one, `[[1, 1], [2, 1], [3, 1]]`: a curriculum.
+        level_weights: how often each level occurs, in proportion; None: all as often.
+        problems_per_level: the levels one after another as the index grows, each for so many problems and the last
+            for ever, instead of mixed by weight.
 
     Raises:
-        ValueError: for an unknown operation or split, or digits that are not two numbers of 1 to 12.
+        ValueError: for an unknown operation or split, digits that are not two numbers of 1 to 12, or weights that do
+            not fit the levels.
     """
 
     def __init__(
-        self, *, operation: str = "multiply", digits: Sequence[int] = (3, 1), split: str = "train", seed: int = 0
+        self,
+        *,
+        operation: str = "multiply",
+        digits: Sequence[int] = (3, 1),
+        split: str = "train",
+        seed: int = 0,
+        levels: Sequence[Sequence[int]] | None = None,
+        level_weights: Sequence[float] | None = None,
+        problems_per_level: int | None = None,
     ) -> None:
         super().__init__()
         _require(operation, tuple(OPERATIONS), "operation")
         _require(split, SPLITS, "split")
-        if len(digits) != 2 or not all(isinstance(count, int) and 1 <= count <= 12 for count in digits):
-            raise ValueError(f"digits must be two integers in [1, 12], got {list(digits)}: one for each operand")
         self.operation, self.split, self.seed = operation, split, seed
-        self.digits = (digits[0], digits[1])
+        self.levels = [_digit_pair(pair) for pair in ([digits] if levels is None else levels)]
+        self.level_weights, self.problems_per_level = level_weights, problems_per_level
+        _check_levels(len(self.levels), level_weights, problems_per_level)
+
+    def digits(self, index: int) -> tuple[int, int]:
+        """Digits of the two operands of problem `index`."""
+        if self.problems_per_level is not None:
+            return self.levels[min(index // self.problems_per_level, len(self.levels) - 1)]
+        if len(self.levels) == 1:
+            return self.levels[0]
+        draw = random.Random(f"level/{self.seed}/{index}")
+        return draw.choices(self.levels, weights=self.level_weights)[0]
 
     def operands(self, index: int) -> tuple[int, int]:
         """The two operands of problem `index`, the first one the larger for `subtract`."""
+        digits = self.digits(index)
         draw = random.Random(f"{self.seed}/{index}")
         for _ in range(MAX_DRAWS):
-            a, b = (draw.randint(2 if d == 1 else 10 ** (d - 1), 10**d - 1) for d in self.digits)
+            a, b = (draw.randint(2 if d == 1 else 10 ** (d - 1), 10**d - 1) for d in digits)
             if self.operation == "subtract":
                 a, b = max(a, b), min(a, b)
             if _held_out(self.operation, a, b) == (self.split == "test"):
                 return a, b
-        raise ValueError(f"split {self.split!r} has no problem of digits {list(self.digits)}: ask for more digits")
+        raise ValueError(f"split {self.split!r} has no problem of digits {list(digits)}: ask for more digits")
 
     def answer(self, index: int) -> int:
         """The right number for problem `index`."""
@@ -94,6 +117,23 @@ def _held_out(operation: str, a: int, b: int) -> bool:
     """True for one operand pair in `TEST_SHARE`, by hash; 12*34 and 34*12 are the same pair."""
     pair = f"{max(a, b)}{OPERATIONS[operation][0]}{min(a, b)}"
     return hashlib.blake2b(pair.encode(), digest_size=8).digest()[0] % TEST_SHARE == 0
+
+
+def _digit_pair(digits: Sequence[int]) -> tuple[int, int]:
+    if len(digits) != 2 or not all(isinstance(count, int) and 1 <= count <= 12 for count in digits):
+        raise ValueError(f"digits must be two integers in [1, 12], got {list(digits)}: one for each operand")
+    return digits[0], digits[1]
+
+
+def _check_levels(count: int, weights: Sequence[float] | None, problems_per_level: int | None) -> None:
+    if count == 0:
+        raise ValueError("levels must have at least one pair of digits, got none")
+    if weights is not None and problems_per_level is not None:
+        raise ValueError("level_weights mixes the levels, problems_per_level walks through them: give one of the two")
+    if problems_per_level is not None and problems_per_level < 1:
+        raise ValueError(f"problems_per_level must be >= 1, got {problems_per_level}")
+    if weights is not None and (len(weights) != count or min(weights) < 0 or sum(weights) <= 0):
+        raise ValueError(f"level_weights must be {count} numbers >= 0, one for each level, got {list(weights)}")
 
 
 def _require(value: str, allowed: Sequence[str], name: str) -> None:

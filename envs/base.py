@@ -123,8 +123,8 @@ class TextEnv(gymnasium.Env[str, str]):
         """First observation and info of problem `index`; randomness comes from `self.np_random`."""
         raise NotImplementedError(f"{type(self).__name__} must implement begin(index)")
 
-    def gold_response(self, index: int) -> str | None:
-        """A response to problem `index` that scores 1.0, or None where the environment knows none."""
+    def gold_response(self, index: int) -> str | tuple[str, ...] | None:
+        """A response to problem `index` that scores 1.0 (one a turn), or None where the environment knows none."""
         return None
 
     def _checked_index(self, options: Mapping[str, Any]) -> int | None:

@@ -17,7 +17,9 @@ _STATED = re.compile(r"\banswer[ \t*]{0,4}(?:is\b[ \t*]{0,4}:?|[:=])[ \t*]{0,4}(
 _FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathsf|mathit)\s*\{(.*)\}", re.DOTALL)
 _LETTER = re.compile(r"(?:option|choice)?\s*[(\[]?([A-Ja-j])[)\]]?[.:,]?", re.IGNORECASE)
 _LETTER_AND_TEXT = re.compile(r"(?:option\s+|choice\s+)?(?:[(\[]([A-J])[)\]]|([A-J])[).:])[.:]?\s+(.*)", re.DOTALL)
-_NAMES_LETTERS = re.compile(r"(?:\b(?:both|neither|either|only|options?|choices?)\s+\(?[A-J]\)?\b|\b[A-J] (?:and|or) [A-J]\b)")
+_NAMES_LETTERS = re.compile(
+    r"(?:\b(?:both|neither|either|only|options?|choices?)\s+\(?[A-J]\)?\b|\b[A-J] (?:and|or) [A-J]\b)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,9 @@ def choice_row(row: Mapping[str, Any], columns: Mapping[str, str | Sequence[str]
     else:
         texts, labels = [str(text) for text in row[names]], []
     if not MIN_CHOICES <= len(texts) <= MAX_CHOICES:
-        raise ValueError(f"a problem must have {MIN_CHOICES} to {MAX_CHOICES} choices, got {len(texts)}: {texts!r:.200}")
+        raise ValueError(
+            f"a problem must have {MIN_CHOICES} to {MAX_CHOICES} choices, got {len(texts)}: {texts!r:.200}"
+        )
     labels = labels or list(LETTERS[: len(texts)])
     if answer not in labels and answer not in texts:
         raise ValueError(f"the answer must be one of {', '.join(labels)} or the text of a choice, got {answer!r}")

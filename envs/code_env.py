@@ -122,6 +122,8 @@ class CodeEnv(SingleTurnEnv):
 
 
 def _sandbox(mechanism: str | None, unsafe: bool, deadline_s: float, memory_bytes: int, output_bytes: int) -> Sandbox:
+    if mechanism == UNSAFE:
+        raise ValueError("mechanism must be a sandbox, got 'unsafe': pass unsafe=True for none where none works")
     try:
         return Sandbox(mechanism, deadline_s, memory_bytes, output_bytes)
     except SandboxUnavailableError as failure:

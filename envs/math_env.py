@@ -63,8 +63,12 @@ class MathEnv(SingleTurnEnv):
         self._rows = [(str(row[names["problem"]]), _gold(str(row[names["answer"]]))) for row in rows]
         self.num_problems = len(self._rows)
 
+    def row(self, index: int) -> tuple[str, str]:
+        """Problem and gold answer of row `index` of the file."""
+        return self._rows[index]
+
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
-        """Row `index` of the file."""
+        """Row `index` of the file as a prompt."""
         problem, answer = self._rows[index]
         return Problem(self.template.text(problem), answer, self.template.messages(problem))
 

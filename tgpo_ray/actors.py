@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
 
+PYDANTIC_LINK = "For further information visit"
 ACTOR_ERRORS = (ActorDiedError, ActorUnavailableError, RayActorError)
 
 
@@ -26,8 +28,9 @@ def root_cause(error: BaseException) -> str:
     cause: BaseException = error
     while isinstance(cause, RayTaskError) and isinstance(cause.cause, BaseException) and cause.cause is not cause:
         cause = cause.cause
-    lines = [line for line in str(cause).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(cause).__name__
+    # vLLM checks its arguments with pydantic, whose messages end in a link
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip() and PYDANTIC_LINK not in line]
+    return re.sub(r" \[type=\w+, input_value=.*\]$", "", lines[-1]) if lines else type(cause).__name__
 
 
 def wait_until_started(actors: Sequence[Any], what: str, hint: str, timeout_s: float) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.engine import EngineSpec, Sampling
-from tgpo_ray.env_registry import located
+from tgpo_ray.env_registry import located, registered_spec
 from tgpo_ray.env_runner import EnvRunnerSpec, EnvSpec
 from tgpo_ray.env_runner_group import EnvRunnerGroup
 from tgpo_ray.learner import LearnerSpec
@@ -28,7 +28,7 @@ TEACHER_CONTEXT_SLACK = 1.25
 def all_envs(config: AlgorithmConfig) -> tuple[EnvSpec, ...]:
     """Training environments, then those for evaluation: `Task.env_index` counts in this order."""
     return tuple(
-        EnvSpec(env.id, env_arguments(env.id, env.kwargs, config.env_runners))
+        EnvSpec(env.id, env_arguments(env.id, env.kwargs, config.env_runners), registered_spec(env.id))
         for env in [*config.envs, *config.evaluation.envs]
     )
 
@@ -150,8 +150,8 @@ def _within_context(teacher: Any, wanted: int) -> int:
     return wanted if limit is None else min(wanted, limit)
 
 
-def build_learners(config: AlgorithmConfig, run_folder: str, session: int) -> LearnerGroup:
-    """The learner group; its checkpoints go to `<run_folder>/checkpoints` (`-2`, ... in resumed sessions)."""
+def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
+    """What each rank trains, and how."""
     learners, training, model = config.learners, config.training, config.model
     options = EngineOptions(
         engine=learners.engine,
@@ -163,8 +163,8 @@ def build_learners(config: AlgorithmConfig, run_folder: str, session: int) -> Le
         betas=training.betas,
         grad_clip=training.grad_clip,
     )
-    spec = LearnerSpec(
-        model=model.path,
+    return LearnerSpec(
+        model=local_model(model.path),
         tokenizer=local_model(model.tokenizer or model.path),
         options=options,
         temperature=config.env_runners.temperature if config.needs_envs else 1.0,
@@ -174,6 +174,11 @@ def build_learners(config: AlgorithmConfig, run_folder: str, session: int) -> Le
         threads=learners.threads_per_learner,
         seed=config.seed,
     )
+
+
+def build_learners(config: AlgorithmConfig, run_folder: str, session: int) -> LearnerGroup:
+    """The learner group; its checkpoints go to `<run_folder>/checkpoints` (`-2`, ... in resumed sessions)."""
+    learners = config.learners
     placement = Placement(
         num_learners=learners.num_learners,
         num_cpus=learners.num_cpus_per_learner,
@@ -185,7 +190,7 @@ def build_learners(config: AlgorithmConfig, run_folder: str, session: int) -> Le
         start_timeout_s=config.fault_tolerance.start_timeout_s,
     )
     assert learners.token_budget is not None  # `resolved` has filled it in
-    return LearnerGroup(spec, placement, learners.token_budget)
+    return LearnerGroup(learner_spec(config), placement, learners.token_budget)
 
 
 def training_sampling(config: AlgorithmConfig) -> Sampling:

@@ -85,7 +85,24 @@ class WorkerExtension:
         """Load weight buckets one after the other: the engine never holds more than one of them beside the model."""
         from tgpo_ray.weight_buckets import read_buckets
 
-        self.model_runner.reload_weights(weights_iterator=read_buckets(buckets), is_checkpoint_format=True)  # pyright: ignore[reportAttributeAccessIssue]
+        runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
+        runner.reload_weights(weights_iterator=read_buckets(buckets), is_checkpoint_format=True)
+        repack_heads(runner.get_model())
+
+
+def repack_heads(model: Any) -> None:
+    """Have a tied LM head see the weights that its embedding just got.
+
+    On a CPU vLLM multiplies with a packed copy of each weight and, at a reload, renews the copies of those layers alone
+    that were sent a weight. A tied head is sent none: it would go on sampling from its first weights.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        for module in model.modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)
 
 
 def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:

@@ -28,10 +28,16 @@ GROUP, GYMNASIUM_GROUP = "tgpo_ray.envs", "gymnasium.envs"
 NO_NAMESPACE = "__root__"
 
 
-def make_env(env_id: str, kwargs: Mapping[str, Any]) -> Any:
-    """The environment `env_id`, by gymnasium; `module:Id-v0` imports the module first."""
+def make_env(env_id: str, kwargs: Mapping[str, Any], registered: Any = None) -> Any:
+    """The environment `env_id`, by gymnasium; `module:Id-v0` imports the module first.
+
+    Args:
+        registered: gymnasium's spec of the id (see `registered_spec`), for processes in which nobody registered it.
+    """
     import gymnasium
 
+    if registered is not None:
+        gymnasium.registry.setdefault(env_id, registered)
     return gymnasium.make(located(env_id), disable_env_checker=True, **kwargs)
 
 
@@ -44,6 +50,13 @@ def located(env_id: str) -> str:
     if ":" not in env_id and env_id not in gymnasium.registry:
         load_plugins()
     return env_id
+
+
+def registered_spec(env_id: str) -> Any:
+    """What gymnasium knows here of an id that a script registered; None for one that every process finds by itself."""
+    import gymnasium
+
+    return None if ":" in located(env_id) else gymnasium.registry.get(env_id)
 
 
 @dataclass(frozen=True)

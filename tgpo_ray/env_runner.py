@@ -23,9 +23,10 @@ class EnvSpec:
 
     id: str
     kwargs: dict[str, Any] = field(default_factory=dict)
+    registered: Any = None  # gymnasium's own spec, where the driver's script registered the id
 
     def make(self) -> Any:
-        return make_env(self.id, self.kwargs)
+        return make_env(self.id, self.kwargs, self.registered)
 
 
 @dataclass(frozen=True)

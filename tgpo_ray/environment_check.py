@@ -42,27 +42,38 @@ def check_environments(config: AlgorithmConfig) -> None:
 
 
 def _tokenizer(config: AlgorithmConfig) -> Any:
+    """The policy's tokenizer; None for a Hugging Face id that is not in this machine's cache: nothing is downloaded.
+
+    Raises:
+        ConfigError: a folder whose tokenizer cannot be read.
+    """
     from transformers import AutoTokenizer
 
     from tgpo_ray.config import ConfigError
 
     source = config.model.tokenizer or config.model.path
+    local = Path(source).expanduser().is_dir()
     try:
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=config.model.trust_remote_code)
+        return AutoTokenizer.from_pretrained(
+            source, trust_remote_code=config.model.trust_remote_code, local_files_only=True
+        )
     except Exception as error:  # transformers raises OSError, ValueError, ImportError, and what its parsers raise
+        if not local:
+            return None
         key = "model.tokenizer" if config.model.tokenizer else "model.path"
-        where = "" if Path(source).expanduser().is_dir() else f" (no such folder in {Path.cwd()}, so a Hugging Face id)"
         reason = str(error).strip().splitlines()[0]
-        raise ConfigError([f"{key}: {source}{where} has no tokenizer that can be loaded: {reason}"]) from error
+        raise ConfigError([f"{key}: {source} has a tokenizer that cannot be read: {reason}"]) from error
 
 
 def _problems(spec: EnvSpec, tokenizer: Any, config: AlgorithmConfig) -> Iterator[str]:
-    """A line for the longest prompt that is too long."""
+    """A line where the longest prompt is too long."""
     env = spec.make()
     try:
         prompts = _prompts(env, config.seed)
     finally:
         env.close()
+    if tokenizer is None:
+        return
     limit = config.env_runners.max_prompt_tokens
     prompts.sort(key=lambda found: len(str(found[2].get("messages") or found[1])), reverse=True)
     lengths = [(encoded_length(tokenizer, text, info), index) for index, text, info in prompts[:NUM_LONGEST]]
@@ -101,4 +112,5 @@ def _explain(env_id: str, error: Exception) -> str:
         near = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         return f"no such environment is registered{hint} An id of your own is written my_module:MyEnv-v0"
-    return f"{type(error).__name__}: {error}"
+    said = isinstance(error, ValueError | FileNotFoundError)  # what environments raise to explain themselves
+    return str(error) if said else f"{type(error).__name__}: {error}"

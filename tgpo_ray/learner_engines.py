@@ -33,6 +33,11 @@ class EngineOptions:
     betas: tuple[float, float] = (0.9, 0.999)
     grad_clip: float = 1.0
 
+    @property
+    def effective_stage(self) -> int:
+        """`zero_stage`, at least 1 in bfloat16: without ZeRO, DeepSpeed's bfloat16 optimizer unscales no gradient."""
+        return max(self.zero_stage, 1) if self.dtype == "bfloat16" else self.zero_stage
+
 
 class TorchEngine:
     """AdamW in torch; gradients are summed over ranks once a step, so ranks may differ in their micro-batches.
@@ -153,7 +158,7 @@ class DeepSpeedEngine:
                 f"{folder} holds no DeepSpeed state: it was written by learners.engine = 'torch'; restore with that"
             )
         shards = len(list((folder / "deepspeed").glob("*zero_pp_rank_*optim_states.pt")))
-        if self._options.zero_stage > 0 and shards != _world_size():
+        if self._options.effective_stage > 0 and shards != _world_size():
             raise ValueError(
                 f"the checkpoint {folder} was written by {shards} learners, this run has {_world_size()}: ZeRO's "
                 "shards only fit the same learners.num_learners"
@@ -171,7 +176,7 @@ def make_engine(module: nn.Module, options: EngineOptions, device: torch.device)
 
 def _deepspeed_config(options: EngineOptions) -> dict[str, Any]:
     offload_optimizer = options.offload != "none"
-    zero: dict[str, Any] = {"stage": options.zero_stage, "overlap_comm": False}
+    zero: dict[str, Any] = {"stage": options.effective_stage, "overlap_comm": False}
     if offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     if options.offload == "optimizer_and_parameters":

@@ -37,7 +37,7 @@ def main(inbox: int, outbox: int, settings: dict[str, Any]) -> NoReturn:
         confine(settings)
         wire.send(WRITE_FD, {"ready": True})
     except BaseException as failure:
-        wire.send(WRITE_FD, {"failure": f"{type(failure).__name__}: {failure}"})
+        wire.send(WRITE_FD, {"failure": getattr(failure, "strerror", None) or f"{type(failure).__name__}: {failure}"})
         os._exit(1)
     try:
         serve(wire.receive(READ_FD))

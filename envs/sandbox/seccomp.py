@@ -63,7 +63,7 @@ def by_argument(number: int, index: int, test: int, values: tuple[int, ...], act
 
 def program(rules: bytes, default: int) -> bytes:
     """A filter for this machine: `rules` in turn, then `default`; another architecture's calls kill the process."""
-    start = instruction(LOAD, ARCHITECTURE) + instruction(EQUAL, AUDIT_ARCH[machine()], 1, 0) + instruction(RETURN, KILL)
+    start = instruction(LOAD, ARCHITECTURE) + instruction(EQUAL, AUDIT_ARCH[machine()], 1) + instruction(RETURN, KILL)
     start += instruction(LOAD, NUMBER) + instruction(AT_LEAST, 0x40000000, 0, 1) + instruction(RETURN, DENY)  # x32
     return start + rules + instruction(RETURN, default)
 

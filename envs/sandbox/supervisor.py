@@ -98,4 +98,4 @@ def die_with_parent() -> None:
 
 
 def failed(failure: BaseException) -> dict[str, Any]:
-    return {"failure": f"{type(failure).__name__}: {failure}"}
+    return {"failure": getattr(failure, "strerror", None) or f"{type(failure).__name__}: {failure}"}

@@ -58,8 +58,8 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 def make_read_only(path: str) -> None:
     """Read-only, without devices and set-user-id programs, for the mount at `path` and all below it."""
     attributes = (ctypes.c_uint64 * 4)(ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, 0, 0, 0)
-    call = (NR_MOUNT_SETATTR, AT_FDCWD, path.encode(), AT_RECURSIVE, ctypes.byref(attributes), ctypes.sizeof(attributes))
-    checked("mount_setattr", _libc.syscall(*call))
+    change = (ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)))
+    checked("mount_setattr", _libc.syscall(NR_MOUNT_SETATTR, AT_FDCWD, path.encode(), AT_RECURSIVE, *change))
 
 
 def pivot_root(new_root: str) -> None:

@@ -89,8 +89,16 @@ def write_job(make_config: Callable[..., Any]) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what Ray and pytest put into it; `python` and `ray` are this interpreter's."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTEST_"))}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**kept, "PATH": path, "OMP_NUM_THREADS": "1"}
+
+
 @pytest.fixture
-def start_train(tmp_path: Path) -> Iterator[Callable[..., TrainProcess]]:
+def start_train(tmp_path: Path, clean_environment: dict[str, str]) -> Iterator[Callable[..., TrainProcess]]:
     """start_train(yaml, *overrides) -> the run, started in the YAML file's folder, with a Ray of its own."""
     started: list[TrainProcess] = []
     # Ray's sockets lie below its folder, and their paths must be short
@@ -99,7 +107,11 @@ def start_train(tmp_path: Path) -> Iterator[Callable[..., TrainProcess]]:
         def start(path: Path, *overrides: str) -> TrainProcess:
             output = tmp_path / f"output-{len(started)}.txt"
             session = f"{tmp_path.name}-{os.getpid()}-{len(started)}"
-            environment = clean_environment() | {"RAY_TMPDIR": ray_folder, "TGPO_RAY_TEST_SESSION": session}
+            environment = clean_environment | {
+                "PYTHONPATH": str(ROOT),
+                "RAY_TMPDIR": ray_folder,
+                "TGPO_RAY_TEST_SESSION": session,
+            }
             with output.open("w") as file:
                 process = subprocess.Popen(
                     [sys.executable, "-m", "tgpo_ray.train", path.name, *overrides],
@@ -113,10 +125,3 @@ def start_train(tmp_path: Path) -> Iterator[Callable[..., TrainProcess]]:
             if run.process.poll() is None:
                 run.process.kill()
                 run.process.wait()
-
-
-def clean_environment() -> dict[str, str]:
-    """This process's environment without what Ray and pytest put into it; the checkout is importable."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTEST_"))}
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -36,5 +36,5 @@ class NoNumber(TextEnv):
 
 
 if "ThreeTurns-v0" not in gymnasium.registry:
-    gymnasium.register("ThreeTurns-v0", entry_point=ThreeTurns)
-    gymnasium.register("NoNumber-v0", entry_point=NoNumber)
+    gymnasium.register("ThreeTurns-v0", entry_point=f"{__name__}:ThreeTurns")
+    gymnasium.register("NoNumber-v0", entry_point=f"{__name__}:NoNumber")

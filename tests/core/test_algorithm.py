@@ -16,6 +16,7 @@ import ray
 import torch
 
 from tgpo_ray.algorithm import Algorithm
+from tgpo_ray.algorithms import SFT
 from tgpo_ray.config import ConfigError
 from tgpo_ray.episode import EpisodeGroup
 from tgpo_ray.metrics import METRICS
@@ -197,16 +198,19 @@ def test_teachers_that_the_algorithm_started_end_once_the_weight_stays_zero(buil
 # ---- SFT
 
 
-def test_sft_lowers_its_loss_and_continues_to_the_bit(build, make_config, tmp_path):
+@pytest.fixture
+def sft_sections(tmp_path: Path) -> dict[str, Any]:
     rows = [{"prompt": f"{a}*{b}=", "response": f"\\boxed{{{a * b}}}"} for a in range(2, 5) for b in range(2, 4)]
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = make_config(
-        "SFT",
-        data={"path": str(tmp_path / "traces.jsonl"), "max_tokens": 64},
-        training={"num_iterations": 8, "batch_size": 4, "lr": 1e-2, "warmup_ratio": 0.0},
-        evaluation={"envs": []},
-    )
-    sft = build(config, env_runners=None, teachers=None)
+    return {
+        "data": {"path": str(tmp_path / "traces.jsonl"), "max_tokens": 64},
+        "training": {"num_iterations": 3, "batch_size": 4, "lr": 1e-2, "warmup_ratio": 0.0},
+        "evaluation": {"envs": []},
+    }
+
+
+def test_sft_lowers_its_loss_and_continues_to_the_bit(build, make_config, sft_sections):
+    sft = build(make_config("SFT", **sft_sections), env_runners=None, teachers=None)
     metrics = [sft.train() for _ in range(2)]
     for found in metrics:
         assert_known(found)
@@ -220,6 +224,28 @@ def test_sft_lowers_its_loss_and_continues_to_the_bit(build, make_config, tmp_pa
     with pytest.raises(ValueError, match=r"evaluation\.envs is empty"):
         sft.evaluate()
     sft.stop()
+
+
+@pytest.mark.slow
+def test_learner_that_dies_at_a_checkpoint_costs_an_iteration_but_not_the_run(
+    ray_cluster, make_config, sft_sections, tmp_path, monkeypatch
+):
+    storage = {"storage_path": str(tmp_path / "runs"), "every": 1}
+    config = make_config("SFT", **sft_sections, checkpointing=storage)
+    save, killed = SFT.save, []
+
+    def killing_save(self: SFT, path: str | None = None) -> str:
+        if self.iteration == 2 and not killed:
+            killed.append(self.iteration)
+            kill_learner(self)
+        return save(self, path)
+
+    monkeypatch.setattr(SFT, "save", killing_save)
+    result = config.fit()
+    assert killed == [2] and result.error is None
+    lines = (tmp_path / "runs" / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [1, 2, 3]
+    assert json.loads((tmp_path / "runs" / "run" / "run.json").read_text())["iteration"] == 3
 
 
 # ---- refused before anything starts

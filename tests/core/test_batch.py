@@ -128,10 +128,11 @@ def two_episodes(loss: TokenLoss, second: Guidance | None = None) -> TrainBatch:
         topk_ids=np.asarray([[1, 9], [7, -1], [8, 6]], np.int32),
         topk_logprobs=np.asarray([[-0.1, -3.0], [-0.2, -4.0], [-0.3, -5.0]], np.float32),
     )
+    mixed = [ORIGIN_POLICY, ORIGIN_ENVIRONMENT, ORIGIN_POLICY]
     members = [
-        ((4, 0), episode([10, 11], [1, 2, 3], [ORIGIN_POLICY, ORIGIN_ENVIRONMENT, ORIGIN_POLICY]), {"teacher": first}, 0.5),
+        ((4, 0), episode([10, 11], [1, 2, 3], mixed), {"teacher": first}, 0.5),
         ((4, 2), episode([12, 13, 14], [4, 5]), {} if second is None else {"teacher": second}, -1.5),
-    ]  # fmt: skip
+    ]
     old = {(4, 0): np.asarray([-1.0, 0.0, -3.0], np.float32), (4, 2): np.asarray([-4.0, -5.0], np.float32)}
     return build_batch(members, loss, old, CPU)
 
@@ -157,7 +158,9 @@ def test_a_row_points_at_the_position_before_its_token():
 
 
 def test_rows_carry_what_belongs_to_their_token():
-    rows = two_episodes(GuidedLoss(), Guidance(teacher_ids=ids(4, 6), teacher_logprobs=np.float32([-1, -2]))).rows
+    rows = two_episodes(
+        GuidedLoss(), Guidance(teacher_ids=ids(4, 6), teacher_logprobs=np.asarray([-1.0, -2.0], np.float32))
+    ).rows
     assert rows.targets.tolist() == [[1, 1], [2, 7], [3, 0], [4, 4], [5, 6]]
     # the environment's token trains nobody; the teacher's -1 in row 2 is no target
     assert rows.target_mask.tolist() == [[1, 1], [0, 0], [1, 0], [1, 1], [1, 1]]

@@ -20,7 +20,7 @@ ENDLESS = {"num_iterations": 100_000, "updates_per_iteration": 1}
 
 
 def processes_of(session: str) -> list[str]:
-    """Command lines of all processes below a run (driver, gcs_server, raylet, workers): they inherit its environment."""
+    """Command lines of all processes of a run (driver, gcs_server, raylet, workers): they inherit its environment."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -144,7 +144,9 @@ def test_success_leaves_a_report_and_no_process_of_runner_teacher_learner_or_ver
     run = start_train(job)
     seen: set[str] = set()
     while run.process.poll() is None:
-        seen |= {word for line in processes_of(run.session) for word in ("raylet", "verifiers/worker.py") if word in line}
+        seen |= {
+            word for line in processes_of(run.session) for word in ("raylet", "verifiers/worker.py") if word in line
+        }
         time.sleep(0.5)
     assert run.wait() == 0, run.text()
     assert seen == {"raylet", "verifiers/worker.py"}  # the listing sees what it is meant to see

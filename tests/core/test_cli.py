@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from tgpo_ray import cli
 from tgpo_ray.train import main as train_main
 
+YAML = Path(__file__).resolve().parents[2] / "yaml"
 ROWS = [{"problem": f"{i}+{i}+0+0+0+0+0+0+0+0=", "answer": str(2 * i)} for i in range(8)]  # 20 tokens each
 
 
@@ -153,7 +155,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], folder: Pa
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["envs.0.kwargs.path=nowhere.jsonl"], "envs.0 (tgpo/Math-v0): FileNotFoundError: no data set at 'nowhere.jsonl'"),
+        (["envs.0.kwargs.path=no.jsonl"], "envs.0 (tgpo/Math-v0): no data set at 'no.jsonl'"),
         (["envs.0.kwargs.columns={answer: gold}"], "has no column 'gold'. Columns found: problem, answer. Choose with"),
         (["envs.0.kwargs.columns={answer: answr}"], "has no column 'answr'; did you mean 'answer'?"),
         (["envs.0.id=tgpo/Maths-v0"], "no such environment is registered; did you mean 'tgpo/Math-v0'?"),
@@ -162,8 +164,8 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], folder: Pa
         (["training.guidence_weight=1"], "training.guidence_weight: unknown key; did you mean 'guidance.weight'?"),
         (["training.lr=fast"], "training.lr: expected a number, got 'fast'"),
         (["model.path=./policy"], "model.path: no such folder: ./policy"),
-        (["env_runners.max_prompt_tokens=100"], "max_prompt_tokens + max_response_tokens = 132 exceeds the context of 128"),
-        (["env_runners.max_prompt_tokens=16"], "has a prompt of 20 tokens, env_runners.max_prompt_tokens is 16: raise it"),
+        (["env_runners.max_prompt_tokens=100"], "max_response_tokens = 132 exceeds the context of 128"),
+        (["env_runners.max_prompt_tokens=16"], "a prompt of 20 tokens, env_runners.max_prompt_tokens is 16: raise it"),
         (["env_runners.kv_cache_memory=1KiB"], "env_runners.kv_cache_memory: must be >= "),
         (["teachers=null"], "teachers: required: TGPO learns from one; write teacher: {path: folder or id}"),
     ],
@@ -209,9 +211,38 @@ def test_a_tokenizer_that_cannot_be_read_is_named(
     shutil.copytree(tiny_models["policy"], folder)
     (folder / "tokenizer.json").write_text("{")
     (problem,) = refused([str(job), f"model.path={folder}"], capsys, elsewhere)
-    assert f"model.path: {folder} has no tokenizer that can be loaded: " in problem
+    assert f"model.path: {folder} has a tokenizer that cannot be read: " in problem
 
 
-def test_a_folder_that_cannot_be_resumed_is_named(job: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_to_resume_that_is_not_there_is_named(
+    job: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (problem,) = refused([str(job), "--resume", "nowhere"], capsys, elsewhere)
     assert "--resume: no such folder: nowhere" in problem
+
+
+# ---- the GSM8K files
+
+
+@pytest.mark.parametrize("name", ["gsm8k.yaml", "gsm8k_tiny.yaml"])
+def test_a_gsm8k_file_without_its_data_says_what_is_missing(
+    name: str, elsewhere: Path, tiny_models: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(YAML / name)]
+    if name == "gsm8k_tiny.yaml":
+        found = refused(arguments, capsys, elsewhere)
+        assert "model.path: no such folder: ./models/policy" in found[0]
+        arguments += [f"model.path={tiny_models['policy']}", f"teacher.path={tiny_models['teacher']}"]
+    (problem,) = refused(arguments, capsys, elsewhere)
+    assert "envs.0 (tgpo/Math-v0): no data set at 'gsm8k_train.jsonl' (looked for" in problem
+
+
+def test_the_tiny_gsm8k_run_has_room_for_every_prompt(
+    elsewhere: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(data_folder / "gsm8k_train.jsonl")
+    assert cli.main(["make-models", "--data", data, "--to", "models"]) == 0
+    arguments = ["plan", str(YAML / "gsm8k_tiny.yaml"), f"envs.0.kwargs.path={data}"]
+    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, "env_runners.max_prompt_tokens=800"]) == 2
+    assert re.search(r"has a prompt of 8\d\d tokens, env_runners.max_prompt_tokens is 800", capsys.readouterr().err)

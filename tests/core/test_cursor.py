@@ -106,5 +106,5 @@ def test_evaluation_stops_at_the_rows_or_the_limit(rows: int | None, limit: int,
 
 
 def test_evaluation_of_a_procedural_environment_needs_a_limit():
-    with pytest.raises(ValueError, match="evaluation.max_problems must be given for a procedural environment"):
+    with pytest.raises(ValueError, match=r"evaluation.max_problems must be given for a procedural environment"):
         evaluation_tasks(0, None, None, seed=0)

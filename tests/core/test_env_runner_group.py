@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -240,9 +239,7 @@ def test_a_model_that_vllm_cannot_load_is_named_with_the_cause(ray_cluster: Any,
     assert "It loads model" in message
 
 
-def test_stop_leaves_no_process(ray_cluster: Any, group: EnvRunnerGroup):
-    import ray
-
+def test_stop_leaves_no_process(group: EnvRunnerGroup):
     alive = [runner for runner in group._runners if is_alive(runner)]
     processes = [psutil.Process(process_of(runner)) for runner in alive]
     processes += [child for process in processes for child in process.children(recursive=True)]
@@ -250,17 +247,14 @@ def test_stop_leaves_no_process(ray_cluster: Any, group: EnvRunnerGroup):
     group.stop()
     _, left = psutil.wait_procs(processes, timeout=20)
     assert not left
-    deadline = time.monotonic() + 20
-    while ray.available_resources()["CPU"] < 16 and time.monotonic() < deadline:
-        time.sleep(0.2)
     group.stop()  # twice is harmless
 
 
 def is_alive(runner: Any) -> bool:
-    import ray
+    from ray.exceptions import RayActorError
 
     try:
         process_of(runner)
-    except ray.exceptions.RayActorError:
+    except RayActorError:
         return False
     return True

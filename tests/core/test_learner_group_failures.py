@@ -134,6 +134,7 @@ def test_rank_that_hangs_is_killed_by_stop_and_nothing_remains(pair, groups, bef
     hanging.stop()  # a second time is harmless
 
 
+@pytest.mark.slow
 def test_group_stops_while_it_is_still_starting(ray_cluster, tiny_models, tmp_path):
     before = train_processes()
     learners = start(Setting("torch", 1), tiny_models["policy"], tmp_path)

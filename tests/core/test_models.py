@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from itertools import pairwise, permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -60,7 +61,8 @@ def test_a_written_model_loads_with_tokenizer_and_generation_config(tmp_path: Pa
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.config.model_type == architecture
     assert model.config.vocab_size == len(tokenizer)
-    assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
+    head: Any = model.get_output_embeddings()
+    assert (model.get_input_embeddings().weight is head.weight) == tied
     text = "1+1=\\boxed{2}"
     assert AutoTokenizer.from_pretrained(folder).encode(text) == tokenizer.encode(text)  # also as a qwen2's
     assert GenerationConfig.from_pretrained(folder).eos_token_id == tokenizer.eos_token_id
@@ -103,7 +105,7 @@ def test_text_models_have_tokenizers_of_different_sizes(tmp_path: Path):
 
 
 def test_text_models_need_problems(tmp_path: Path):
-    with pytest.raises(ValueError, match="no such file: nowhere.jsonl"):
+    with pytest.raises(ValueError, match=r"no such file: nowhere.jsonl"):
         make_text_models("nowhere.jsonl", tmp_path)
     empty = tmp_path / "other.jsonl"
     empty.write_text(json.dumps({"question": "1+1"}) + "\n")

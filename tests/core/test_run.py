@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,70 +82,70 @@ def test_samples_have_text_of_both_phases(first: Any, storage: Path) -> None:
     assert all(row["prompt"] and len(row["responses"]) == len(row["rewards"]) == len(row["outcomes"]) for row in rows)
 
 
-def test_a_second_run_of_the_name_and_its_continuation(
+def test_a_run_continues_in_its_folder_without_repeated_rows(
     first: Any, make_config: Callable[..., Any], storage: Path, env_runners: Any, teachers: Any
 ) -> None:
-    before = (storage / "guided" / "metrics.jsonl").read_bytes()
-    result = fit(guided(make_config, storage), env_runners=env_runners, teachers=teachers)
-    folder = storage / "guided-2"
-    assert Path(result.path) == folder
-    assert (storage / "guided" / "metrics.jsonl").read_bytes() == before
-
-    with (folder / "metrics.jsonl").open("a") as file:  # as if the run had died after its checkpoint
+    folder = shutil.copytree(first.path, storage / "moved")
+    with (folder / "metrics.jsonl").open("a") as file:  # as if the run had died after its last checkpoint
         file.write(json.dumps({"iteration": 3, "reward": 9.0}) + "\n" + '{"iteration": 4, "rew')
     with (folder / "samples.jsonl").open("a") as file:
         file.write(json.dumps({"iteration": 3, "phase": "train"}) + "\n")
-    moved = folder.rename(storage / "elsewhere")
-    config = guided(make_config, storage, num_iterations=4)
-    result = fit(config, resume=str(moved), env_runners=env_runners, teachers=teachers)
 
-    assert Path(result.path) == moved
-    assert not folder.exists()
-    rows = read_metrics(moved / "metrics.jsonl")
+    config = guided(make_config, storage, num_iterations=4)
+    result = fit(config, resume=str(folder), env_runners=env_runners, teachers=teachers)
+
+    assert Path(result.path) == folder
+    rows = read_metrics(folder / "metrics.jsonl")
     assert [row["iteration"] for row in rows] == [0, 1, 2, 3, 4]
     assert all(row.get("reward") != 9.0 for row in rows)
     assert [row["tokens/total"] for row in rows] == sorted(row["tokens/total"] for row in rows)
-    assert max(iterations(moved / "samples.jsonl")) == 4
-    assert all(row.get("responses") for row in read_metrics(moved / "samples.jsonl"))
-    assert json.loads((moved / "run.json").read_text()) == {
-        "checkpoint": "checkpoints-2/checkpoint_000004", "iteration": 4, "session": 2
-    }  # fmt: skip
+    assert [row["time/total_s"] for row in rows] == sorted(row["time/total_s"] for row in rows)
+    samples = read_metrics(folder / "samples.jsonl")
+    assert max(row["iteration"] for row in samples) == 4
+    assert all(row.get("responses") for row in samples)
+    state = json.loads((folder / "run.json").read_text())
+    assert state == {"checkpoint": "checkpoints-2/checkpoint_000004", "iteration": 4, "session": 2}
 
 
-def test_a_policy_that_writes_nothing_stops_the_run_with_its_checkpoint_intact(
-    make_config: Callable[..., Any], tmp_path: Path, env_runners: Any, tiny_models: dict[str, str]
+def test_a_policy_that_writes_nothing_stops_the_run_and_leaves_folders_intact(
+    first: Any, make_config: Callable[..., Any], storage: Path, env_runners: Any, tiny_models: dict[str, str]
 ) -> None:
+    before = (storage / "guided" / "metrics.jsonl").read_bytes()
     config = make_config(
-        name="silent",
-        model={"path": silenced(tiny_models["policy"], tmp_path / "silent")},
+        name="guided",
+        model={"path": silenced(tiny_models["policy"], storage / "silent")},
         training={"num_iterations": 9, "lr": 1e-9, "updates_per_iteration": 1},
-        checkpointing={"storage_path": str(tmp_path), "every": 1},
+        checkpointing={"storage_path": str(storage), "every": 1},
         evaluation={"at_start": False},
     )
     with pytest.raises(RuntimeError, match="every response of the last 3 iterations is empty: the policy writes its"):
         fit(config, env_runners=env_runners)
-    folder = tmp_path / "silent-2"  # the model's folder has the name
+    assert (storage / "guided" / "metrics.jsonl").read_bytes() == before
+    folder = storage / "guided-2"  # the name is taken
     assert iterations(folder / "metrics.jsonl") == [1, 2]
-    assert json.loads((folder / "run.json").read_text())["iteration"] == 2
-    assert (folder / "checkpoints" / "checkpoint_000002" / "learner.pt").is_file()
+    state = json.loads((folder / "run.json").read_text())
+    assert state["iteration"] == 2
+    assert (folder / state["checkpoint"] / "learner.pt").is_file()
 
 
 def silenced(model: str, folder: Path) -> str:
-    """A copy of the model whose next token is always end-of-sequence: a last norm of zero makes all logits equal, so
-    the head is untied and what leaves the norm is one constant direction."""
+    """A copy of the model whose next token is always end-of-sequence.
+
+    Attention and MLP add nothing, so that a token's hidden state is its own embedding, (1, -1, 0, ...) or, for the end,
+    (1, 1, 0, ...). The last norm drops the first coordinate and flips and stretches the second: end 170, others -170.
+    """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    policy = AutoModelForCausalLM.from_pretrained(model)
+    policy: Any = AutoModelForCausalLM.from_pretrained(model)
     embedding = policy.get_input_embeddings().weight
     with torch.no_grad():
-        for layer in policy.model.layers:  # the residual stream is the token's embedding alone
+        for layer in policy.model.layers:
             layer.self_attn.o_proj.weight.zero_()
             layer.mlp.down_proj.weight.zero_()
-        embedding[:, 0] = 1.0  # every token's hidden state has this coordinate
-        embedding[:, 1:] = 0.0
-        embedding[:, 1] = -1.0
+        embedding.zero_()
+        embedding[:, 0], embedding[:, 1] = 1.0, -1.0
         embedding[tokenizer.eos_token_id, 1] = 1.0
         policy.model.norm.weight[0], policy.model.norm.weight[1] = 0.0, -30.0
     policy.save_pretrained(folder)

@@ -165,3 +165,38 @@ def test_it_survives_pickling():
 @given(st.text(max_size=200))
 def test_no_text_raises_or_scores(text):
     assert score(ArithmeticEnv(), 0, text)[0] == 0.0
+
+
+def test_levels_are_walked_through_or_mixed_by_weight():
+    walk = ArithmeticEnv(levels=[[1, 1], [2, 1], [3, 2]], problems_per_level=10)
+    assert [walk.digits(index) for index in (0, 9, 10, 19, 20, 1000)] == [
+        *[(1, 1)] * 2, *[(2, 1)] * 2, *[(3, 2)] * 2,
+    ]  # fmt: skip
+    mixed = ArithmeticEnv(levels=[[1, 1], [3, 2]], level_weights=[1, 3])
+    hard = sum(mixed.digits(index) == (3, 2) for index in range(400))
+    assert 260 < hard < 340  # 300 expected, deviation 9
+    for env in (walk, mixed):
+        for index in range(0, 40, 3):
+            assert tuple(len(str(number)) for number in env.operands(index)) == env.digits(index)
+            assert score(env, index, env.gold_response(index))[0] == 1.0
+    check_env(gymnasium.make("tgpo/Arithmetic-v0", levels=[[1, 1], [2, 1]]).unwrapped)
+
+
+def test_one_level_is_the_same_as_its_digits():
+    one, same = ArithmeticEnv(digits=[2, 2]), ArithmeticEnv(levels=[[2, 2]])
+    assert [one.operands(index) for index in range(20)] == [same.operands(index) for index in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"levels": []}, "at least one pair"),
+        ({"levels": [[1, 1], [1]]}, r"two integers in \[1, 12\], got \[1\]"),
+        ({"levels": [[1, 1]], "level_weights": [1, 2]}, "must be 1 numbers >= 0, one for each level"),
+        ({"levels": [[1, 1]], "level_weights": [1], "problems_per_level": 5}, "give one of the two"),
+        ({"problems_per_level": 0}, "problems_per_level must be >= 1"),
+    ],
+)
+def test_a_wrong_curriculum_is_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ArithmeticEnv(**kwargs)

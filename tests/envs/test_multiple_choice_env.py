@@ -30,9 +30,9 @@ def step(env: MultipleChoiceEnv, index: int, response: str) -> tuple[float, dict
 def failures(path: Path, count: int | None, **kwargs: Any) -> list[Any]:
     env = MultipleChoiceEnv(str(path), **kwargs)
     failed = []
-    for index in range(min(count or env.num_problems, env.num_problems)):
+    for index in range(count or env.num_problems or 0):
         row = env.row(index)
-        right = [env.gold_response(index), f"Answer: {row.choices[row.answer]}"]
+        right = [env.gold_response(index), f"Answer: {' '.join(row.choices[row.answer].split())}"]
         # an option that is itself a letter is read as one
         right = right[:1] if len(row.choices[row.answer].strip()) == 1 else right
         wrong = [f"\\boxed{{{letter}}}" for i, letter in enumerate("ABCDEFGHIJ") if i != row.answer]

@@ -281,22 +281,8 @@ def test_the_pool_costs_little_beside_the_verification_itself(pool: VerifierPool
     assert elapsed - inside < 2.0  # 10 ms each on a machine that does ten other things; 0.1 ms on a quiet one
 
 
-@pytest.mark.slow
-def test_a_thousand_verifications_with_five_in_a_hundred_bad_stay_near_the_ideal_time():
-    kinds = ["sleep_forever", "allocate_without_end", "exit_at_once", "raise_error"]
-    with VerifierPool(2, memory_bytes=2**30) as pool:
-        pool.verify(MATH_ANSWER, "0", "$0$")
-        start = time.monotonic()
-        futures = [
-            pool.submit(BAD + kinds[i // 20 % 4], deadline_s=0.5)
-            if i % 20 == 0
-            else pool.submit(MATH_ANSWER, str(i), f"\\boxed{{{i}}}", deadline_s=20.0)
-            for i in range(1000)
-        ]
-        outcomes = Counter(future.result(timeout=200).outcome for future in futures)
-        elapsed = time.monotonic() - start
-    print(f"1000 verifications, 50 bad: {elapsed:.1f} s")
-    assert outcomes["correct"] == 950
-    assert outcomes["timeout"] + outcomes["error"] == 50
-    assert workers_of_this_process() == []
-    assert elapsed < 90  # ideal: 13 sleepers at 0.5 s and 39 starts at 0.5 s on 2 workers, 15 s
+def test_the_callers_own_memory_does_not_make_a_worker_look_spent() -> None:
+    ballast = bytearray(256 << 20)  # Linux lets a process that we start begin with our peak as its ru_maxrss
+    with VerifierPool(memory_bytes=len(ballast)) as pool:
+        assert [pool.verify(f"{BAD}echo", 0.5).score for _ in range(3)] == [0.5] * 3
+        assert pool.restarts == 0

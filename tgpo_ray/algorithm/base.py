@@ -199,8 +199,9 @@ class Algorithm:
         if self.num_recoveries:  # the iteration may have been saved before it was taken back
             name += f"_{self.num_recoveries}"
         if not self._last_checkpoint.endswith(name):
-            self._last_state = self.state_dict()
-            self._last_checkpoint = self.learners.save(name, {STATE_FILE: json.dumps(self._last_state)})
+            state = self.state_dict()
+            self._last_checkpoint = self.learners.save(name, {STATE_FILE: json.dumps(state)})
+            self._last_state = state  # only now: a save that failed is nothing to go back to
         if path is None:
             return self._last_checkpoint
         copy_folder(self._last_checkpoint, path)

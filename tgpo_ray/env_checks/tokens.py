@@ -74,12 +74,13 @@ class _Conversation:
         self.observations: list[str] = []
         self.problems: list[str] = []
         env = subject.env
+        gold = subject.gold(index) or ()
+        # wrong answers, so that an environment with turns shows them, unless the right ones take several
+        texts = gold if len(gold) > 1 else FIXED_RESPONSES * (MAX_TURNS // len(FIXED_RESPONSES))
         self.prompt, _ = env.reset(seed=subject.seed, options={"index": index})
         self.rollout = Rollout(env)
-        gold = subject.gold(index) or ()
-        for turn in range(MAX_TURNS):
-            # wrong answers first, so that an environment with turns shows them
-            self._turn(gold[-1] if turn == MAX_TURNS - 1 and gold else FIXED_RESPONSES[turn % len(FIXED_RESPONSES)])
+        for response in texts:
+            self._turn(response)
             if self.rollout.done:
                 break
 

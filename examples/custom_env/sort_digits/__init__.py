@@ -38,4 +38,4 @@ class SortDigitsEnv(SingleTurnEnv):
         return Verdict(float(right), "correct" if right else "wrong", extracted=answer[:100])
 
 
-gymnasium.register("SortDigits-v0", SortDigitsEnv)
+gymnasium.register("SortDigits-v0", entry_point=f"{__name__}:SortDigitsEnv")

@@ -1,0 +1,78 @@
+"""`tgpo/MathTool-v0`: mathematics problems with a calculator that the policy may call."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from .base import Problem
+from .boxed import last_boxed
+from .calculator import calculate
+from .math_env import MathEnv
+from .multi_turn import MultiTurnEnv
+from .verdict import UNPARSABLE, Verdict
+
+TOOL_INSTRUCTION = (
+    "You may use a calculator: write <tool>expression</tool>, for example <tool>(3/4 + 2)**3</tool>, and end your "
+    "turn. The result follows, and you go on."
+)
+MAX_CALLS = 8  # in one response; further ones are not looked at
+_CALL = re.compile(r"<tool>([^<]{0,2000})</tool>")
+
+
+class MathToolEnv(MultiTurnEnv):
+    r"""`tgpo/Math-v0` in turns: a response that calls the calculator gets `Result: 42`, any other is the answer.
+
+    A complete `\boxed{}` after the last call of a response makes it the answer too. With the format gate, the gate
+    reads what the policy wrote in all turns; without it, the last response alone is scored. Give `env_runners.stop`
+    the text `</tool>` where the policy does not end its turn by itself.
+
+    Args:
+        path: the file of problems.
+        max_turns: responses; one that still calls the calculator in the last of them scores 0.0, `unparsable`.
+        math: all other arguments are `tgpo/Math-v0`'s.
+
+    Raises:
+        FileNotFoundError, ValueError, ImportError: as in `tgpo/Math-v0`.
+    """
+
+    def __init__(self, path: str, *, max_turns: int = 8, **math: Any) -> None:
+        super().__init__(max_turns)
+        self._math = MathEnv(path, **math)
+        self.num_problems = self._math.num_problems
+        self.deadline_s = self._math.deadline_s
+        self._written: list[str] = []  # by the policy, in this episode
+
+    def problem(self, index: int, rng: np.random.Generator) -> Problem:
+        """Row `index` of the file, with the calculator explained after the problem."""
+        self._written = []
+        problem, answer = self._math.row(index)
+        template, text = self._math.template, f"{problem}\n\n{TOOL_INSTRUCTION}"
+        return Problem(template.text(text), answer, template.messages(text))
+
+    def gold_response(self, index: int) -> str:
+        """The gold answer at once, without the calculator."""
+        return self._math.gold_response(index)
+
+    def respond(self, problem: Problem, response: str) -> str | Verdict:
+        r"""A line for each call, `Result: ...` or `Error: ...`; else the verdict on the answer."""
+        self._written.append(response)
+        calls = list(_CALL.finditer(response))
+        if not calls or last_boxed(response[calls[-1].end() :]) is not None:
+            text = "".join(self._written) if self._math.format_gate else response
+            return self._math.verify(problem, text)
+        return "\n" + "".join(f"{_result(call[1])}\n" for call in calls[:MAX_CALLS])
+
+    def give_up(self, problem: Problem, response: str) -> Verdict:
+        """Unparsable: the calculator was called where an answer was due."""
+        parts = {"accuracy": 0.0, "format": 0.0} if self._math.format_gate else {"accuracy": 0.0}
+        return Verdict(0.0, UNPARSABLE, detail=f"no answer in {self.max_turns} responses", parts=parts)
+
+
+def _result(expression: str) -> str:
+    try:
+        return f"Result: {calculate(expression)}"
+    except ValueError as failure:
+        return f"Error: {failure}"

@@ -1,0 +1,90 @@
+"""Base of environments that answer: a conversation of turns, the environment's written as plain text."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from gymnasium.error import ResetNeeded
+
+from .base import Problem, Seconds, TextEnv
+from .verdict import ERROR, Verdict
+
+
+class MultiTurnEnv(TextEnv):
+    r"""Several responses to one problem. Subclasses implement `problem`, `respond` and `give_up`.
+
+    The observation that `step` returns is this turn's text alone, not the conversation so far: the runner appends it
+    to what the policy wrote, as tokens that no loss trains on. Write it so that it reads on from there, with the line
+    breaks that it needs: `"\n<result>42</result>\n"`.
+
+    The info of a turn before the last has `turn`, counted from 1; that of the last has the keys that `TextEnv` lists,
+    and `turn`. Only the last turn has a reward.
+
+    Args:
+        max_turns: responses that an episode may take; the verdict after the last of them is `give_up`'s.
+    """
+
+    _current: Problem | None = None
+
+    def __init__(self, max_turns: int) -> None:
+        super().__init__()
+        if isinstance(max_turns, bool) or not isinstance(max_turns, int) or max_turns < 1:
+            raise ValueError(f"max_turns must be an integer >= 1, got {max_turns!r}: an episode takes a response")
+        self.max_turns = max_turns
+        self.turn = 0  # responses so far in this episode
+
+    def problem(self, index: int, rng: np.random.Generator) -> Problem:
+        """Problem `index`; `rng` is seeded by `reset`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement problem(index, rng)")
+
+    def respond(self, problem: Problem, response: str) -> str | Verdict:
+        """The environment's text after `response`, or the verdict that ends the episode.
+
+        An exception here becomes the outcome `error`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement respond(problem, response)")
+
+    def give_up(self, problem: Problem, response: str) -> Verdict:
+        """The verdict when `response` was the last that the episode may take, and ended nothing."""
+        raise NotImplementedError(f"{type(self).__name__} must implement give_up(problem, response)")
+
+    def begin(self, index: int) -> tuple[str, dict[str, Any]]:
+        self._current, self.turn = self.problem(index, self.np_random), 0
+        if self._current.messages is None:
+            return self._current.prompt, {}
+        return self._current.prompt, {"messages": [dict(message) for message in self._current.messages]}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """The environment's answer to the response `action`; terminated with the verdict, truncated never.
+
+        Raises:
+            gymnasium.error.ResetNeeded: when the episode is over or never began.
+        """
+        if self._current is None:
+            raise ResetNeeded("the episode is over or never began: call reset() before the next step()")
+        self.turn += 1
+        start = time.monotonic()
+        try:
+            answer = self.respond(self._current, action)
+            if isinstance(answer, str) and self.turn >= self.max_turns:
+                answer = self.give_up(self._current, action)
+        except Exception as failure:  # as in SingleTurnEnv: counted, and the other episodes go on
+            answer = Verdict(0.0, ERROR, detail=f"{type(failure).__name__}: {failure}")
+        if isinstance(answer, str):
+            return answer, 0.0, False, False, {"turn": self.turn}
+        self._current = None
+        elapsed = time.monotonic() - start if answer.seconds is None else answer.seconds
+        return "", answer.score, True, False, {"turn": self.turn, **final_info(answer, elapsed)}
+
+
+def final_info(verdict: Verdict, elapsed_s: float) -> dict[str, Any]:
+    """The info of an episode's last step."""
+    return {
+        "reward_parts": dict(verdict.parts) or {"accuracy": verdict.score},
+        "answer": verdict.extracted,
+        "outcome": verdict.outcome,
+        "verify_s": Seconds(elapsed_s),
+        "detail": verdict.detail,
+    }
