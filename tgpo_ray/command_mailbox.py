@@ -63,6 +63,7 @@ class Mailbox:
         self._processes: dict[int, tuple[str, int]] = {}
         self._ranks: dict[int, Any] = {}
         self._stopping = False
+        self._failure: str | None = None
 
     # -- driver ------------------------------------------------------------------------------------------------------
 
@@ -71,6 +72,8 @@ class Mailbox:
         async with self._posted:
             self._last += 1
             self._tickets[self._last] = _Ticket(name, payloads)
+            if self._failure is not None:
+                self._tickets[self._last].finish("error", self._failure)
             self._posted.notify_all()
         return self._last
 
@@ -85,7 +88,8 @@ class Mailbox:
         return ticket.status or "error", ticket.error
 
     async def fail_pending(self, error: str) -> None:
-        """End every open command: the training run itself is over."""
+        """End every open command, and those to come: the training run itself is over."""
+        self._failure = error
         for ticket in self._tickets.values():
             ticket.finish("error", error)
 

@@ -19,7 +19,6 @@ CPU_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     # The first request with log-probs compiles a sampler function with the C++ compiler for 17 s: not worth it here.
     "TORCHDYNAMO_DISABLE": "1",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
 }
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -38,7 +38,13 @@ def run_rank(config: dict[str, WorkerSpec]) -> None:
     )
     if start is None:
         return
-    rank_loop = RankLoop(worker, rank, token)
+    try:
+        rank_loop = RankLoop(worker, rank, token)
+    except Exception as error:  # loading a model again would fail again: end here, without Ray Train's restarts
+        traceback.print_exc()
+        reason = f"learner rank {rank} cannot load {worker.learner.model!r}: {type(error).__name__}: {error}"
+        ray.get(worker.mailbox.fail_pending.remote(reason))
+        return
     if start.resume_from is not None:
         rank_loop.load(start.resume_from)
     rank_loop.run()

@@ -220,12 +220,17 @@ def _terminated_by_signal() -> Iterator[None]:
         yield
         return
 
+    names = ["Ctrl-C"]
+
     def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        names.append(signal.Signals(number).name)
+        raise KeyboardInterrupt
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
+    except KeyboardInterrupt:  # Ray raises one of its own where it was waiting
+        raise KeyboardInterrupt(names[-1]) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -46,7 +46,7 @@ def train(path: str, overrides: Sequence[str], resume: str | None) -> int:
     except ConfigError as error:
         return _fail(f"configuration error: {error}", EXIT_USAGE)
     except KeyboardInterrupt as error:
-        return _fail(f"interrupted ({error or 'Ctrl-C'}): all actors have ended", EXIT_INTERRUPTED)
+        return _fail(f"interrupted ({str(error) or 'Ctrl-C'}): all actors have ended", EXIT_INTERRUPTED)
     except Exception as error:
         return report_failure("the run failed", error)
     print(f"done: {result.path}", flush=True)

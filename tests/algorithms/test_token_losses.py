@@ -175,14 +175,14 @@ def test_metrics_are_sums_and_counts_over_the_right_tokens():
     entropy = torch.tensor([1.0, 2.0, 3.0, 50.0])
     metrics = GuidedPolicyLoss(track_entropy=True).metrics(logprobs, entropy, rows)
     values = {name: (total.item(), count.item()) for name, (total, count) in metrics.items()}
-    assert values["guidance_nll"] == (4.0, 2.0)  # 1 + 3 over the guided tokens
-    assert values["teacher_agreement"] == (1.0, 2.0)
-    assert values["guided_share"] == (2.0, 3.0)
-    assert values["clip_fraction"] == (1.0, 3.0)  # ratios 1, 2, 1
-    assert values["ratio_deviation"] == pytest.approx((1.0, 3.0))
-    assert values["approx_kl"] == pytest.approx((1.0 - math.log(2.0), 3.0))  # r - 1 - log r at r = 2
-    assert values["entropy"] == (6.0, 3.0)
-    assert SFTLoss().metrics(logprobs, None, rows)["nll"] == (torch.tensor(3.0), torch.tensor(3.0))
+    assert values["guidance/nll"] == (4.0, 2.0)  # 1 + 3 over the guided tokens
+    assert values["guidance/agreement"] == (1.0, 2.0)
+    assert values["guidance/coverage"] == (2.0, 3.0)
+    assert values["policy/clip_fraction"] == (1.0, 3.0)  # ratios 1, 2, 1
+    assert values["policy/ratio_deviation"] == pytest.approx((1.0, 3.0))
+    assert values["policy/old_kl"] == pytest.approx((1.0 - math.log(2.0), 3.0))  # r - 1 - log r at r = 2
+    assert values["policy/entropy"] == (6.0, 3.0)
+    assert SFTLoss().metrics(logprobs, None, rows)["loss/sft"] == (torch.tensor(3.0), torch.tensor(3.0))
 
 
 def test_entropy_is_asked_for_only_where_it_is_used():

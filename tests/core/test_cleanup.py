@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -160,12 +161,32 @@ def test_an_engine_that_cannot_start_is_named_and_leaves_no_folder(
     write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
     tmp_path: Path, tiny_models: dict[str, str],
 ) -> None:  # fmt: skip
-    job = write_job(tmp_path / "job", env_runners={"kv_cache_memory": "1000TiB"})
+    # room for one sequence in bfloat16, which `auto` may mean; on a CPU it means float32
+    job = write_job(tmp_path / "job", env_runners={"kv_cache_memory": "13KiB"})
     run = start_train(job)
     assert run.wait() == 1, run.text()
     reason = run.lines()[-1]
     assert reason.startswith("the run failed: EnvRunner failed to start: ")
-    assert f"It loads model {tiny_models['policy']!r} into vLLM with a KV cache of 1000 TiB" in reason
+    assert f"It loads model {tiny_models['policy']!r} into vLLM with a KV cache of " in reason
+    assert "Traceback" not in run.text()
+    assert not (job.parent / "runs" / "job").exists()
+    leaves_nothing(run.session)
+
+
+@pytest.mark.slow
+def test_weights_that_cannot_be_read_are_named_at_once(
+    write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
+    tmp_path: Path, tiny_models: dict[str, str],
+) -> None:  # fmt: skip
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_models["policy"], broken)
+    with (broken / "model.safetensors").open("r+b") as file:
+        file.truncate(1000)  # a download that was cut, or a Git LFS pointer
+    job = write_job(tmp_path / "job", model={"path": str(broken)})
+    run = start_train(job)
+    assert run.wait() == 1, run.text()
+    reason = run.lines()[-1]
+    assert reason.startswith(f"the run failed: learner rank 0 cannot load {str(broken)!r}: SafetensorError: ")
     assert "Traceback" not in run.text()
     assert not (job.parent / "runs" / "job").exists()
     leaves_nothing(run.session)

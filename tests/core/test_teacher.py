@@ -63,7 +63,7 @@ def larger_folder(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPath
     tokenizer.add_special_tokens({"eos_token": END_OF_TURN})
     tokenizer.chat_template = TEMPLATE
     shape = {
-        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 16,
+        "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "head_dim": 32,
         "num_key_value_heads": 1, "max_position_embeddings": 128, "tie_word_embeddings": False,
     }  # fmt: skip
     folder = write_model(tmp_path_factory.mktemp("teachers") / "larger", "qwen3", tokenizer, seed=2, **shape)

@@ -68,7 +68,7 @@ def guided(pool: TeacherGroup, groups: list[SampledGroup]) -> list[SampledGroup]
 
 def too_long(ordinal: int) -> SampledGroup:
     """A response beyond the teacher's context: scoring it raises, on every replica and at every try."""
-    return group_of(episode_of([3, 4], [5] * 200), ordinal=ordinal)
+    return group_of([5] * 200, ordinal)
 
 
 def test_a_group_that_cannot_be_scored_goes_on_without_guidance(pool: TeacherGroup, sampled: list[SampledGroup]):

@@ -43,8 +43,12 @@ def sample(runners: EnvRunnerGroup, temperature: float) -> tuple[list[SampledGro
 def differences(learner: Learner, groups: Sequence[EpisodeGroup]) -> np.ndarray:
     """|learner - sampler| of every token's log-prob."""
     ours = learner.logprobs(pieces(groups))
-    theirs = [episode.old_logprobs for group in groups for episode in group.episodes]
-    return np.concatenate([np.abs(a - b) for a, b in zip(ours, theirs, strict=True) if b is not None])
+    found = []
+    for i, group in enumerate(groups):
+        for j, episode in enumerate(group.episodes):
+            assert episode.old_logprobs is not None
+            found.append(np.abs(ours[i, j] - episode.old_logprobs))
+    return np.concatenate(found)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
