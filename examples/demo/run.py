@@ -34,6 +34,7 @@ from tgpo_ray.models import character_tokenizer, write_model
 from tgpo_ray.report import load_run, write_report
 from tgpo_ray.run import fit
 from tgpo_ray.storage import absolute
+from tgpo_ray.train import quiet_other_packages
 
 ROOT = Path(__file__).resolve().parents[2]
 YAML = ROOT / "yaml" / "demo"
@@ -50,6 +51,7 @@ console = Console()
 
 
 def main() -> int:
+    quiet_other_packages()
     options = parse_arguments()
     start = time.monotonic()
     connect(AlgorithmConfig.from_yaml(YAML / "tgpo.yaml").ray)
@@ -106,7 +108,7 @@ def write_traces(folder: Path, seed: int, long_share: dict[str, float]) -> None:
     """Worked solutions of training problems, one jsonl for each of the three supervised runs."""
     env: Any = gymnasium.make("tgpo/Arithmetic-v0", **TASK).unwrapped
     folder.mkdir(parents=True)
-    for number, (stage, share) in enumerate(long_share.items()):
+    for number, (stage, share) in enumerate(sorted(long_share.items())):
         rng = np.random.default_rng([seed, number])
         with (folder / f"{stage}.jsonl").open("w") as file:
             for index in range(NUM_TRACES):

@@ -156,9 +156,9 @@ def test_argmax_and_log_prob_are_those_of_transformers_at_every_position(
         assert guidance.teacher_logprobs is not None
         assert guidance.teacher_ids.dtype == np.int32
         assert guidance.topk_ids is guidance.topk_logprobs is None  # nobody asked
-        named = expected.gather(1, torch.from_numpy(guidance.teacher_ids).long()[:, None])[:, 0]
+        named = expected.gather(1, torch.tensor(guidance.teacher_ids.tolist())[:, None])[:, 0]
         assert (expected.max(-1).values - named).max() < TIE
-        written = expected.gather(1, torch.from_numpy(episode.response_ids).long()[:, None])[:, 0]
+        written = expected.gather(1, torch.tensor(episode.response_ids.tolist())[:, None])[:, 0]
         np.testing.assert_allclose(guidance.teacher_logprobs, written.numpy(), atol=LOGPROB_BOUND)
 
 
@@ -173,7 +173,7 @@ def test_the_best_k_are_sorted_and_begin_with_the_argmax(
         np.testing.assert_array_equal(guidance.topk_ids[:, 0], guidance.teacher_ids)
         assert (np.diff(guidance.topk_logprobs, axis=1) <= 0).all()
         expected = forced_logprobs(model, episode.prompt_ids, episode.response_ids)
-        found = expected.gather(1, torch.from_numpy(guidance.topk_ids).long())
+        found = expected.gather(1, torch.tensor(guidance.topk_ids.tolist()))
         np.testing.assert_allclose(guidance.topk_logprobs, found.numpy(), atol=LOGPROB_BOUND)
         np.testing.assert_allclose(guidance.topk_logprobs, expected.topk(4).values.numpy(), atol=LOGPROB_BOUND)
 

@@ -34,7 +34,7 @@ def pool(ray_cluster: Any, tiny_models: dict[str, str]) -> Iterator[TeacherGroup
     group.stop()
 
 
-def group_of(response: list[int], ordinal: int) -> SampledGroup:
+def group_of(response: list[int], ordinal: int, *, size: int = 1) -> SampledGroup:
     import ray
 
     episode = Episode(
@@ -49,7 +49,8 @@ def group_of(response: list[int], ordinal: int) -> SampledGroup:
         seed=0,
         weights_version=0,
     )
-    return SampledGroup(ordinal, Task(0, 0, 0, ordinal), (episode.info(),), ray.put(EpisodeGroup((episode,))))
+    infos, ref = (episode.info(),) * size, ray.put(EpisodeGroup((episode,) * size))
+    return SampledGroup(ordinal, Task(0, 0, 0, ordinal), infos, ref)
 
 
 @pytest.fixture(scope="module")
@@ -133,12 +134,13 @@ def test_a_teacher_that_hangs_is_replaced_and_every_group_is_guided(pool: Teache
 
 @pytest.mark.slow
 def test_a_teacher_that_is_too_slow_leaves_its_group_unguided(pool: TeacherGroup, sampled: list[SampledGroup]):
-    before, timeout = pool.num_restarts, pool._timeout_s
-    pool._timeout_s, pool._max_unguided_share = 0.0, 1.0
-    (group,) = annotate(sampled[:1], lambda _: pool, ["argmax"])
+    before = pool.num_restarts
+    pool._timeout_s, pool._max_unguided_share = 0.1, 1.0
+    (group,) = annotate([group_of([5] * 60, ordinal=0, size=5000)], lambda _: pool, ["argmax", "topk:16"])  # seconds
     assert not group.guidance
     assert pool.num_restarts == before + 2  # at each of its two tries
-    pool._timeout_s = timeout
+    pool._timeout_s = 60.0
+    guided(pool, sampled)
 
 
 def test_a_stopped_pool_returns_its_resources(pool: TeacherGroup):
