@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from tgpo_ray.engine import Completion, Engine, EngineSpec, Sampling, completions
 from tgpo_ray.env_registry import make_env
 from tgpo_ray.episode import EpisodeGroup, EpisodeInfo, Task
-from tgpo_ray.rollout import Rollout, RunningGroup
+from tgpo_ray.rollout import Rollout, RunningGroup, prompt_ids
 
 EOS_DECODE_OPTIONS = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
@@ -94,24 +95,16 @@ class EnvRunner:
         envs = [self._acquire_env(task.env_index) for _ in range(group_size)]
         resets = [env.reset(seed=task.seed, options={"index": task.problem_index}) for env in envs]
         prompt, info = resets[0]
-        prompt_ids = self._encode_prompt(prompt, info)
-        if len(prompt_ids) > self._spec.max_prompt_tokens:
+        ids = prompt_ids(self._engine.tokenizer, prompt, info)
+        if len(ids) > self._spec.max_prompt_tokens:
             raise ValueError(
                 f"{self._spec.envs[task.env_index].id}, problem {task.problem_index}: the prompt has "
-                f"{len(prompt_ids)} tokens, env_runners.max_prompt_tokens is {self._spec.max_prompt_tokens}: "
+                f"{len(ids)} tokens, env_runners.max_prompt_tokens is {self._spec.max_prompt_tokens}: "
                 "raise it (the model's context permitting) or leave such problems out of the data"
             )
-        group = RunningGroup(task, prompt, prompt_ids, [Rollout(env) for env in envs])
-        self._requests[self._engine.generate(prompt_ids, sampling, n=group_size)] = (group, group.rollouts)
+        group = RunningGroup(task, prompt, ids, [Rollout(env) for env in envs])
+        self._requests[self._engine.generate(ids, sampling, n=group_size)] = (group, group.rollouts)
         return group
-
-    def _encode_prompt(self, prompt: str, info: dict[str, Any]) -> np.ndarray:
-        tokenizer = self._engine.tokenizer
-        if info.get("messages") is not None:
-            ids = tokenizer.apply_chat_template(info["messages"], add_generation_prompt=True, return_dict=False)
-        else:
-            ids = tokenizer.encode(prompt, add_special_tokens=True)
-        return np.asarray(ids, np.int32)
 
     def _finished_groups(self, groups: list[RunningGroup], sampling: Sampling) -> Iterator[RunningGroup]:
         open_groups = len(groups)
@@ -141,7 +134,7 @@ class EnvRunner:
         done, _ = wait(self._steps, timeout=0 if self._engine.busy else None, return_when=FIRST_COMPLETED)
         for future in done:
             group, rollout = self._steps.pop(future)
-            observation = future.result()
+            observation = self._observation(future, group.task)
             if not rollout.done and not self._continue(group, rollout, observation, sampling):
                 rollout.stop_reason = "length"
                 rollout.done = True
@@ -150,6 +143,17 @@ class EnvRunner:
                 group.num_open -= 1
                 if group.num_open == 0:
                     yield group
+
+    def _observation(self, future: Future[str], task: Task) -> str:
+        """What the environment answered; an exception of its own is named with the problem and the line that raised."""
+        try:
+            return future.result()
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise RuntimeError(
+                f"{self._spec.envs[task.env_index].id}, problem {task.problem_index}, seed {task.seed}: step raised "
+                f"{type(error).__name__}: {error} ({last.filename}:{last.lineno}); an environment must score any text"
+            ) from error
 
     def _continue(self, group: RunningGroup, rollout: Rollout, observation: str, sampling: Sampling) -> bool:
         """Queue the next turn; False where the environment's text leaves no room for an answer."""

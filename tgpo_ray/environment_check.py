@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.env_runner import EnvSpec
+from tgpo_ray.rollout import prompt_ids
 
 if TYPE_CHECKING:
     from tgpo_ray.config import AlgorithmConfig
@@ -76,7 +77,7 @@ def _problems(spec: EnvSpec, tokenizer: Any, config: AlgorithmConfig) -> Iterato
         return
     limit = config.env_runners.max_prompt_tokens
     prompts.sort(key=lambda found: len(str(found[2].get("messages") or found[1])), reverse=True)
-    lengths = [(encoded_length(tokenizer, text, info), index) for index, text, info in prompts[:NUM_LONGEST]]
+    lengths = [(len(prompt_ids(tokenizer, text, info)), index) for index, text, info in prompts[:NUM_LONGEST]]
     longest, index = max(lengths, default=(0, 0))
     if longest > limit:
         yield (
@@ -96,13 +97,6 @@ def _prompts(env: Any, seed: int) -> list[tuple[int, str, dict[str, Any]]]:
         if time.monotonic() - start > LOOK_S:
             break
     return found
-
-
-def encoded_length(tokenizer: Any, prompt: str, info: dict[str, Any]) -> int:
-    """Tokens of a prompt as the runner encodes it."""
-    if info.get("messages") is not None:
-        return len(tokenizer.apply_chat_template(info["messages"], add_generation_prompt=True, return_dict=False))
-    return len(tokenizer.encode(prompt, add_special_tokens=True))
 
 
 def _explain(env_id: str, error: Exception) -> str:

@@ -16,6 +16,15 @@ from tgpo_ray.engine import Completion
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, OUTCOMES, Episode, EpisodeGroup, Task
 
 
+def prompt_ids(tokenizer: Any, prompt: str, info: dict[str, Any]) -> np.ndarray:
+    """(P,) int32: the first observation as the model reads it, through its chat template where `info` has messages."""
+    if info.get("messages") is not None:
+        ids = tokenizer.apply_chat_template(info["messages"], add_generation_prompt=True, return_dict=False)
+    else:
+        ids = tokenizer.encode(prompt, add_special_tokens=True)
+    return np.asarray(ids, np.int32)
+
+
 @dataclass
 class Rollout:
     """The state of one running episode."""

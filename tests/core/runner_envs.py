@@ -10,6 +10,7 @@ from tgpo_ray.envs import TextEnv
 
 THREE_TURNS = f"{__name__}:ThreeTurns-v0"
 NO_NUMBER = f"{__name__}:NoNumber-v0"
+RAISING = f"{__name__}:Raising-v0"
 ANSWERS = ("+1=", "+2=")
 
 
@@ -35,6 +36,17 @@ class NoNumber(TextEnv):
         return "", float("nan"), True, False, {}
 
 
+class Raising(TextEnv):
+    """Cannot take the response that it gets."""
+
+    def begin(self, index: int) -> tuple[str, dict[str, Any]]:
+        return "1=", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        raise LookupError("no such answer")
+
+
 if "ThreeTurns-v0" not in gymnasium.registry:
     gymnasium.register("ThreeTurns-v0", entry_point=f"{__name__}:ThreeTurns")
     gymnasium.register("NoNumber-v0", entry_point=f"{__name__}:NoNumber")
+    gymnasium.register("Raising-v0", entry_point=f"{__name__}:Raising")

@@ -147,7 +147,9 @@ def test_the_context_is_read_from_a_local_folder_and_overrides_go_first(tmp_path
 
 def test_the_teachers_context_counts_too(tmp_path):
     config = tgpo().teachers(path=model_folder(tmp_path / "teacher", max_position_embeddings=1000))
-    assert config.problems()[0].startswith("teachers.default: max_prompt_tokens + max_response_tokens = 3072 exceeds")
+    assert config.problems()[0].startswith(
+        "teachers.default: max_prompt_tokens + max_response_tokens + 1 = 3073 exceeds"
+    )
 
 
 def test_the_kv_cache_must_hold_one_sequence(tmp_path):

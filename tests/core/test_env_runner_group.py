@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from tests.core.runner_envs import ANSWERS, NO_NUMBER, THREE_TURNS
+from tests.core.runner_envs import ANSWERS, NO_NUMBER, RAISING, THREE_TURNS
 from tgpo_ray.actors import ActorStartError
 from tgpo_ray.engine import EngineSpec, Sampling
 from tgpo_ray.env_runner import EnvRunnerSpec, EnvSpec
@@ -22,12 +22,13 @@ from tgpo_ray.env_runner_group import EnvRunnerGroup
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, EpisodeGroup, SampledGroup, Task
 from tgpo_ray.weight_buckets import fill_buckets
 
-ARITHMETIC, LONG_PROMPTS, TURNS, NAN = range(4)
+ARITHMETIC, LONG_PROMPTS, TURNS, NAN, RAISES = range(5)
 ENVS = (
     EnvSpec("tgpo/Arithmetic-v0", {"digits": [1, 1]}),
     EnvSpec("tgpo/Arithmetic-v0", {"digits": [12, 12]}),
     EnvSpec(THREE_TURNS),
     EnvSpec(NO_NUMBER),
+    EnvSpec(RAISING),
 )
 SAMPLING = Sampling(max_tokens=32, logprobs=True)
 
@@ -90,7 +91,7 @@ def test_a_stale_runner_refuses(group: EnvRunnerGroup):
 
 
 def test_the_runners_know_how_many_problems_there_are(group: EnvRunnerGroup):
-    assert group.num_problems == [None] * 4
+    assert group.num_problems == [None] * 5
 
 
 def test_every_task_returns_once_with_its_group(runners: EnvRunnerGroup):
@@ -148,6 +149,12 @@ def test_a_reward_that_is_no_number_names_the_environment_and_the_problem(runner
     with pytest.raises(ValueError, match=r"NoNumber-v0, problem 3, seed 9: the environment returned the reward nan"):
         sample(runners, [Task(NAN, 3, seed=9)])
     assert len(sample(runners, tasks(4))) == 4
+
+
+def test_an_environment_that_raises_is_named_with_the_problem_and_the_line(runners: EnvRunnerGroup) -> None:
+    message = r"Raising-v0, problem 4, seed 2: step raised LookupError: no such answer \(.*runner_envs.py:\d+\)"
+    with pytest.raises(RuntimeError, match=message):
+        sample(runners, [Task(RAISES, 4, seed=2)])
 
 
 def test_turns_alternate_and_the_engine_saw_the_very_ids_of_the_episode(runners: EnvRunnerGroup):

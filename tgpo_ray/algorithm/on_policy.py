@@ -136,8 +136,8 @@ class OnPolicyAlgorithm(Algorithm):
         if self._empty_iterations >= MAX_EMPTY_ITERATIONS:
             raise RuntimeError(
                 f"every response of the last {MAX_EMPTY_ITERATIONS} iterations is empty: the policy writes its "
-                "end-of-sequence token first. Start from a model that answers this prompt (check the environment's "
-                "prompt with `tgpo-ray plan`), or lower training.lr if it did at first; the last checkpoint is intact"
+                "end-of-sequence token first. Start from a model that answers this prompt (`tgpo-ray env show` prints "
+                "some), or lower training.lr if it did at first; the last checkpoint is intact"
             )
 
 

@@ -146,9 +146,10 @@ def lengths_fit_the_context(config: AlgorithmConfig) -> Iterator[str]:
     models = [("model", config.model), *((f"teachers.{name}", it) for name, it in teachers_of(config).items())]
     for where, model in models:
         context = context_length(model_facts(model.path, model.hf_overrides))
-        if context is not None and longest > context:
+        extra = int(where != "model")  # a teacher's prefill asks the engine for one token more
+        if context is not None and longest + extra > context:
             yield (
-                f"{where}: {source} = {longest} exceeds the context of {context} tokens; "
+                f"{where}: {source}{' + 1' * extra} = {longest + extra} exceeds the context of {context} tokens; "
                 f"lower them or raise {where}.hf_overrides.max_position_embeddings"
             )
 

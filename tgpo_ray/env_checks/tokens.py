@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from tgpo_ray.engine import Completion
-from tgpo_ray.environment_check import encoded_length
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Episode, Task
-from tgpo_ray.rollout import Rollout, RunningGroup
+from tgpo_ray.rollout import Rollout, RunningGroup, prompt_ids
 
 from .contract import FIXED_RESPONSES
 from .playing import Subject
@@ -28,7 +27,7 @@ def check_prompts(subject: Subject) -> CheckResult:
     lengths = {}
     for index in subject.indices:
         prompt, info = subject.env.reset(seed=subject.seed, options={"index": index})
-        lengths[index] = encoded_length(subject.tokenizer, prompt, info)
+        lengths[index] = len(prompt_ids(subject.tokenizer, prompt, info))
     rows = [Row(i, f"{n} tokens") for i, n in lengths.items() if n == 0 or (limit is not None and n > limit)]
     rows.sort(key=lambda row: -lengths[row.index])  # pyright: ignore[reportArgumentType]
     values = np.asarray(list(lengths.values()) or [0])
