@@ -62,6 +62,7 @@ def leaves_nothing() -> Iterator[Callable[[str], None]]:
     yield check
 
 
+@pytest.mark.slow
 def test_an_error_in_an_actor_keeps_what_was_there_and_ends_every_process(
     write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
     tmp_path: Path,

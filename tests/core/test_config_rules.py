@@ -69,9 +69,9 @@ def test_complete_configs_break_no_rule():
             "longer the one that sampled; write learner, sampler or null",
         ),
         (
-            tgpo().training(old_logprobs="none", updates_per_iteration=1, max_staleness=2),
-            "training.old_logprobs: none needs max_staleness 0, got 2: older weights wrote the episodes; "
-            "write sampler or null",
+            tgpo().training(updates_per_iteration=1, max_staleness=2),
+            "training.max_staleness: must be 0, got 2: runners cannot yet work ahead of the learners; within an "
+            "iteration everything overlaps anyway",
         ),
         (
             grpo().env_runners(top_p=0.95),

@@ -209,6 +209,7 @@ def test_a_policy_that_writes_nothing_but_its_end_is_sampled(runners: EnvRunnerG
     assert [text for episodes in fetch(groups) for text in episodes.response_texts] == [""] * 9
 
 
+@pytest.mark.slow
 def test_the_group_outlives_a_runner_until_its_restarts_are_used_up(runners: EnvRunnerGroup):
     version = runners.weights_version
     work = tasks(160)

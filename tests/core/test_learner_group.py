@@ -31,7 +31,7 @@ from tgpo_ray.learner_group import LearnerError, LearnerGroup
 
 EXACT = [
     Setting("torch", 2),
-    Setting("deepspeed", 1, 0),
+    pytest.param(Setting("deepspeed", 1, 0), marks=pytest.mark.slow),
     Setting("deepspeed", 2, 3),
     pytest.param(Setting("torch", 1), marks=pytest.mark.slow),
     pytest.param(Setting("deepspeed", 2, 0), marks=pytest.mark.slow),

@@ -118,6 +118,7 @@ def test_killed_rank_restarts_the_group_from_its_last_checkpoint(pair, groups):
     assert weights(other)
 
 
+@pytest.mark.slow
 def test_rank_that_hangs_is_killed_by_stop_and_nothing_remains(pair, groups, before_pair):
     hanging, other = pair
     hanging.accumulate(groups, ADVANTAGES, HangingLoss())
@@ -143,6 +144,7 @@ def test_group_stops_while_it_is_still_starting(ray_cluster, tiny_models, tmp_pa
     assert eventually(lambda: train_processes() <= before)
 
 
+@pytest.mark.slow
 def test_model_that_does_not_load_is_named(ray_cluster, tmp_path):
     spec = Setting("torch", 1).spec(str(tmp_path / "no-such-model"))
     learners = LearnerGroup(spec, Placement(1, 0.25, storage_path=str(tmp_path), max_restarts=0), TOKEN_BUDGET)

@@ -107,6 +107,7 @@ def test_a_run_continues_in_its_folder_without_repeated_rows(
     assert state == {"checkpoint": "checkpoints-2/checkpoint_000004", "iteration": 4, "session": 2}
 
 
+@pytest.mark.slow
 def test_a_policy_that_writes_nothing_stops_the_run_and_leaves_folders_intact(
     first: Any, make_config: Callable[..., Any], storage: Path, env_runners: Any, tiny_models: dict[str, str]
 ) -> None:

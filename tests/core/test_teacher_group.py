@@ -108,6 +108,7 @@ def many(sampled: list[SampledGroup], times: int) -> list[SampledGroup]:
     return [replace(group, ordinal=i) for i, group in enumerate(sampled * times)]
 
 
+@pytest.mark.slow
 def test_a_teacher_that_dies_in_the_middle_is_replaced_and_every_group_is_guided(
     pool: TeacherGroup, sampled: list[SampledGroup]
 ):

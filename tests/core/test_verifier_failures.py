@@ -105,6 +105,7 @@ def algorithm(make_config: Callable[..., Any], env_runners: Any) -> Iterator[Fai
     algorithm.stop()
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_what_is_left_and_counts_what_is_not(algorithm: FailingVerifiers) -> None:
     metrics = algorithm.train()
     kept = {group.ordinal: group.members for group in algorithm.sampled}
@@ -114,6 +115,7 @@ def test_a_run_trains_on_what_is_left_and_counts_what_is_not(algorithm: FailingV
     assert algorithm.weights.version > 0
 
 
+@pytest.mark.slow
 def test_the_same_failures_end_a_run_that_does_not_want_them(algorithm: FailingVerifiers) -> None:
     algorithm.config.fault_tolerance.verifier_failures = "fail"
     with pytest.raises(RuntimeError, match=r"25\.0% of the iteration's verifications failed"):

@@ -82,10 +82,14 @@ def old_logprobs_fit(config: AlgorithmConfig) -> Iterator[str]:
             f"training.old_logprobs: none needs updates_per_iteration 1, got {training.updates_per_iteration}: after "
             "the first update the policy is no longer the one that sampled; write learner, sampler or null"
         )
-    if training.max_staleness > 0:
+
+
+def sampling_is_on_policy(config: AlgorithmConfig) -> Iterator[str]:
+    training = config.training
+    if isinstance(training, TrainingConfig) and training.max_staleness > 0:
         yield (
-            f"training.old_logprobs: none needs max_staleness 0, got {training.max_staleness}: older weights wrote "
-            "the episodes; write sampler or null"
+            f"training.max_staleness: must be 0, got {training.max_staleness}: runners cannot yet work ahead of the "
+            "learners; within an iteration everything overlaps anyway"
         )
 
 
@@ -183,6 +187,7 @@ RULES = (
     groups_can_be_compared,
     updates_share_the_groups,
     old_logprobs_fit,
+    sampling_is_on_policy,
     training_samples_the_whole_vocabulary,
     deepspeed_options_have_deepspeed,
     evaluation_has_sets,

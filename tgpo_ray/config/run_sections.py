@@ -40,7 +40,9 @@ class TrainingConfig(OptimizerConfig):
     clip_low: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.2, description="The ratio is clipped at 1 - this.")
     clip_high: NonNegativeFloat = Field(default=0.2, description="The ratio is clipped at 1 + this.")
     entropy_weight: NonNegativeFloat = Field(default=0.001, description="Weight of the entropy bonus.")
-    max_staleness: NonNegative = Field(default=0, description="Weight versions the runners may lag; 0: on-policy.")
+    max_staleness: NonNegative = Field(
+        default=0, description="Weight versions the runners may lag; only 0 (on-policy) so far."
+    )
 
     def resolved_old_logprobs(self) -> OldLogprobs:
         """`old_logprobs`, or what null stands for: see the field."""
