@@ -10,7 +10,7 @@ from tgpo_ray.envs import TextEnv
 
 THREE_TURNS = f"{__name__}:ThreeTurns-v0"
 NO_NUMBER = f"{__name__}:NoNumber-v0"
-RAISING = f"{__name__}:Raising-v0"
+RAISING = f"{__name__}:RaisesLookup-v0"
 ANSWERS = ("+1=", "+2=")
 
 
@@ -36,7 +36,7 @@ class NoNumber(TextEnv):
         return "", float("nan"), True, False, {}
 
 
-class Raising(TextEnv):
+class RaisesLookup(TextEnv):
     """Cannot take the response that it gets."""
 
     def begin(self, index: int) -> tuple[str, dict[str, Any]]:
@@ -49,4 +49,4 @@ class Raising(TextEnv):
 if "ThreeTurns-v0" not in gymnasium.registry:
     gymnasium.register("ThreeTurns-v0", entry_point=f"{__name__}:ThreeTurns")
     gymnasium.register("NoNumber-v0", entry_point=f"{__name__}:NoNumber")
-    gymnasium.register("Raising-v0", entry_point=f"{__name__}:Raising")
+    gymnasium.register("RaisesLookup-v0", entry_point=f"{__name__}:RaisesLookup")

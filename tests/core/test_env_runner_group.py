@@ -152,7 +152,7 @@ def test_a_reward_that_is_no_number_names_the_environment_and_the_problem(runner
 
 
 def test_an_environment_that_raises_is_named_with_the_problem_and_the_line(runners: EnvRunnerGroup) -> None:
-    message = r"Raising-v0, problem 4, seed 2: step raised LookupError: no such answer \(.*runner_envs.py:\d+\)"
+    message = r"RaisesLookup-v0, problem 4, seed 2: step raised LookupError: no such answer \(.*runner_envs.py:\d+\)"
     with pytest.raises(RuntimeError, match=message):
         sample(runners, [Task(RAISES, 4, seed=2)])
 

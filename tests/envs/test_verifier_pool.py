@@ -25,6 +25,12 @@ HERE = Path(__file__).parent
 BAD = f"{HERE / 'misbehaving_verifiers.py'}:"
 
 
+@pytest.fixture(autouse=True)
+def no_pool_of_others() -> None:
+    """Tests before these may have left the shared pool of this process, which lives as long as the process does."""
+    close_shared_pool()
+
+
 @pytest.fixture
 def pool() -> Iterator[VerifierPool]:
     with VerifierPool(1, deadline_s=20.0) as pool:

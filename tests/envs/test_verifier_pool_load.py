@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tgpo_ray.envs import VerifierPool
+from tgpo_ray.envs import VerifierPool, close_shared_pool
 from tgpo_ray.envs.math_env import MATH_ANSWER
 
 BAD = f"{Path(__file__).parent / 'misbehaving_verifiers.py'}:"
@@ -21,6 +21,12 @@ KINDS = {  # name, how often among 1,000, its outcome, what it says, whether it 
     "raise_error": (12, "error", "cannot judge this", False),
 }
 NUM_WORKERS, HANG_S = 2, 0.5
+
+
+@pytest.fixture(autouse=True)
+def no_pool_of_others() -> None:
+    """Tests before these may have left the shared pool of this process, which lives as long as the process does."""
+    close_shared_pool()
 
 
 def children_that_verify() -> list[str]:
