@@ -81,6 +81,12 @@ class Problem:
     messages: tuple[Message, ...] | None = None  # the same as a chat, where the model's template is to render it
     extra: Mapping[str, Any] = field(default_factory=dict)  # whatever else `verify` wants
 
+    def observation(self) -> tuple[str, dict[str, Any]]:
+        """What `begin` returns: the prompt, and the chat in the info where there is one."""
+        if self.messages is None:
+            return self.prompt, {}
+        return self.prompt, {"messages": [dict(message) for message in self.messages]}
+
 
 class TextEnv(gymnasium.Env[str, str]):
     """Base of all environments: text in, text out, problems addressed by index.
@@ -160,9 +166,7 @@ class SingleTurnEnv(TextEnv):
 
     def begin(self, index: int) -> tuple[str, dict[str, Any]]:
         self._current = self.problem(index, self.np_random)
-        if self._current.messages is None:
-            return self._current.prompt, {}
-        return self._current.prompt, {"messages": [dict(message) for message in self._current.messages]}
+        return self._current.observation()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Scores the response `action` and ends the episode.

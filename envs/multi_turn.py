@@ -52,9 +52,7 @@ class MultiTurnEnv(TextEnv):
 
     def begin(self, index: int) -> tuple[str, dict[str, Any]]:
         self._current, self.turn = self.problem(index, self.np_random), 0
-        if self._current.messages is None:
-            return self._current.prompt, {}
-        return self._current.prompt, {"messages": [dict(message) for message in self._current.messages]}
+        return self._current.observation()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """The environment's answer to the response `action`; terminated with the verdict, truncated never.
