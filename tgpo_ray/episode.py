@@ -7,7 +7,7 @@ The driver sees `EpisodeInfo` alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,13 @@ class Guidance:
     teacher_logprobs: np.ndarray | None = None  # (T,) float32, the scorer's log-probability of the sampled token
     topk_ids: np.ndarray | None = None  # (T, k) int32, -1 where missing
     topk_logprobs: np.ndarray | None = None  # (T, k) float32
+    hidden: np.ndarray | None = None  # (T, D) float32, the scorer's final hidden states, for full-vocabulary losses
+    values: np.ndarray | None = None  # (T,) float32, any number a scorer gives a token, e.g. a process advantage
+
+    def arrays(self) -> list[np.ndarray]:
+        """What is there of the fields, each of T rows."""
+        found = (getattr(self, name.name) for name in fields(self))
+        return [values for values in found if values is not None]
 
 
 @dataclass(frozen=True, slots=True)

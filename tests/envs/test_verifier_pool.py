@@ -38,12 +38,12 @@ def pool() -> Iterator[VerifierPool]:
 
 
 def workers_of_this_process() -> list[int]:
-    """Ids of our children, zombies included, that run the worker's file."""
+    """Ids of our children, zombies included, that run the worker's file (Ray's raylet names another worker.py)."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1]) if entry.name.isdigit() else -1
-            if parent == os.getpid() and b"worker.py" in (entry / "cmdline").read_bytes():
+            if parent == os.getpid() and b"verifiers/worker.py" in (entry / "cmdline").read_bytes():
                 found.append(int(entry.name))
         except OSError:  # it ended meanwhile
             continue
