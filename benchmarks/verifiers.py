@@ -1,14 +1,15 @@
 r"""Benchmark: verifications per second with math-verify, as JSON.
 
     python benchmarks/verifiers.py                            # 1,000 made problems, 2 workers
-    python benchmarks/verifiers.py --requests 5000 --sandbox  # and runs of the code sandbox per second
+    python benchmarks/verifiers.py --bad --sandbox            # and with bad verifiers, and the code sandbox
 
 inline          math-verify called in this process: no deadline, no second core, and a hang hangs the trainer
 executor        `concurrent.futures.ProcessPoolExecutor`: no deadline either, a crash breaks the whole pool
 pool            `tgpo_ray.envs.VerifierPool`: killed and replaced at a deadline
-pool_with_bad   the same with one request in twenty by a verifier that hangs 0.5 s, allocates, exits or raises
 
-Rounds of all contestants alternate; the median round of each is reported. Requests are submitted at once.
+Rounds of all contestants alternate; the median round of each is reported. Requests are submitted at once. Then, with
+`--bad`, once more where one request in twenty goes to each of four verifiers that hang 0.5 s, allocate without end,
+exit and raise; beside it the ideal: the time of the good ones, hangs and allocations, a start for each lost worker.
 """
 
 from __future__ import annotations
@@ -63,29 +64,50 @@ def executor(pool: ProcessPoolExecutor, work: list[Request]) -> int:
     return sum(future.result() == 1.0 for future in [pool.submit(one, request) for request in work])
 
 
-def ours(pool: VerifierPool, work: list[Request], *, bad: bool = False) -> int:
-    futures = []
-    for number, request in enumerate(work):
-        target = BAD[number // 20 % 4] if bad and number % 20 == 0 else MATH_ANSWER
-        args = request if target == MATH_ANSWER else ()
-        futures.append(pool.submit(target, *args, deadline_s=HANG_S if target == BAD[0] else 60.0))
-    outcomes = Counter(future.result().outcome for future in futures)
-    assert sum(outcomes.values()) == len(work), "a request was lost"
-    return outcomes["correct"]
+def ours(pool: VerifierPool, work: list[Request]) -> int:
+    return outcomes(pool, [(MATH_ANSWER, *request) for request in work])["correct"]
+
+
+def outcomes(pool: VerifierPool, calls: list[tuple[str, ...]]) -> Counter[str]:
+    futures = [pool.submit(*call, deadline_s=HANG_S if call[0] == BAD[0] else 60.0) for call in calls]
+    found = Counter(future.result().outcome for future in futures)
+    assert sum(found.values()) == len(calls), "a request was lost"
+    return found
+
+
+def with_bad(work: list[Request], workers: int) -> dict[str, float]:
+    """Seconds for `work` with every fifth request replaced by a bad one, and the ideal ones; in a pool of its own."""
+    calls = [(BAD[n // 5 % 4],) if n % 5 == 0 else (MATH_ANSWER, *request) for n, request in enumerate(work)]
+    good, of_each = [call for call in calls if len(call) > 1], len(calls) // 20
+    with VerifierPool(workers, memory_bytes=1 << 30) as pool:
+        start_s = seconds(lambda: outcomes(pool, good[:workers]))  # all workers start and import at once
+        good_s = seconds(lambda: outcomes(pool, good))
+        allocate_s = seconds(lambda: outcomes(pool, [(BAD[1],)]))
+        outcomes(pool, good[:workers])  # that worker is replaced
+        elapsed = seconds(lambda: outcomes(pool, calls))
+    ideal = good_s + of_each * (HANG_S + allocate_s + 3 * start_s) / workers
+    figures = {"seconds": elapsed, "ideal_s": ideal, "good_s": good_s, "start_s": start_s, "allocate_s": allocate_s}
+    return {name: round(value, 2) for name, value in figures.items()}
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 def measure(contestants: dict[str, Callable[[], int]], count: int, rounds: int) -> dict[str, dict[str, float]]:
     for run in contestants.values():  # imports, caches, processes
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    taken: dict[str, list[float]] = {name: [] for name in contestants}
     correct: dict[str, int] = {}
     for _ in range(rounds):
         for name, run in contestants.items():
             start = time.perf_counter()
             correct[name] = run()
-            seconds[name].append(time.perf_counter() - start)
+            taken[name].append(time.perf_counter() - start)
     assert correct["inline"] == correct["executor"] == correct["pool"], f"they disagree: {correct}"
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    medians = {name: statistics.median(values) for name, values in taken.items()}
     return {name: {"seconds": round(s, 3), "per_second": round(count / s, 1)} for name, s in medians.items()}
 
 
@@ -121,6 +143,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bad", action="store_true", help="also with bad verifiers among the good, once")
     parser.add_argument("--sandbox", action="store_true", help="the code sandbox too, 50 runs of each mechanism")
     settings = parser.parse_args()
     work = requests(settings.requests)
@@ -133,13 +156,13 @@ def main() -> None:
             "inline": lambda: inline(work),
             "executor": lambda: executor(plain, work),
             "pool": lambda: ours(pool, work),
-            "pool_with_bad": lambda: ours(pool, work, bad=True),
         }
         result = measure(contestants, len(work), settings.rounds)
     report = {
         "settings": vars(settings),
         "machine": {"cpus": os.cpu_count(), "load": os.getloadavg()[0], "python": platform.python_version()},
         "contestants": result,
+        "with_bad": with_bad(work, settings.workers) if settings.bad else None,
         "sandbox": sandboxes(50) if settings.sandbox else None,
     }
     print(json.dumps(report, indent=2))

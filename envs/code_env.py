@@ -17,7 +17,7 @@ from .prompts import FIELD
 from .rows import checked_columns, read_rows, require_columns
 from .sandbox import UNSAFE, Sandbox, SandboxUnavailableError
 from .sandbox.slots import slot
-from .verdict import CORRECT, TIMEOUT, UNPARSABLE, Verdict
+from .verdict import CORRECT, UNPARSABLE, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -39,14 +39,19 @@ class CodeRow:
 
 
 class CodeEnv(SingleTurnEnv):
-    """Coding problems of a jsonl or parquet file; the last ```python block of the response is run against their tests.
+    """Coding problems of a file or data set; the last ```python block of the response is run against their tests.
 
     Rows have `problem`, `tests` (see `read_tests`) and `entry_point`, and may have `solution` and `setup`. The
     code sees neither the tests nor what they expect, and tests see plain data: a value of its own class can be called
-    and read, but not compared. The reward is 1.0 when every test passes; `timeout` is the code's own, and scores 0.0.
+    and read, but not compared. The reward is 1.0 when every test passes.
+
+    Time is part of the task, as it is with any judge: code that does not end within `deadline_s` is the policy's wrong
+    answer, told apart by `reward_parts["in_time"]` 0.0 and a detail that begins with `time limit`. `error` is kept for
+    what the policy cannot bring about: a sandbox that does not start or gives no verdict, a test that cannot be run.
+    The limit is of the clock, so leave room for the load that `verify_workers` and the machine's other work make.
 
     Args:
-        path: the file; relative to the working folder.
+        path, subset, split: the file or data set, as in `tgpo/Math-v0`.
         prompt: `plain`, `chat`, or a text with `{problem}` in it, and `{entry_point}` where it likes.
         columns: names of the file's columns, `{"problem": "text", "solution": "code"}`.
         partial_credit: the reward is the share of the tests that pass, 0.0 when time runs out.
@@ -67,6 +72,8 @@ class CodeEnv(SingleTurnEnv):
         *,
         prompt: str = "plain",
         columns: Mapping[str, str] | None = None,
+        subset: str | None = None,
+        split: str | None = None,
         partial_credit: bool = False,
         deadline_s: float = DEFAULT_DEADLINE_S,
         memory_bytes: int = 512 << 20,
@@ -83,7 +90,7 @@ class CodeEnv(SingleTurnEnv):
         self.verify_workers = verify_workers
         self.sandbox = _sandbox(mechanism, unsafe, deadline_s, memory_bytes, output_bytes)
         names = checked_columns(columns, (*REQUIRED, *OPTIONAL))
-        rows = read_rows(path)
+        rows = read_rows(path, subset=subset, split=split)
         require_columns(rows, {meaning: names[meaning] for meaning in REQUIRED}, path)
         self._rows = [_read_row(row, names, path, number) for number, row in enumerate(rows)]
         self.num_problems = len(self._rows)
@@ -108,8 +115,8 @@ class CodeEnv(SingleTurnEnv):
         row = self._rows[problem.extra["row"]]
         with slot(self.verify_workers):
             verdict = self.sandbox.run(code, row.entry_point, row.tests, setup=row.setup, run_all=self.partial_credit)
-        parts = {"accuracy": float(verdict.outcome == CORRECT), "tests_passed": verdict.score}
-        score = verdict.score if self.partial_credit and verdict.outcome != TIMEOUT else parts["accuracy"]
+        parts = {"accuracy": float(verdict.outcome == CORRECT), "tests_passed": verdict.score, **verdict.parts}
+        score = verdict.score if self.partial_credit else parts["accuracy"]
         return replace(verdict, score=score, extracted=code[:MAX_EXTRACTED], parts=parts)
 
     def _text(self, row: CodeRow) -> str:

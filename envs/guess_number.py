@@ -13,6 +13,7 @@ from .multi_turn import MultiTurnEnv
 from .verdict import CORRECT, UNPARSABLE, WRONG, Verdict
 
 REWARDS = ("success", "efficiency")
+PROMPTS = ("plain", "chat")
 MAX_NUMBER = 10**9
 _NUMBER = re.compile(r"[+-]?\d{1,12}", re.ASCII)
 
@@ -27,6 +28,7 @@ class GuessNumberEnv(MultiTurnEnv):
         max_turns: guesses; None: as many as halving the interval needs at worst, ceil(log2(high + 1)).
         reward: `success`, 1.0 for a number found; `efficiency`, 1.0 for one found in as many guesses as halving needs
             for this very number, and less in proportion to the guesses that went beyond, needed / taken.
+        prompt: `plain`, or `chat`: the rules and each hint are a user's messages, for the model's chat template.
         seed: which endless sequence of numbers the indices address.
 
     Raises:
@@ -34,14 +36,22 @@ class GuessNumberEnv(MultiTurnEnv):
     """
 
     def __init__(
-        self, *, high: int = 100, max_turns: int | None = None, reward: str = "success", seed: int = 0
+        self,
+        *,
+        high: int = 100,
+        max_turns: int | None = None,
+        reward: str = "success",
+        prompt: str = "plain",
+        seed: int = 0,
     ) -> None:
         if isinstance(high, bool) or not isinstance(high, int) or not 2 <= high <= MAX_NUMBER:
             raise ValueError(f"high must be an integer in [2, {MAX_NUMBER}], got {high!r}")
         if reward not in REWARDS:
             raise ValueError(f"reward must be one of {', '.join(REWARDS)}, got {reward!r}")
+        if prompt not in PROMPTS:
+            raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
         super().__init__(high.bit_length() if max_turns is None else max_turns)
-        self.high, self.reward, self.seed = high, reward, seed
+        self.high, self.reward, self.prompt, self.seed = high, reward, prompt, seed
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
         """The rules, and the number as the answer."""
@@ -49,7 +59,8 @@ class GuessNumberEnv(MultiTurnEnv):
             f"I think of a whole number from 1 to {self.high}. Find it in at most {self.max_turns} guesses. Write each "
             "guess as \\boxed{number}; I say whether my number is higher or lower.\n"
         )
-        return Problem(prompt, str(random.Random(f"{self.seed}/{index}").randint(1, self.high)))
+        messages = ({"role": "user", "content": prompt.strip()},) if self.prompt == "chat" else None
+        return Problem(prompt, str(random.Random(f"{self.seed}/{index}").randint(1, self.high)), messages)
 
     def gold_response(self, index: int) -> tuple[str, ...]:
         """The guesses of halving; only the last of them where `max_turns` is too small for all."""

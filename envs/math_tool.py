@@ -18,7 +18,9 @@ TOOL_INSTRUCTION = (
     "You may use a calculator: write <tool>expression</tool>, for example <tool>(3/4 + 2)**3</tool>, and end your "
     "turn. The result follows, and you go on."
 )
+TURN_ROLES = ("user", "tool", "system")
 MAX_CALLS = 8  # in one response; further ones are not looked at
+RESULT = "Result: "
 _CALL = re.compile(r"<tool>([^<]{0,2000})</tool>")
 
 
@@ -32,14 +34,19 @@ class MathToolEnv(MultiTurnEnv):
     Args:
         path: the file of problems.
         max_turns: responses; one that still calls the calculator in the last of them scores 0.0, `unparsable`.
+        turn_role: with `prompt: chat`, who tells the results: `user`, `tool` or `system`, as the model's chat template
+            knows them. None: they are text within the policy's own turn, which `</tool>` must then interrupt.
         math: all other arguments are `tgpo/Math-v0`'s.
 
     Raises:
         FileNotFoundError, ValueError, ImportError: as in `tgpo/Math-v0`.
     """
 
-    def __init__(self, path: str, *, max_turns: int = 8, **math: Any) -> None:
+    def __init__(self, path: str, *, max_turns: int = 8, turn_role: str | None = "user", **math: Any) -> None:
         super().__init__(max_turns)
+        if turn_role not in (*TURN_ROLES, None):
+            raise ValueError(f"turn_role must be one of {', '.join(TURN_ROLES)} or None, got {turn_role!r}")
+        self.turn_role = turn_role
         self._math = MathEnv(path, **math)
         self.num_problems = self._math.num_problems
         self.deadline_s = self._math.deadline_s
@@ -50,11 +57,14 @@ class MathToolEnv(MultiTurnEnv):
         self._written = []
         problem, answer = self._math.row(index)
         template, text = self._math.template, f"{problem}\n\n{TOOL_INSTRUCTION}"
-        return Problem(template.text(text), answer, template.messages(text))
+        extra = self._math.problem(index, rng).extra
+        return Problem(template.text(text), answer, template.messages(text), extra)
 
-    def gold_response(self, index: int) -> str:
-        """The gold answer at once, without the calculator."""
-        return self._math.gold_response(index)
+    def gold_response(self, index: int) -> tuple[str, ...]:
+        """The gold answer, computed before it is given where it is arithmetic and there are turns for both."""
+        answer, last = self._math.row(index)[1], self._math.gold_response(index)
+        called = self.max_turns > 1 and _result(answer).startswith(RESULT)
+        return (f"<tool>{answer}</tool>", last) if called else (last,)
 
     def respond(self, problem: Problem, response: str) -> str | Verdict:
         r"""A line for each call, `Result: ...` or `Error: ...`; else the verdict on the answer."""
@@ -73,6 +83,6 @@ class MathToolEnv(MultiTurnEnv):
 
 def _result(expression: str) -> str:
     try:
-        return f"Result: {calculate(expression)}"
+        return f"{RESULT}{calculate(expression)}"
     except ValueError as failure:
         return f"Error: {failure}"

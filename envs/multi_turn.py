@@ -17,15 +17,17 @@ class MultiTurnEnv(TextEnv):
 
     The observation that `step` returns is this turn's text alone, not the conversation so far: the runner appends it
     to what the policy wrote, as tokens that no loss trains on. Write it so that it reads on from there, with the line
-    breaks that it needs: `"\n<result>42</result>\n"`.
+    breaks that it needs: `"\n<result>42</result>\n"`. Where the problem has `messages`, the turn is a message too, in
+    the role `turn_role`, and the runner appends it as the model's chat template writes it.
 
-    The info of a turn before the last has `turn`, counted from 1; that of the last has the keys that `TextEnv` lists,
-    and `turn`. Only the last turn has a reward.
+    The info of a turn before the last has `turn`, counted from 1, and in a chat `messages`, this turn's alone; that of
+    the last has the keys that `TextEnv` lists, and `turn`. Only the last turn has a reward.
 
     Args:
         max_turns: responses that an episode may take; the verdict after the last of them is `give_up`'s.
     """
 
+    turn_role: str | None = "user"  # of the later turns of a chat; None: text that goes on within the policy's turn
     _current: Problem | None = None
 
     def __init__(self, max_turns: int) -> None:
@@ -71,10 +73,15 @@ class MultiTurnEnv(TextEnv):
         except Exception as failure:  # as in SingleTurnEnv: counted, and the other episodes go on
             answer = Verdict(0.0, ERROR, detail=f"{type(failure).__name__}: {failure}")
         if isinstance(answer, str):
-            return answer, 0.0, False, False, {"turn": self.turn}
+            return answer, 0.0, False, False, {"turn": self.turn, **self._message(self._current, answer)}
         self._current = None
         elapsed = time.monotonic() - start if answer.seconds is None else answer.seconds
         return "", answer.score, True, False, {"turn": self.turn, **final_info(answer, elapsed)}
+
+    def _message(self, problem: Problem, text: str) -> dict[str, Any]:
+        if problem.messages is None or self.turn_role is None:
+            return {}
+        return {"messages": [{"role": self.turn_role, "content": text.strip()}]}
 
 
 def final_info(verdict: Verdict, elapsed_s: float) -> dict[str, Any]:

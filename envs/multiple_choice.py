@@ -10,7 +10,7 @@ import numpy as np
 from .base import Problem, SingleTurnEnv
 from .choices import LETTERS, ChoiceRow, choice_row, chosen, same_text, stated_answer
 from .prompts import THINK_CLOSE, PromptTemplate, after_thought, empty_thought
-from .rows import checked_columns, read_rows, require_columns
+from .rows import Row, checked_columns, read_rows, require_columns
 from .verdict import CORRECT, UNPARSABLE, WRONG, Verdict
 
 INSTRUCTION = "Answer with the letter of the right option."
@@ -18,12 +18,12 @@ COLUMNS = ("problem", "choices", "answer")
 
 
 class MultipleChoiceEnv(SingleTurnEnv):
-    r"""Problems of a jsonl or parquet file with 2 to 10 options each, lettered from A.
+    r"""Problems with 2 to 10 options each, lettered from A, of a file or a Hugging Face data set.
 
     A response answers with the last `\boxed{}`, else with its last `Answer: ...`: a letter, or an option's text.
 
     Args:
-        path: the file; relative to the working folder.
+        path, subset, split: the file or data set, as in `tgpo/Math-v0`.
         prompt: `plain`, `think`, `chat`, or a text with `{problem}` in it; the options are part of the problem.
         system_prompt: replaces the style's own; "" drops it.
         columns: names of the file's columns, `{"problem": "question", "choices": "options"}`. A list under `choices`
@@ -45,6 +45,8 @@ class MultipleChoiceEnv(SingleTurnEnv):
         prompt: str = "plain",
         system_prompt: str | None = None,
         columns: Mapping[str, str | Sequence[str]] | None = None,
+        subset: str | None = None,
+        split: str | None = None,
         shuffle: bool = True,
         seed: int = 0,
         format_gate: bool | None = None,
@@ -53,7 +55,7 @@ class MultipleChoiceEnv(SingleTurnEnv):
         self.template = PromptTemplate(prompt, system_prompt)
         self.format_gate = self.template.opens_thought if format_gate is None else format_gate
         self.shuffle, self.seed = shuffle, seed
-        self._rows = _read(path, columns or {})
+        self._rows = _read(path, read_rows(path, subset=subset, split=split), columns or {})
         self.num_problems = len(self._rows)
 
     def row(self, index: int) -> ChoiceRow:
@@ -97,7 +99,7 @@ class MultipleChoiceEnv(SingleTurnEnv):
         return Verdict(float(correct), outcome, extracted=LETTERS[index], parts=parts)
 
 
-def _read(path: str, columns: Mapping[str, str | Sequence[str]]) -> list[ChoiceRow]:
+def _read(path: str, rows: list[Row], columns: Mapping[str, str | Sequence[str]]) -> list[ChoiceRow]:
     wrong = columns.get("choices")
     named = {meaning: name for meaning, name in columns.items() if isinstance(name, str)}
     if wrong is None or isinstance(wrong, str):
@@ -106,7 +108,6 @@ def _read(path: str, columns: Mapping[str, str | Sequence[str]]) -> list[ChoiceR
     else:
         names = {**checked_columns(named, ("problem", "answer")), "choices": list(wrong)}
         needed = {"problem": str(names["problem"]), "answer": str(names["answer"]), **{name: name for name in wrong}}
-    rows = read_rows(path)
     require_columns(rows, needed, path)
     found: list[ChoiceRow] = []
     for number, row in enumerate(rows):

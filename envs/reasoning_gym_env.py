@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import difflib
 import functools
 import hashlib
 import json
-import pickle
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,7 +21,9 @@ from .prompts import THINK_CLOSE, PromptTemplate, after_thought, empty_thought
 from .verdict import UNPARSABLE, Verdict
 from .verifiers import DEFAULT_DEADLINE_S, shared_pool
 
-SCORER = f"{Path(__file__).parent / 'verifiers' / 'reasoning_gym_answer.py'}:score"
+WORKER = Path(__file__).parent / "verifiers" / "reasoning_gym_answer.py"
+MAKER, SCORER = f"{WORKER}:make", f"{WORKER}:score"
+MAKE_S = 60.0  # seconds to make one problem, which no setting of the user's bounds
 OPEN, CLOSE = "<answer>", "</answer>"
 BLOCK = 1000  # indices that share a data set of reasoning-gym: some of its tasks prepare all of their problems at once
 
@@ -49,8 +49,8 @@ class ReasoningGymEnv(SingleTurnEnv):
     r"""Problems of reasoning-gym, scored by each task's own `score_answer`, partial scores included.
 
     The answer is what the last `<answer>...</answer>` holds, else the last `\boxed{}`. Problem i depends on the
-    arguments and on i alone; only `polynomial_multiplication`, `isomorphic_strings` and `ransom_note` (as of 0.1.25)
-    also follow PYTHONHASHSEED: set it where several processes must agree on them.
+    arguments and on i alone: problems are made in the verifier pool's processes, whose PYTHONHASHSEED is fixed, as some
+    tasks (`polynomial_multiplication`, `isomorphic_strings`, `ransom_note`) iterate over sets of strings.
 
     Args:
         tasks: the name of a task, a list of names, or `{name: {"weight": 2, "level": 1, "config": {...}}}`.
@@ -94,9 +94,8 @@ class ReasoningGymEnv(SingleTurnEnv):
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
         """The question of one task, drawn by weight."""
         task, config, entry = self._entry(index)
-        question = str(entry["question"])
-        packed = base64.b64encode(pickle.dumps(entry)).decode()
-        extra = {"task": task.name, "config": config, "entry": packed}
+        question = entry["question"]
+        extra = {"task": task.name, "config": config, "entry": entry["packed"]}
         return Problem(self.template.text(question), str(entry["answer"]), self.template.messages(question), extra)
 
     def gold_response(self, index: int) -> str | None:
@@ -125,7 +124,7 @@ class ReasoningGymEnv(SingleTurnEnv):
         if isinstance(level, Sequence):
             level = level[min(index // self.problems_per_level, len(level) - 1)]
         config = self._config(task, level, index // BLOCK)
-        return task, config, _data_set(task.name, config)[index % BLOCK]
+        return task, config, _made(task.name, config, index % BLOCK)
 
     def _config(self, task: TaskSpec, level: int | None, block: int) -> str:
         # reasoning-gym adds the index to the seed: neighbouring seeds would share all but one of their problems
@@ -164,6 +163,14 @@ def _task_specs(tasks: str | Sequence[str] | Mapping[str, Mapping[str, Any] | No
         if not spec.weight > 0:
             raise ValueError(f"the weight of task {spec.name!r} must be > 0, got {spec.weight}")
     return specs
+
+
+@functools.lru_cache(maxsize=256)  # the episodes of a group share their problem
+def _made(name: str, config: str, index: int) -> dict[str, Any]:
+    verdict = shared_pool().verify(MAKER, name, config, index, deadline_s=MAKE_S)
+    if verdict.data is None:
+        raise RuntimeError(f"reasoning-gym's {name!r} made no problem {index} of {config}: {verdict.detail}")
+    return verdict.data
 
 
 @functools.lru_cache(maxsize=64)

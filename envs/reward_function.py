@@ -20,7 +20,7 @@ CALL = "tgpo_ray.envs.verifiers.reward_call:score"
 
 
 class RewardFunctionEnv(SingleTurnEnv):
-    """Problems of a file, scored by a reward function of one's own in a process that can be killed.
+    """Problems of a file or data set, scored by a reward function of one's own in a process that can be killed.
 
     The function is read by the names of its arguments:
 
@@ -29,7 +29,7 @@ class RewardFunctionEnv(SingleTurnEnv):
         trl     reward(prompts, completions, **columns) -> list[float], called with lists of one
 
     Args:
-        path: jsonl or parquet file. A prompt is a text or a list of messages.
+        path, subset, split: the file or data set, as in `tgpo/Math-v0`. A prompt is a text or a list of messages.
         reward: `module:function` or `/path/file.py:function`.
         style: `plain`, `verl` or `trl`; None: by the argument names.
         prompt: as in `tgpo/Math-v0`; `{problem}`, the default, leaves the file's prompts as they are.
@@ -51,6 +51,8 @@ class RewardFunctionEnv(SingleTurnEnv):
         style: str | None = None,
         prompt: str = "{problem}",
         columns: Mapping[str, str] | None = None,
+        subset: str | None = None,
+        split: str | None = None,
         deadline_s: float = DEFAULT_DEADLINE_S,
         verify_workers: int = 1,
     ) -> None:
@@ -63,7 +65,7 @@ class RewardFunctionEnv(SingleTurnEnv):
         self.reward, self.template = reward, PromptTemplate(prompt)
         self.deadline_s, self.verify_workers = deadline_s, verify_workers
         self._names = checked_columns(columns, ("problem", "answer"))
-        self._rows = read_rows(path)
+        self._rows = read_rows(path, subset=subset, split=split)
         require_columns(self._rows, self._names, path)
         self.num_problems = len(self._rows)
 

@@ -1,4 +1,4 @@
-"""Rows of a jsonl or parquet file, with errors that name the file, the row and the fix."""
+"""Rows of a jsonl or parquet file or a Hugging Face data set, with errors that name the place and the fix."""
 
 from __future__ import annotations
 
@@ -8,17 +8,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .hub_rows import is_data_set, read_data_set
+
 Row = dict[str, Any]
 
 
-def read_rows(path: str | Path) -> list[Row]:
-    """All rows of a `.jsonl` or `.parquet` file, in file order.
+def read_rows(path: str | Path, *, subset: str | None = None, split: str | None = None) -> list[Row]:
+    """All rows of a `.jsonl` or `.parquet` file, in file order, or of one split of a Hugging Face data set.
+
+    A folder, and a name that is no file's, is taken for a data set (`read_data_set`).
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: for another file type, a line that is no JSON object, or a file without rows.
+        FileNotFoundError: when there is no such file or data set.
+        ImportError: for a data set without the extra `[datasets]`.
+        ValueError: for another file type, a line that is no JSON object, no rows, or a wrong subset or split.
     """
     file = Path(path).expanduser()
+    if not file.is_file() and is_data_set(str(path)):
+        return _some(read_data_set(str(path), subset, split), path)
+    if subset is not None or split is not None:
+        raise ValueError(f"subset and split choose from a Hugging Face data set: {str(path)!r} names a file")
     if not file.is_file():
         near = difflib.get_close_matches(file.name, _names_in(file.parent), n=1)
         hint = f" Did you mean {str(file.parent / near[0])!r}?" if near else ""
@@ -26,7 +35,10 @@ def read_rows(path: str | Path) -> list[Row]:
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if file.suffix not in readers:
         raise ValueError(f"data set {str(path)!r} must end in .jsonl or .parquet, got {file.suffix or 'no ending'!r}")
-    rows = readers[file.suffix](file)
+    return _some(readers[file.suffix](file), path)
+
+
+def _some(rows: list[Row], path: str | Path) -> list[Row]:
     if not rows:
         raise ValueError(f"data set {str(path)!r} has no rows: give a file with at least one problem")
     return rows

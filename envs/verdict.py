@@ -26,6 +26,7 @@ class Verdict:
     seconds: float | None = None  # the verifier's own time, waiting excluded; None: nobody measured it
     detail: str = ""  # why, for people
     parts: Mapping[str, float] = field(default_factory=dict)  # named parts of the reward, for metrics
+    data: Any = None  # JSON that the verifier's process hands to its environment
 
     def __post_init__(self) -> None:
         if self.outcome not in OUTCOMES:
@@ -41,7 +42,7 @@ class Verdict:
         """The verdict that a plain verifier function meant by what it returned.
 
         A bool or number is the score, `correct` from 1.0 upwards; a mapping has `score` and, where it likes,
-        `outcome`, `extracted`, `detail` and `parts`. A `Verdict` is itself.
+        `outcome`, `extracted`, `detail`, `parts` and `data`. A `Verdict` is itself.
 
         Raises:
             TypeError: for anything else, None included: a forgotten `return` is no zero.

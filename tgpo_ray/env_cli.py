@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tgpo_ray.env_checks import CheckResult
 
 MAX_PROBLEM = 10**9
+FENCE = "```"
 
 
 def add_env_command(commands: Any) -> None:
@@ -94,17 +95,34 @@ def _show(options: argparse.Namespace) -> int:
     for index in _indices(env, options):
         prompt, info = env.reset(seed=options.seed, options={"index": index})
         print(f"--- problem {index}")
-        for message in info.get("messages") or ():
-            print(f"[{message['role']}]\n{message['content']}")
+        _print_chat(info)
         if not info.get("messages"):
             print(prompt)
         gold = getattr(env.unwrapped, "gold_response", lambda index: None)(index)
-        print("--- gold response" + (": unknown" if gold is None else ""))
-        for response in () if gold is None else (gold,) if isinstance(gold, str) else gold:
-            print(response)
+        _print_gold(env, (gold,) if isinstance(gold, str) else gold)
         print()
     env.close()
     return 0
+
+
+def _print_chat(info: dict[str, Any]) -> None:
+    for message in info.get("messages") or ():
+        print(f"[{message['role']}]\n{message['content']}")
+
+
+def _print_gold(env: Any, responses: tuple[str, ...] | None) -> None:
+    """The right responses; of several, one a turn, with what the environment says in between."""
+    if responses is None or len(responses) == 1:
+        print("--- gold response: unknown" if responses is None else f"--- gold response\n{responses[0]}")
+        return
+    print("--- gold responses, turn by turn")
+    for number, response in enumerate(responses, start=1):
+        print(f"[policy]\n{response}")
+        if number < len(responses):
+            text, *_, info = env.step(response)
+            _print_chat(info)
+            if not info.get("messages"):
+                print(f"[environment]\n{text.strip()}")
 
 
 def _indices(env: Any, options: argparse.Namespace) -> range:
@@ -115,7 +133,7 @@ def _indices(env: Any, options: argparse.Namespace) -> range:
 
 
 def _play(options: argparse.Namespace) -> int:
-    """Answer problems at the terminal; an empty line ends an answer, Ctrl-D ends the game."""
+    """Answer problems at the terminal; an empty line outside a block of code ends an answer, Ctrl-D ends the game."""
     env = _made(options.id, parsed_kwargs(options.kwargs))
     try:
         for index in _indices(env, options):
@@ -139,22 +157,24 @@ def _play_one(env: Any, index: int, seed: int) -> bool:
             return False
         text, reward, terminated, truncated, info = env.step(answer)
         total, done = total + reward, terminated or truncated
-        print(text if not done else f"--- reward {total:g}{_told(info)}")
+        print(text.strip("\n") if not done else f"--- reward {total:g}{_told(info)}")
     return True
 
 
 def _answer() -> str | None:
-    """Lines up to an empty one; None where the input has ended."""
+    """Lines up to an empty one that is not inside a block of code; None where the input has ended."""
     print("your answer (an empty line ends it):", flush=True)
     lines: list[str] = []
-    while (line := sys.stdin.readline()).strip("\n"):
+    fenced = False
+    while (line := sys.stdin.readline()) and (fenced or line != "\n"):
+        fenced ^= line.lstrip().startswith(FENCE)
         lines.append(line.rstrip("\n"))
     return None if not lines and not line else "\n".join(lines)
 
 
 def _told(info: dict[str, Any]) -> str:
-    said = [f"{key} {info[key]}" for key in ("outcome", "answer", "detail") if info.get(key) not in (None, "")]
-    return "".join(f", {part}" for part in said)
+    said = [(key, str(info[key])) for key in ("outcome", "answer", "detail") if info.get(key) not in (None, "")]
+    return "".join(f", {key} {text if text.isprintable() else repr(text)}" for key, text in said)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -200,9 +220,10 @@ def _print_results(env_id: str, results: list[CheckResult]) -> None:
     from tgpo_ray.env_checks.results import MAX_SHOWN
 
     colours = {"ok": "green", "failed": "red", "skipped": "yellow"}
-    table = Table("check", "", "measured", "bound", "fix", title=f"env check {env_id}")
+    columns = ("measured", "bound", "fix") if any(result.failed for result in results) else ("measured", "bound")
+    table = Table("check", "", *columns, title=f"env check {env_id}")
     for result in results:
-        cells = (result.measured, result.bound, result.fix if result.failed else "")
+        cells = (result.measured, result.bound, result.fix if result.failed else "")[: len(columns)]
         table.add_row(result.name, Text(result.status, style=colours[result.status]), *map(Text, cells))
     console = Console()
     console.print(table)

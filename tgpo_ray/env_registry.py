@@ -17,6 +17,9 @@ import contextlib
 import difflib
 import functools
 import importlib
+import inspect
+import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -128,13 +131,46 @@ def description(env_id: str) -> str:
 
 
 def explained(env_id: str, error: Exception) -> str:
-    """Why `make_env` failed, for people: the nearest id where there is none of this name."""
+    """Why an environment cannot be made or played, for people: the nearest id where there is none of this name."""
     import gymnasium
 
     if not isinstance(error, gymnasium.error.UnregisteredEnv) and "No registered env" not in str(error):
-        return f"{type(error).__name__}: {error}"
+        if isinstance(error, TypeError) and (misnamed := _wrong_argument(env_id, str(error))):
+            return misnamed
+        # what environments raise to explain themselves needs no name in front
+        said = isinstance(error, ValueError | FileNotFoundError) and str(error)
+        return str(error) if said else f"{type(error).__name__}: {error}"
     near = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     problems = load_plugins().problems.items()
     broken = "".join(f"; the package that declares {point} is broken: {why}" for point, why in problems)
     return f"no such environment is registered{hint} An id of your own is written my_module:MyEnv-v0{broken}"
+
+
+_MISSING = re.compile(r"missing \d+ required (?:positional|keyword-only) arguments?: (.*?)(?: was raised from|$)")
+_UNKNOWN = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'")
+
+
+def _wrong_argument(env_id: str, message: str) -> str:
+    """What Python's TypeError says of the arguments in `kwargs`, for people; "" where it says something else."""
+    if missing := _MISSING.search(message):
+        return f"kwargs lack {missing[1]}: the environment is not made without"
+    if not (unknown := _UNKNOWN.search(message)):
+        return ""
+    known = _argument_names(env_id, unknown[1])
+    near = difflib.get_close_matches(unknown[2], known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known) or 'none'}"
+    return f"kwargs have the unknown argument {unknown[2]!r}: {hint}"
+
+
+def _argument_names(env_id: str, class_name: str) -> list[str]:
+    """Arguments of the environment, and of the class that it hands its own to."""
+    import gymnasium
+    from gymnasium.envs.registration import load_env_creator
+
+    creator: Any = gymnasium.registry[env_id.rpartition(":")[2]].entry_point
+    creator = load_env_creator(creator) if isinstance(creator, str) else creator
+    takers = {creator, getattr(sys.modules.get(creator.__module__), class_name, creator)}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    found = (item for taker in takers for item in inspect.signature(taker).parameters.values())
+    return sorted({item.name for item in found if item.kind in kinds})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tgpo_ray.chat_turns import why_refused
+from tgpo_ray.env_registry import explained
 from tgpo_ray.env_runner import EnvSpec
 from tgpo_ray.rollout import prompt_ids
 
@@ -37,7 +38,7 @@ def check_environments(config: AlgorithmConfig) -> None:
         try:
             problems += [f"{key} ({spec.id}): {problem}" for problem in _problems(spec, tokenizer, config)]
         except Exception as error:  # whatever a user's environment raises
-            problems.append(f"{key} ({spec.id}): {_explain(spec.id, error)}")
+            problems.append(f"{key} ({spec.id}): {explained(spec.id, error)}")
     if problems:
         raise ConfigError(problems)
 
@@ -67,10 +68,11 @@ def _tokenizer(config: AlgorithmConfig) -> Any:
 
 
 def _problems(spec: EnvSpec, tokenizer: Any, config: AlgorithmConfig) -> Iterator[str]:
-    """A line where the longest prompt is too long."""
+    """A line where the longest prompt is too long, and one where the chat template rewrites earlier turns."""
     env = spec.make()
     try:
         prompts = _prompts(env, config.seed)
+        role = _later_role(env)
     finally:
         env.close()
     if tokenizer is None:
@@ -84,6 +86,16 @@ def _problems(spec: EnvSpec, tokenizer: Any, config: AlgorithmConfig) -> Iterato
             f"problem {index} has a prompt of {longest} tokens, env_runners.max_prompt_tokens is {limit}: raise it "
             "(the model's context permitting) or leave such problems out of the data"
         )
+    chats = (info["messages"] for _, _, info in prompts if info.get("messages") is not None)
+    refusal = "" if role is None else next((why_refused(tokenizer, chat, role) for chat in chats), "")
+    if refusal:
+        yield refusal
+
+
+def _later_role(env: Any) -> str | None:
+    """The role in which the environment says that it goes on with a chat; None where it does not, or does not say."""
+    several = (getattr(env.unwrapped, "max_turns", None) or 1) > 1
+    return getattr(env.unwrapped, "turn_role", None) if several else None
 
 
 def _prompts(env: Any, seed: int) -> list[tuple[int, str, dict[str, Any]]]:
@@ -97,14 +109,3 @@ def _prompts(env: Any, seed: int) -> list[tuple[int, str, dict[str, Any]]]:
         if time.monotonic() - start > LOOK_S:
             break
     return found
-
-
-def _explain(env_id: str, error: Exception) -> str:
-    import gymnasium
-
-    if isinstance(error, gymnasium.error.UnregisteredEnv):
-        near = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        return f"no such environment is registered{hint} An id of your own is written my_module:MyEnv-v0"
-    said = isinstance(error, ValueError | FileNotFoundError)  # what environments raise to explain themselves
-    return str(error) if said else f"{type(error).__name__}: {error}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..verdict import CORRECT, ERROR, TIMEOUT, WRONG, Verdict
+from ..verdict import CORRECT, ERROR, WRONG, Verdict
 
 LAUNCH = Path(__file__).with_name("launch.py")
 MECHANISMS = ("namespaces+seccomp", "landlock+seccomp", "namespaces")
@@ -77,11 +77,12 @@ class Sandbox:
     def run(
         self, source: str, entry_point: str, tests: Sequence[Mapping[str, Any]], *, setup: str = "", run_all: bool
     ) -> Verdict:
-        """The verdict on `source`; its score is the share of the tests passed.
+        """The verdict on `source`; its score is the share of the tests passed, 0.0 when time runs out.
 
         A test is `{"code": asserts}`, run after `setup` with the candidate's `entry_point` in it, or `{"args": [...],
-        "kwargs": {...}, "expected": value}`. What the candidate does, crash and flood included, is `wrong`;
-        `timeout` is its deadline; `error` is ours, or a test's that cannot be run. `run_all` goes on after a failure.
+        "kwargs": {...}, "expected": value}`. What the candidate does is `wrong`: crash, flood and endless
+        loop (`parts["in_time"]` is then 0.0) too. `error` is ours, or a test's that cannot be run. `run_all` goes on
+        after a failure.
         """
         job = {"source": source, "entry_point": entry_point, "tests": list(tests), "setup": setup, "run_all": run_all}
         settings = {name: getattr(self, name) for name in ("mechanism", "deadline_s", "memory_bytes", "output_bytes")}
@@ -158,11 +159,12 @@ def _verdict(reply: dict[str, Any], seconds: float, deadline_s: float) -> Verdic
     if "failure" in reply:
         return Verdict(0.0, ERROR, seconds=seconds, detail=f"the sandbox failed: {reply['failure']}")
     if "timeout" in reply:
-        return Verdict(0.0, TIMEOUT, seconds=seconds, detail=f"the code was killed at its deadline of {deadline_s:g} s")
+        detail = f"time limit: the code was killed at its deadline of {deadline_s:g} s"
+        return Verdict(0.0, WRONG, seconds=seconds, detail=detail, parts={"in_time": 0.0})
     share = reply["passed"] / reply["total"]
     outcome = reply.get("outcome") or (CORRECT if reply["passed"] == reply["total"] else WRONG)
     detail = reply["detail"] or f"{reply['passed']} of {reply['total']} tests passed"
-    return Verdict(share, outcome, seconds=seconds, detail=detail)
+    return Verdict(share, outcome, seconds=seconds, detail=detail, parts={"in_time": 1.0})
 
 
 def _send(channel: socket.socket, message: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import re
 from typing import Any
@@ -11,10 +12,16 @@ from math_verify import parse, verify
 
 MAX_EXTRACTED = 200  # characters of the answer that travel back
 MAX_FORMULA = 1000  # characters of a response that is nothing but a formula
+MAX_VALUES = 6  # that are paired under a tolerance: 720 ways
 
 _DELIMITER = re.compile(r"\$|\\f?boxed|\\\(|\\\[|\\begin")
 _COMMAND = re.compile(r"\\(?:text|mathrm|operatorname|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[^\W\d_]{3,}")
+_NAMED = re.compile(r"\s*\$*\s*[A-Za-z](?:_\{[^{}$=]*\}|_[A-Za-z0-9])?\s*=([^=$]+)\$*\s*")  # `I_{max} = 3`
+
+_UPRIGHT = re.compile(
+    r"(\\[A-Za-z]+\s*)?\\mathrm\s*\{\s*([ei])\s*\}"
+)  # math-verify loses an upright constant and what follows it
 
 # Without its SIGALRM time-out (main threads only) the library warns once; the pool's deadline replaces it.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -23,28 +30,87 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 @functools.lru_cache(maxsize=1024)  # the responses of a group share their gold answer
 def parsed_gold(gold: str) -> list[Any]:
     # a gold answer that brings its own boxes says by itself where they end
-    return parse(gold if "\\boxed" in gold and "$" not in gold else f"${gold}$", parsing_timeout=None)  # type: ignore[arg-type]
+    return parsed(gold if "\\boxed" in gold and "$" not in gold else f"${gold}$")
 
 
-def score(gold: str, text: str) -> dict[str, Any]:
+def parsed(text: str) -> list[Any]:
+    """What math-verify reads, the constants `e` and `i` upright or not."""
+    text = _UPRIGHT.sub(lambda found: f"{found[1] or ''}{' ' if found[1] else ''}{found[2]}", text)
+    return parse(text, parsing_timeout=None)  # type: ignore[arg-type]
+
+
+def score(gold: str, text: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
     """`verify(parse("$gold$"), parse(text))`, as in the paper's reward, without SIGALRM.
 
     `verify` is not symmetric: gold comes first. math-verify reads LaTeX between delimiters alone; where the text is
-    nothing but a formula, and was not right as it stands, it is read once more between `$`. A text without anything
-    that parses is `unparsable`; a gold answer that does not parse is an `error` of the data, not of the response.
+    nothing but a formula, and was not right as it stands, it is read once more between `$`. A gold answer that names
+    its value, `I_{max} = ...`, is that value too where the response is no equation. A text without anything that parses
+    is `unparsable`; a gold answer that does not parse is an `error` of the data, not of the response.
+
+    `settings`: `rounding`, decimal places to which numbers must agree (6); `set_relations`, an inequality may answer
+    for an interval and the other way round (no); `tolerance`, how far numbers may be off, one for all or one for each
+    value of the gold answer as written (none).
     """
+    settings = settings or {}
     expected = parsed_gold(gold)
     if not expected:
         return {"score": 0.0, "outcome": "error", "detail": f"the gold answer {gold!r} cannot be parsed"}
-    found = parse(text, parsing_timeout=None)  # type: ignore[arg-type]
-    correct = bool(found) and bool(verify(expected, found, timeout_seconds=None))
+    found = parsed(text)
+    correct = bool(found) and agree(gold, found, settings)
     if not correct and is_bare_formula(text):
-        formula = parse(f"${text.strip()}$", parsing_timeout=None)  # type: ignore[arg-type]
+        formula = parsed(f"${text.strip()}$")
         found = formula or found
-        correct = bool(formula) and bool(verify(expected, formula, timeout_seconds=None))
+        correct = bool(formula) and agree(gold, formula, settings)
     if not found:
         return {"score": 0.0, "outcome": "unparsable", "detail": "no answer found in the response"}
     return {"score": float(correct), "outcome": "correct" if correct else "wrong", "extracted": shown(found)}
+
+
+def agree(gold: str, found: list[Any], settings: dict[str, Any]) -> bool:
+    """True where the answer is the gold answer's value under the settings."""
+    options: dict[str, Any] = {"float_rounding": settings.get("rounding", 6), "timeout_seconds": None}
+    options["allow_set_relation_comp"] = bool(settings.get("set_relations"))
+    if verify(parsed_gold(gold), found, **options):
+        return True
+    named = _NAMED.fullmatch(gold)
+    if named and not any(isinstance(value, str) and "=" in value for value in found):
+        value = parsed_gold(named[1])
+        if value and verify(value, found, **options):
+            return True
+    tolerance = settings.get("tolerance")
+    return tolerance is not None and within(gold, found, tolerance)
+
+
+def within(gold: str, found: list[Any], tolerance: float | list[float]) -> bool:
+    """True where both are as many real numbers and can be paired so that none is further off than its tolerance."""
+    given = numbers(found)
+    if isinstance(tolerance, list):
+        limits = tolerance
+        pieces = gold.split(",")
+        values = [numbers(parsed_gold(piece)) for piece in pieces] if len(pieces) == len(tolerance) else [[]]
+        wanted = [value[0] for value in values if len(value) == 1]
+    else:
+        wanted = numbers(parsed_gold(gold))
+        limits = [tolerance] * len(wanted)
+    if not wanted or len(wanted) != len(limits) or len(given) != len(wanted) or len(wanted) > MAX_VALUES:
+        return False
+    slack = 1e-9  # of rounding: 0.003 is 0.001 from 0.002
+    return any(
+        all(abs(w - g) <= t * (1 + slack) for w, g, t in zip(wanted, order, limits, strict=True))
+        for order in itertools.permutations(given)
+    )
+
+
+def numbers(answer: list[Any]) -> list[Any]:
+    """The real, finite numbers that an answer consists of, or none where it is anything else."""
+    if not answer or isinstance(answer[0], str):
+        return []
+    value = answer[0]
+    parts = list(value.args) if type(value).__name__ in ("FiniteSet", "Tuple") else [value]
+    if not all(getattr(part, "is_number", False) for part in parts):
+        return []
+    evaluated = [part.evalf(15) for part in parts]
+    return evaluated if all(part.is_real and part.is_finite for part in evaluated) else []
 
 
 def is_bare_formula(text: str) -> bool:

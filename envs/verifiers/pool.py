@@ -42,7 +42,9 @@ class VerifierPool:
     A verifier is a module-level function, or its name as `module:function` or `/path/file.py:function`; its arguments
     are JSON values; it returns a bool, a number, or a mapping that `Verdict.from_value` reads. A request that runs
     out of time, raises, or takes its worker down yields a `Verdict` with the outcome `timeout` or `error`: no request
-    is lost and none becomes a silent zero. Workers start with the first request.
+    is lost and none becomes a silent zero. Workers start with the first request, all with one PYTHONHASHSEED. What has
+    to be loaded first belongs in the function's attribute `before_deadline`, called with the same arguments: no
+    deadline counts it.
 
     Args:
         num_workers: processes, so requests that run at once.

@@ -36,7 +36,8 @@ class WorkerProcess:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+                # One hash seed everywhere: what iterates over a set of strings does it alike in any process.
+                env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "0"},
             )
         with contextlib.suppress(OSError):  # it died at once: the first call says how
             self._until = time.monotonic() + START_TIMEOUT_S
@@ -63,7 +64,7 @@ class WorkerProcess:
             if started is not None:
                 detail = f"the verifier was killed at its deadline of {deadline_s:g} s"
                 return Verdict(0.0, TIMEOUT, seconds=time.monotonic() - started, detail=detail)
-            return Verdict(0.0, ERROR, detail=f"{target} was not loaded within {START_TIMEOUT_S:g} s")
+            return Verdict(0.0, ERROR, detail=f"{target} was not ready within {START_TIMEOUT_S:g} s")
         except (OSError, EOFError, ValueError):  # ValueError: the frame was no JSON
             self.spent = True
             return Verdict(0.0, ERROR, seconds=_since(started), detail=f"the verifier's process {self._ending()}")

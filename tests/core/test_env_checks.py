@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from tests.core.chat_templates import APPENDING, DROPPING, chat_tokenizer
 from tgpo_ray.env_checks import CheckResult, Subject, run_checks
 from tgpo_ray.env_checks.near_misses import near_misses
 from tgpo_ray.env_checks.playing import plain
+from tgpo_ray.env_checks.tokens import check_masks
 from tgpo_ray.envs import Seconds, close_shared_pool
 
 ALL = {
@@ -77,7 +79,8 @@ def test_what_cannot_be_checked_is_skipped_with_the_reason() -> None:
     skipped = {name: result.measured for name, result in checked("NoGold").items() if result.status == "skipped"}
     assert set(skipped) == {"gold answers", "near misses", "deadline", "prompt lengths"}
     assert "gold_response" in skipped["gold answers"]
-    assert "nothing can stop it" in skipped["deadline"]
+    assert "nothing is killed" in skipped["deadline"]
+    assert all(len(reason.split()) > 5 for reason in skipped.values())
 
 
 def test_a_hung_verifier_is_killed_and_the_real_one_is_back_afterwards() -> None:
@@ -95,6 +98,18 @@ def test_masks_count_the_tokens_of_each_author() -> None:
     measured = checked("Turns")["masks"].measured
     assert measured.startswith("3 turns at most")
     assert f"{2 * 2 * 13} of the environment" in measured
+
+
+def test_a_chat_that_the_tokenizers_template_cannot_append_has_wrong_masks() -> None:
+    chat = {"prompt": "chat", "max_turns": 3}
+    appending, dropping = (
+        check_masks(Subject("tgpo/GuessNumber-v0", chat, limit=5, tokenizer=chat_tokenizer(template)))
+        for template in (APPENDING, DROPPING)
+    )
+    assert appending.status == "ok" and "a chat, with its template" in appending.measured
+    assert dropping.failed
+    assert dropping.rows[0].text.startswith("turn 1: the tokenizer's chat template does not keep earlier thoughts")
+    assert "without its template: give --tokenizer" in check_masks(Subject("tgpo/GuessNumber-v0", chat)).measured
 
 
 def test_prompts_are_measured_in_the_tokenizers_tokens(tiny_models: dict[str, str]) -> None:

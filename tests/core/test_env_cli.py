@@ -24,7 +24,7 @@ def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_list_has_a_line_for_each_environment(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env", "list"]) == 0
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert lines["tgpo/Math-v0"] == "Problems and gold answers of a jsonl or parquet file."
+    assert lines["tgpo/Math-v0"].startswith("Problems and gold answers of a jsonl or parquet file")
 
 
 def test_show_prints_prompts_and_gold_responses(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,8 +45,25 @@ def test_a_person_plays_until_the_input_ends(
     assert main(["env", "play", f"{FLAWED}:Sums-v0", "--index", "1", "-n", "9"]) == 0
     said = capsys.readouterr().out
     assert "1+1=" in said and "--- reward 1, outcome correct, answer 2" in said
-    assert "2+2=" in said and "--- reward 0, outcome wrong, answer six\nor so" in said
+    assert "2+2=" in said and "--- reward 0, outcome wrong, answer 'six\\nor so'" in said
     assert "3+3=" in said and "4+4=" not in said
+
+
+def test_an_answer_may_have_empty_lines_inside_a_block_of_code(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("```python\na = 1\n\nb = 2\n```\n\n"))
+    assert main(["env", "play", f"{FLAWED}:Sums-v0"]) == 0
+    assert "answer '```python\\na = 1\\n\\nb = 2\\n```'" in capsys.readouterr().out
+
+
+def test_show_tells_the_environments_turns_between_right_responses(capsys: pytest.CaptureFixture[str]) -> None:
+    for prompt, author in (("plain", "environment"), ("chat", "user")):
+        arguments = ["--kwargs", "high=3", f"prompt={prompt}"]
+        assert main(["env", "show", "tgpo/GuessNumber-v0", "-n", "1", "--index", "1", *arguments]) == 0
+        said = capsys.readouterr().out
+        hint = "My number is higher than 2. Guesses left: 1."
+        assert f"[policy]\n\\boxed{{2}}\n[{author}]\n{hint}\n[policy]\n\\boxed{{3}}\n" in said
 
 
 def test_a_person_hears_the_environments_turns(
@@ -76,7 +93,14 @@ def test_check_shows_the_failing_rows_and_exits_1(capsys: pytest.CaptureFixture[
     [
         (["show", "tgpo/Arithmatic-v0"], "did you mean 'tgpo/Arithmetic-v0'?"),
         (["show", "no_such_module:Env-v0"], "No module named 'no_such_module'"),
-        (["show", "tgpo/Arithmetic-v0", "--kwargs", "digits=[99, 1]"], "ValueError: digits must be two integers"),
+        (
+            ["show", "tgpo/Arithmetic-v0", "--kwargs", "digits=[99, 1]"],
+            "tgpo/Arithmetic-v0: digits must be two integers",
+        ),
+        (["show", "tgpo/Arithmetic-v0", "--kwargs", "digit=3"], "unknown argument 'digit': did you mean 'digits'?"),
+        (["show", "tgpo/MathTool-v0", "--kwargs", "path=x", "promt=chat"], "'promt': did you mean 'prompt'?"),
+        (["show", "tgpo/RewardFunction-v0"], "kwargs lack 'path' and 'reward'"),
+        (["show", f"{FLAWED}:Sums-v0", "--kwargs", "a=1"], "unknown argument 'a': there are none"),
         (["show", "tgpo/Arithmetic-v0", "--kwargs", "digits"], "takes key=value or one JSON object, got 'digits'"),
         (["show", "tgpo/Arithmetic-v0", "--kwargs", '{"digits": '], "--kwargs is not JSON"),
         (["show", f"{FLAWED}:Sums-v0", "--index", "12"], "--index must be in [0, 12), got 12"),

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.envs.sandbox_runs import sandbox_processes
 from tgpo_ray.envs import close_shared_pool
+from tgpo_ray.envs.sandbox import MECHANISMS, Sandbox, why_not
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -31,6 +33,15 @@ def write_jsonl(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture(params=MECHANISMS)
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    """A sandbox of each mechanism that works here; none of its processes may outlive the test."""
+    if why_not(request.param):
+        pytest.skip(f"{request.param}: {why_not(request.param)}")
+    yield Sandbox(request.param, deadline_s=20.0)
+    assert sandbox_processes() == []
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -80,3 +80,22 @@ def note_and_sleep(path: str) -> float:
 
 def multiply(a: float, b: float, product: float) -> dict[str, Any]:
     return {"score": float(a * b == product), "extracted": str(product), "parts": {"accuracy": float(a * b == product)}}
+
+
+def hash_of(text: str) -> float:
+    return float(hash(text) % 2**40)
+
+
+def prepared(answer: str) -> bool:
+    return [answer] == _PREPARED
+
+
+def prepare(answer: str) -> None:
+    if answer == "break":
+        raise ValueError("no such data set")
+    time.sleep(1.0)
+    _PREPARED[:] = [answer]
+
+
+_PREPARED: list[str] = []
+prepared.before_deadline = prepare  # pyright: ignore[reportFunctionMemberAccess]

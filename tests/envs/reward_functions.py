@@ -40,6 +40,8 @@ class Rubric:
         text = state["completion"] if isinstance(state["completion"], str) else state["completion"][0]["content"]
         if text == "break":
             raise RuntimeError("no rubric today")
+        while text == "hang":
+            time.sleep(1)
         state["metrics"] = {"exact": float(text == state["answer"])}
         state["reward"] = state["metrics"]["exact"]
 
@@ -68,6 +70,17 @@ class Countdown:
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         self.left -= 1
+        if action == "break":
+            raise RuntimeError("no game today")
+        while action == "hang":
+            time.sleep(1)
         if action == "stop":
             return "over", float(self.left == 0), True, False, {}
         return f"{self.left} left", 0.0, False, self.left < -2, {}
+
+
+class Dice(Countdown):
+    """Its turns do not follow from its seed."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        return f"you have thrown {time.monotonic_ns()}", 0.0, False, False, {}

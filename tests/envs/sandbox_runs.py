@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tgpo_ray.envs import Verdict
 from tgpo_ray.envs.sandbox import Sandbox
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is made of Linux")
 
 
 def run(sandbox: Sandbox, source: str, *tests: Any, setup: str = "", run_all: bool = False) -> Verdict:

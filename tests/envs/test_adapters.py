@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,10 +21,12 @@ from tgpo_ray.envs.reward_function import RewardFunctionEnv
 FUNCTIONS = str(Path(__file__).with_name("reward_functions.py"))
 
 
-@pytest.fixture(autouse=True)
-def functions(monkeypatch) -> None:
-    monkeypatch.syspath_prepend(str(Path(FUNCTIONS).parent))
-    sys.modules.pop("reward_functions", None)
+@pytest.fixture(autouse=True, scope="module")
+def functions() -> Iterator[None]:
+    """For the whole module: a killed worker's successor starts, and copies the path, when its test may be over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(FUNCTIONS).parent))
+        yield
 
 
 @pytest.fixture
@@ -108,7 +111,15 @@ def test_a_verifiers_environment_of_several_turns_is_refused_and_a_missing_packa
     with pytest.raises(ValueError, match="takes several turns"):
         VerifiersEnv("reward_functions:verifiers_environment", kwargs={"turns": 4})
     with pytest.raises(ImportError, match="needs a package that is not installed: no_such_package"):
+        VerifiersEnv("no_such_package:make")
+    with pytest.raises(ValueError, match=r"cannot begin: ImportError: .* not installed: no_such_package; gem is not"):
         GemEnv("no_such_package:make")
+    with pytest.raises(ValueError, match="is neither an id of gem nor 'module:function'; gem is not installed"):
+        GemEnv("Wordle")
+    with pytest.raises(ValueError, match="environment must be an id or 'module:function'"):
+        GemEnv(object())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be JSON values"):
+        VerifiersEnv("reward_functions:verifiers_environment", kwargs={"old": object()})
 
 
 def test_a_gem_environment_keeps_its_turns_and_follows_seed_and_index():
@@ -123,6 +134,27 @@ def test_a_gem_environment_keeps_its_turns_and_follows_seed_and_index():
     env.step("on")
     observation, reward, terminated, _, info = env.step("stop")
     assert (observation, reward, terminated, info["outcome"]) == ("", 1.0, True, "correct")
+
+
+def test_turns_of_several_gem_episodes_may_alternate_and_chance_is_found_out():
+    first, second = (GemEnv("reward_functions:Countdown", seed=seed) for seed in (4, 5))
+    alone = [(env.reset(options={"index": 0}), env.step("on"), env.step("on"))[1:] for env in (first, second)]
+    for env in (first, second):
+        env.reset(options={"index": 0})
+    turns = [(first.step("on"), second.step("on")), (first.step("on"), second.step("on"))]
+    assert [tuple(turn[:4] for turn in one) for one in zip(*turns, strict=True)] == [
+        tuple(turn[:4] for turn in one) for one in alone
+    ]
+    dice, other = GemEnv("reward_functions:Dice"), GemEnv("reward_functions:Countdown")
+    dice.reset(options={"index": 0})
+    dice.step("throw")
+    assert not dice.step("throw")[2]  # its process stands where it stood
+    other.reset(options={"index": 0})
+    _, reward, terminated, _, info = dice.step("throw")  # now it has to be played again
+    assert (reward, terminated, info["outcome"]) == (0.0, True, "error")
+    assert "its seed does not decide its turns" in info["detail"]
+    with pytest.raises(ResetNeeded):
+        dice.step("throw")
 
 
 def test_an_environment_is_a_reward_function_for_trl():

@@ -69,7 +69,7 @@ def test_gold_responses_score_one_and_near_misses_zero(path, mechanism):
     for index in range(2):
         reward, info = step(env, index, env.gold_response(index) or "")
         assert (reward, info["outcome"]) == (1.0, "correct"), info
-        assert info["reward_parts"] == {"accuracy": 1.0, "tests_passed": 1.0}
+        assert info["reward_parts"] == {"accuracy": 1.0, "tests_passed": 1.0, "in_time": 1.0}
     assert step(env, 0, block("def add(a, b): return abs(a) + abs(b)"))[0] == 0.0
     assert step(env, 1, block("def square(x): return x * 2 + 3"))[0] == 0.0
 
@@ -81,7 +81,7 @@ def test_gold_responses_score_one_and_near_misses_zero(path, mechanism):
         (block("def add(a, b): raise SystemExit(0)"), "wrong"),
         (block("import os; os._exit(0)"), "wrong"),
         (block("def add(a, b)"), "unparsable"),
-        (block("while True: pass"), "timeout"),
+        (block("while True: pass"), "wrong"),
         ("def add(a, b): return a + b", "unparsable"),
         ("```\ndef add(a, b): return a + b\n```", "unparsable"),
         ("```python\ndef add(a, b): return a + b", "unparsable"),
@@ -101,7 +101,17 @@ def test_partial_credit_is_the_share_of_tests_passed(path):
     reward, info = step(CodeEnv(path), 0, half)
     assert (reward, info["outcome"]) == (0.0, "wrong")
     half_then_loop = block("def add(a, b):\n    while a < 0: pass\n    return a + b")
-    assert step(CodeEnv(path, partial_credit=True, deadline_s=1.0), 0, half_then_loop)[1]["outcome"] == "timeout"
+    reward, info = step(CodeEnv(path, partial_credit=True, deadline_s=1.0), 0, half_then_loop)
+    assert (reward, info["outcome"]) == (0.0, "wrong") and info["detail"].startswith("time limit")
+    assert info["reward_parts"] == {"accuracy": 0.0, "tests_passed": 0.0, "in_time": 0.0}
+
+
+def test_a_sandbox_that_fails_is_an_error_and_no_wrong_answer(path, monkeypatch):
+    env = CodeEnv(path)
+    monkeypatch.setattr("tgpo_ray.envs.sandbox.host.LAUNCH", "/no/such/file.py")
+    reward, info = step(env, 0, env.gold_response(0) or "")
+    assert (reward, info["outcome"]) == (0.0, "error") and "without a verdict" in info["detail"]
+    assert "in_time" not in info["reward_parts"]
 
 
 def test_the_last_closed_python_block_counts():
@@ -221,12 +231,12 @@ def test_unsafe_keeps_the_sandbox_where_one_works(path, caplog):
 @given(st.text(max_size=200) | st.text("()[]{}:\n =abcdef0123'\"\\\0\ud800é∑", max_size=80).map(block))
 def test_no_text_raises_and_every_outcome_is_typed(path, text):
     reward, info = step(CodeEnv(path, deadline_s=5.0), 0, text)
-    assert info["outcome"] in {"correct", "wrong", "unparsable", "timeout"}, info
+    assert info["outcome"] in {"correct", "wrong", "unparsable"}, info
     assert reward == float(info["outcome"] == "correct")
 
 
 @pytest.mark.parametrize("text", ["x = 1\n" * 200_000, "(" * 1_000_000, "#" * 8_000_000, "x = " + "-" * 100_000 + "1"])
 def test_megabytes_of_code_stay_within_the_deadline(path, text):
     reward, info = step(CodeEnv(path, deadline_s=3.0), 0, block(text))
-    assert reward == 0.0 and info["outcome"] in {"wrong", "unparsable", "timeout"}, info
+    assert reward == 0.0 and info["outcome"] in {"wrong", "unparsable"}, info
     assert info["verify_s"] < 30

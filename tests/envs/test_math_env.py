@@ -99,6 +99,44 @@ def test_equal_answers_score_and_near_misses_do_not(write_jsonl, gold, response,
     assert (info["outcome"], reward) == (outcome, float(outcome == "correct"))
 
 
+@pytest.mark.parametrize(
+    ("gold", "response", "correct"),
+    [
+        (r"1-\frac{1}{\mathrm{e}}", r"\boxed{1-e^{-1}}", True),  # upright constants
+        (r"1-\frac{1}{\mathrm{e}}", r"\boxed{1+\frac{1}{\mathrm{e}}}", False),
+        (r"\pi\mathrm{e}^2", r"\boxed{e^2\pi}", True),
+        (r"3+2\mathrm{i}", r"\boxed{3-2i}", False),
+        (r"I_{\max}=\frac{a}{2b}", r"\boxed{\frac{a}{b+b}}", True),  # a name for the value
+        (r"I_{\max}=\frac{a}{2b}", r"\boxed{\frac{b}{2a}}", False),
+        (r"x=1,y=2", r"\boxed{2}", False),
+    ],
+)
+def test_upright_constants_and_named_values_are_read(write_jsonl, gold, response, correct):
+    assert step(MathEnv(write_jsonl({"problem": "?", "answer": gold})), 0, response)[0] == float(correct)
+
+
+def test_tolerance_rounding_and_set_relations_are_options(write_jsonl):
+    rows = [
+        {"problem": "?", "answer": r"\cos^{10}(\frac{\pi}{10})", "error": "1e-4"},
+        {"problem": "?", "answer": r"7 \times 10^{35}, 0.002", "error": [1e34, 0.001]},
+        {"problem": "?", "answer": r"\frac{8}{3}", "error": None},
+        {"problem": "?", "answer": "[-2, 7]", "error": ""},
+    ]
+    path = write_jsonl(*rows)
+    env = MathEnv(path, columns={"tolerance": "error"}, rounding=2, set_relations=True)
+    near = [r"\boxed{0.6054}", r"\boxed{0.003, 7.1\cdot 10^{35}}", r"\boxed{2.6667}", r"$-2 \le x \le 7$"]
+    far = [r"\boxed{0.62}", r"\boxed{0.0031, 7.1\cdot 10^{35}}", r"\boxed{2.7}", r"$-2 \le x \le 8$"]
+    assert [step(env, index, response)[0] for index, response in enumerate(near)] == [1.0] * 4
+    assert [step(env, index, response)[0] for index, response in enumerate(far)] == [0.0] * 4
+    assert [step(MathEnv(path), index, response)[0] for index, response in enumerate(near)] == [0.0] * 4
+    assert step(MathEnv(path, tolerance=0.01), 2, r"\boxed{2.67}")[0] == 1.0
+    assert step(MathEnv(path, tolerance=0.01), 2, r"\boxed{x}")[0] == 0.0
+    with pytest.raises(ValueError, match="row 0: a tolerance must be a number >= 0 or a list, got 'small'"):
+        MathEnv(write_jsonl({"problem": "?", "answer": "1", "tolerance": "small"}, name="b.jsonl"))
+    with pytest.raises(ValueError, match="tolerance and rounding must be >= 0, got -1"):
+        MathEnv(path, tolerance=-1.0)
+
+
 def test_the_info_says_what_was_read_and_how_long_it_took(sums):
     _, info = step(MathEnv(sums), 0, "so it is \\boxed{3}")
     assert info["answer"] == "3"

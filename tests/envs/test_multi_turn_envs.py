@@ -64,8 +64,38 @@ def test_an_exception_in_a_turn_is_an_error_and_ends_the_episode():
     assert (reward, info["outcome"], info["detail"]) == (0.0, "error", "RuntimeError: no echo today")
 
 
-def test_messages_begin_a_chat():
-    assert Echo(2).reset(seed=0)[1]["messages"] == [{"role": "user", "content": "say stop"}]
+def test_messages_begin_a_chat_and_each_turn_is_one():
+    env = Echo(3)
+    assert env.reset(seed=0)[1]["messages"] == [{"role": "user", "content": "say stop"}]
+    observation, *_, info = env.step("one")
+    assert (observation, info["messages"]) == ("\none?\n", [{"role": "user", "content": "one?"}])
+    assert "messages" not in env.step("stop")[4]
+
+
+def test_turns_of_a_chat_may_be_text_within_the_policys_own():
+    env = Echo(3)
+    env.turn_role = None
+    env.reset(seed=0)
+    assert "messages" not in env.step("one")[4]
+
+
+@pytest.mark.parametrize("role", ["user", "tool", "system", None])
+def test_a_chat_goes_on_in_messages_and_plain_text_does_not(ducks, role):
+    for prompt in ("plain", "think", "chat"):
+        env = MathToolEnv(ducks, prompt=prompt, turn_role=role)
+        env.reset(seed=0, options={"index": 0})
+        observation, *_, info = env.step("<tool>17*23</tool>")
+        said = [{"role": role, "content": "Result: 391"}] if prompt == "chat" and role else None
+        assert (observation, info.get("messages")) == ("\nResult: 391\n", said)
+
+
+def test_the_game_may_be_a_chat():
+    env = GuessNumberEnv(high=3, prompt="chat")
+    text, info = env.reset(seed=0, options={"index": 1})
+    assert info["messages"] == [{"role": "user", "content": text.strip()}]
+    observation, *_, info = env.step("\\boxed{2}")
+    assert info["messages"] == [{"role": "user", "content": observation.strip()}]
+    assert GuessNumberEnv(high=3).reset(seed=0, options={"index": 1})[0] == text
 
 
 @pytest.mark.parametrize("turns", [0, True, 2.5])
@@ -121,6 +151,7 @@ def test_a_number_not_found_is_wrong_and_a_last_turn_without_guess_unparsable():
         ({"high": 1}, r"high must be an integer in \[2, 1000000000\], got 1"),
         ({"reward": "speed"}, "reward must be one of success, efficiency"),
         ({"max_turns": 0}, "max_turns must be"),
+        ({"prompt": "think"}, "prompt must be one of plain, chat, got 'think'"),
     ],
 )
 def test_a_wrong_setting_of_the_game_is_named(kwargs, message):
@@ -135,6 +166,7 @@ def ducks(write_jsonl) -> str:
 
 def test_both_pass_gymnasiums_checks(ducks):
     check_env(gymnasium.make("tgpo/GuessNumber-v0").unwrapped)
+    check_env(gymnasium.make("tgpo/GuessNumber-v0", prompt="chat").unwrapped)
     for prompt in ("plain", "think", "chat"):
         check_env(gymnasium.make("tgpo/MathTool-v0", path=ducks, prompt=prompt).unwrapped)
 
@@ -146,7 +178,7 @@ def test_a_call_is_answered_and_the_box_is_scored(ducks):
     assert play(env, 0, "<tool>1/0</tool> <tool>3/4</tool>", "\\boxed{3}")[0][0] == (
         "\nError: division by zero\nResult: 3/4\n"
     )
-    assert play(env, 1, env.gold_response(1))[1] == 1.0
+    assert play(env, 1, *env.gold_response(1))[1] == 1.0
     assert "<tool>" in env.reset(seed=0)[0]
 
 
@@ -155,6 +187,19 @@ def test_a_box_after_the_last_call_is_the_answer_and_one_before_it_is_not(ducks)
     assert play(env, 0, "<tool>17*23+1</tool> is \\boxed{392}")[1] == 1.0
     assert play(env, 0, "\\boxed{7}? <tool>17*23+1</tool>", "\\boxed{392}")[1] == 1.0
     assert play(env, 0, "I give up")[2]["outcome"] == "unparsable"
+
+
+def test_right_responses_call_the_calculator_where_the_answer_is_arithmetic(write_jsonl):
+    path = write_jsonl({"problem": "?", "answer": "3/4+2"}, {"problem": "?", "answer": "2x"})
+    env = MathToolEnv(path)
+    assert env.gold_response(0) == ("<tool>3/4+2</tool>", "The final answer is \\boxed{3/4+2}.")
+    assert play(env, 0, *env.gold_response(0))[0] == ["\nResult: 11/4\n", ""]
+    assert len(env.gold_response(1)) == len(MathToolEnv(path, max_turns=1).gold_response(0)) == 1
+
+
+def test_a_role_that_no_chat_has_is_named(ducks):
+    with pytest.raises(ValueError, match="turn_role must be one of user, tool, system or None, got 'assistant'"):
+        MathToolEnv(ducks, turn_role="assistant")
 
 
 def test_calls_without_end_are_cut_off(ducks):
@@ -167,7 +212,7 @@ def test_the_gate_reads_the_turns_together(ducks):
     assert play(env, 0, "<tool>17*23</tool>", "hm</think> \\boxed{392}")[1] == 1.0
     assert play(env, 0, "</think> <tool>17*23</tool>", "\\boxed{392}")[1] == 1.0
     assert play(env, 0, "<tool>17*23</tool>", "\\boxed{392}")[2]["reward_parts"]["format"] == 0.0
-    assert play(env, 0, env.gold_response(0))[1] == 1.0  # nothing is left of the episode before
+    assert play(env, 0, *env.gold_response(0))[1] == 1.0  # nothing is left of the episode before
 
 
 def test_an_environment_survives_pickling_between_two_turns(ducks):
@@ -175,8 +220,7 @@ def test_an_environment_survives_pickling_between_two_turns(ducks):
         env.reset(seed=0, options={"index": 0})
         env.step(first)
         copy = pickle.loads(pickle.dumps(env))
-        last = env.gold_response(0)
-        assert copy.step(last if isinstance(last, str) else last[-1])[1] == 1.0
+        assert copy.step(env.gold_response(0)[-1])[1] == 1.0
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

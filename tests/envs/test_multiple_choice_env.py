@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,8 @@ def test_no_text_raises_and_every_outcome_is_typed(planets, text):
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("part", ["answer: ", "\\boxed{", "answer is\n", "\\text{", "*", " ", "x"])
 def test_a_megabyte_takes_no_longer_than_a_second(planets, part):
-    _, info = step(MultipleChoiceEnv(planets), 0, "\\boxed{" + part * (1_000_000 // len(part)))
-    assert info["verify_s"] < 1.0
-    _, info = step(MultipleChoiceEnv(planets), 0, "\\boxed{" + part * (1_000_000 // len(part)) + "}")
-    assert info["verify_s"] < 1.0
+    env, text = MultipleChoiceEnv(planets), "\\boxed{" + part * (1_000_000 // len(part))
+    for response in (text, text + "}"):
+        start = time.process_time()  # of this process alone: the machine may be busy with other things
+        step(env, 0, response)
+        assert time.process_time() - start < 1.0

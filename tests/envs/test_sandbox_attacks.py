@@ -7,22 +7,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
 
-from tests.envs.sandbox_runs import REPOSITORY, case, run, sandbox_processes
-from tgpo_ray.envs.sandbox import MECHANISMS, Sandbox, why_not
+from tests.envs.sandbox_runs import REPOSITORY, case, needs_linux, run, sandbox_processes
+from tgpo_ray.envs.sandbox import Sandbox
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is made of Linux")
-
-
-@pytest.fixture(params=MECHANISMS)
-def sandbox(request) -> Iterator[Sandbox]:
-    if why_not(request.param):
-        pytest.skip(f"{request.param}: {why_not(request.param)}")
-    yield Sandbox(request.param, deadline_s=20.0)
-    assert sandbox_processes() == []
+pytestmark = needs_linux
 
 
 @pytest.mark.parametrize(
@@ -39,14 +30,14 @@ def sandbox(request) -> Iterator[Sandbox]:
 def test_what_does_not_end_is_killed_at_the_deadline(sandbox, source):
     start = time.monotonic()
     verdict = run(Sandbox(sandbox.mechanism, deadline_s=0.5), source)
-    assert (verdict.score, verdict.outcome) == (0.0, "timeout")
-    assert "deadline of 0.5 s" in verdict.detail
+    assert (verdict.score, verdict.outcome, verdict.parts) == (0.0, "wrong", {"in_time": 0.0})
+    assert verdict.detail == "time limit: the code was killed at its deadline of 0.5 s"
     assert time.monotonic() - start < 10
 
 
 def test_an_endless_iterator_of_the_candidates_is_killed_at_the_deadline(sandbox):
     source = "import itertools\ndef f(): return itertools.count()"
-    assert run(Sandbox(sandbox.mechanism, deadline_s=0.5), source, "sum(f())").outcome == "timeout"
+    assert run(Sandbox(sandbox.mechanism, deadline_s=0.5), source, "sum(f())").parts == {"in_time": 0.0}
 
 
 def test_a_fork_bomb_is_contained(sandbox):
@@ -58,7 +49,7 @@ def test_a_fork_bomb_is_contained(sandbox):
             return 1
     """
     verdict = run(Sandbox(sandbox.mechanism, deadline_s=2.0), source)
-    assert verdict.score == 0.0 and verdict.outcome in ("wrong", "timeout")
+    assert (verdict.score, verdict.outcome) == (0.0, "wrong")
 
 
 def test_children_that_stay_behind_die_with_the_sandbox(sandbox):

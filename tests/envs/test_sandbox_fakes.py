@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-
 import pytest
 
-from tests.envs.sandbox_runs import case, run, sandbox_processes
-from tgpo_ray.envs.sandbox import MECHANISMS, Sandbox, why_not
+from tests.envs.sandbox_runs import case, needs_linux, run
+from tgpo_ray.envs.sandbox import Sandbox
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is made of Linux")
-
-
-@pytest.fixture(params=MECHANISMS)
-def sandbox(request) -> Iterator[Sandbox]:
-    if why_not(request.param):
-        pytest.skip(f"{request.param}: {why_not(request.param)}")
-    yield Sandbox(request.param, deadline_s=20.0)
-    assert sandbox_processes() == []
+pytestmark = needs_linux
 
 
 FAKES = {
@@ -86,4 +75,4 @@ def test_no_trick_fakes_a_pass(sandbox, source):
         "try:\n    assert f(1) == 'needle-4711'\nexcept Exception:\n    raise",
     ):
         verdict = run(sandbox, source, test)
-        assert verdict.score == 0.0 and verdict.outcome in ("wrong", "timeout"), verdict  # it may silence itself
+        assert (verdict.score, verdict.outcome) == (0.0, "wrong"), verdict  # it may silence itself: out of time

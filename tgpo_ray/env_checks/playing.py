@@ -6,6 +6,7 @@ import json
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -77,10 +78,10 @@ class Subject:
         return sorted(random.Random(self.seed).sample(range(count), self.limit))
 
     @property
-    def of_rows(self) -> str:
-        """`200 of 8000 rows`."""
-        total = "unlimited" if self.num_problems is None else self.num_problems
-        return f"{len(self.indices)} of {total} rows"
+    def looked_at(self) -> str:
+        """`200 of 8000 problems looked at`."""
+        of_all = "" if self.num_problems is None else f" of {self.num_problems}"
+        return f"{len(self.indices)}{of_all} problems looked at"
 
     def gold(self, index: int) -> tuple[str, ...] | None:
         """The responses, one a turn, that the environment says are right; None where it knows none."""
@@ -92,19 +93,20 @@ class Subject:
             return None
         return (known,) if isinstance(known, str) else tuple(known)
 
-    def play(self, index: int, responses: Sequence[str]) -> Played:
-        """One episode in `env`, remembered."""
+    def play(self, index: int, responses: Sequence[str], during: AbstractContextManager[Any] | None = None) -> Played:
+        """One episode in `env`, remembered; its steps within the context `during`."""
         prompt, _ = self.env.reset(seed=self.seed, options={"index": index})
         rewards: list[float] = []
         slowest, info, done = 0.0, {}, False
-        for response in responses:
-            start = time.monotonic()
-            _, reward, terminated, truncated, info = self.env.step(response)
-            slowest = max(slowest, time.monotonic() - start)
-            rewards.append(reward)
-            done = terminated or truncated
-            if done:
-                break
+        with during or nullcontext():
+            for response in responses:
+                start = time.monotonic()
+                _, reward, terminated, truncated, info = self.env.step(response)
+                slowest = max(slowest, time.monotonic() - start)
+                rewards.append(reward)
+                done = terminated or truncated
+                if done:
+                    break
         self.played.append(Played(index, tuple(responses), prompt, tuple(rewards), info, done, slowest))
         return self.played[-1]
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from .contract import check_api, check_determinism, check_info, check_pickling
+from .deadlines import check_deadline
 from .playing import Subject
 from .results import CheckResult, Row
 from .tokens import check_masks, check_prompts
-from .verifying import check_deadline, check_gold, check_near_misses, check_rewards
+from .verifying import check_gold, check_near_misses, check_rewards
 
 CHECKS: tuple[Callable[[Subject], CheckResult], ...] = (
     check_api,

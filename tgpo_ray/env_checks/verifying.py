@@ -1,25 +1,15 @@
-"""Does the verifier tell right from wrong, in a stated range and in time."""
+"""Does the verifier tell right from wrong, and stay in a stated range."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import math
-import time
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-from unittest import mock
 
-from tgpo_ray.env_registry import BUILT_IN_ENVS
-
+from .deadlines import GRACE_S
 from .near_misses import near_misses
 from .playing import Subject
 from .results import CheckResult, Row, judged, shortened, skipped
 
-HANG = f"{Path(__file__).with_name('hung_verifier.py')}:hang"
 NUM_PERTURBED = 25  # rows whose gold answers are changed: several verifications each
-HUNG_DEADLINE_S, GRACE_S = 1.0, 2.0
 START_S = 30.0  # a verifier's process may have to start and import first
 SLOW_S = 10.0  # for a step that has no deadline of its own
 ODD_RESPONSES = (
@@ -41,8 +31,8 @@ def check_gold(subject: Subject) -> CheckResult:
         if not (math.isclose(played.reward, 1.0) and played.done):
             rows.append(Row(index, f"{shortened(gold[-1])}: {played.verdict}"))
     if not known:
-        return skipped("gold answers", "gold_response(index) knows none: define it", bound)
-    measured = f"{known - len(rows)} of {known} score 1.0 ({subject.of_rows} looked at)"
+        return skipped("gold answers", "no right response is known: define gold_response(index)", bound)
+    measured = f"{known - len(rows)} of {known} score 1.0 ({subject.looked_at})"
     fix = "mend the answers in the data, or what the verifier reads; leave rows out that cannot be verified"
     return judged("gold answers", rows, measured=measured, bound=bound, fix=fix)
 
@@ -66,7 +56,7 @@ def check_near_misses(subject: Subject) -> CheckResult:
             if all(played.reward >= 1.0 for played in missed):
                 rows.append(Row(index, f"{kind}: {shortened(missed[0].responses[-1])}: {missed[0].verdict}"))
     if not known:
-        return skipped("near misses", "gold_response(index) knows none: define it", bound)
+        return skipped("near misses", "no right response is known: define gold_response(index)", bound)
     measured = f"{tried} responses to {known} rows, {len(rows)} kinds of them taken"
     fix = "compare whole values, not parts of a text; read the answer in one place only"
     return judged("near misses", rows, measured=measured, bound=bound, fix=fix)
@@ -100,46 +90,3 @@ def check_rewards(subject: Subject) -> CheckResult:
         bound=f"finite, in [{low:g}, {high:g}], nothing raises",
         fix="catch what the verifier raises as the outcome `error`; state another range with --reward-range",
     )
-
-
-def check_deadline(subject: Subject) -> CheckResult:
-    """A verifier that hangs is killed at its deadline, and the outcome says so.
-
-    Whatever the environment hands to the verifier pool of `tgpo_ray.envs` is replaced by a function that never returns.
-    """
-    bound = f"outcome timeout within {HUNG_DEADLINE_S + GRACE_S:g} s of its start"
-    if not subject.indices:
-        return skipped("deadline", "no problem to play", bound)
-    index = subject.indices[0]
-    response = subject.gold(index) or ("\\boxed{1}",)
-    with _hung_verifiers() as deadlines:
-        start = time.monotonic()
-        played = subject.play(index, response)
-        seconds = time.monotonic() - start
-    if not deadlines:
-        reason = "nothing went to a VerifierPool: verify() runs in this process, where nothing can stop it"
-        return skipped("deadline", reason, bound)
-    rows = []
-    if played.info.get("outcome") != "timeout" or played.reward != 0.0:
-        rows.append(Row(index, f"a hung verifier gave {played.verdict}"))
-    verify_s = float(played.info.get("verify_s", seconds))
-    if verify_s > HUNG_DEADLINE_S + GRACE_S:
-        rows.append(Row(index, f"a hung verifier was waited for {verify_s:.1f} s"))
-    measured = f"killed after {verify_s:.2f} s (deadline {HUNG_DEADLINE_S:g} s here, else {deadlines[0]:g} s)"
-    fix = "return the pool's Verdict as it is, with its outcome"
-    return judged("deadline", rows, measured=measured, bound=bound, fix=fix)
-
-
-@contextlib.contextmanager
-def _hung_verifiers() -> Iterator[list[float]]:
-    """Every pool's verifiers hang; yields the deadlines that the environment gave, as they come."""
-    pool_class: Any = importlib.import_module(f"{BUILT_IN_ENVS}.verifiers").VerifierPool
-    submit = pool_class.submit
-    deadlines: list[float] = []
-
-    def hung(pool: Any, verifier: Any, *args: Any, deadline_s: float | None = None) -> Any:
-        deadlines.append(pool.deadline_s if deadline_s is None else deadline_s)
-        return submit(pool, HANG, *args, deadline_s=HUNG_DEADLINE_S)
-
-    with mock.patch.object(pool_class, "submit", hung):
-        yield deadlines
