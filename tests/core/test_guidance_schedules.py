@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from tgpo_ray.guidance import ConstantWeight, CosineDecay, LinearDecay
+from tgpo_ray.guidance import CallableWeight, ConstantWeight, CosineDecay, GuidanceWeight, LinearDecay, as_schedule
 
 PAPER = {"annealing": (2e-3, 1e-5, 200), "aggressive": (2e-2, 1e-4, 200), "shaping": (0.02, 1e-4, 200)}
 
@@ -56,6 +56,42 @@ def test_schedules_are_plain_data():
         assert pickle.loads(pickle.dumps(schedule)) == schedule
 
 
+def test_numbers_functions_and_schedules_become_schedules():
+    assert as_schedule(2e-3) == ConstantWeight(2e-3) and as_schedule(1)(7) == 1.0
+    cosine = CosineDecay(1.0, 10)
+    assert as_schedule(cosine) is cosine
+    halving = as_schedule(lambda step: 0.5**step)
+    assert halving(3) == 0.125 and halving.last_step() is None
+    assert pickle.loads(pickle.dumps(CallableWeight(math.sqrt)))(4) == 2.0
+
+
+def test_a_function_that_rounds_badly_ends_at_zero():
+    falling = as_schedule(lambda step: 0.3 - 0.1 * step)  # 5.6e-17 at step 3
+    assert 0.3 - 0.1 * 3 != 0.0 and falling(3) == 0.0 and falling(2) > 0.0
+    assert as_schedule(lambda step: 0.1 * step - 0.3)(3) == 0.0  # -5.6e-17
+    with pytest.raises(ValueError, match=r"weight at step 4 must be a finite number >= 0, got -0\.1"):
+        falling(4)
+
+
+def test_a_counted_weight_falls_step_by_step_and_says_when_the_teacher_may_go():
+    weight = GuidanceWeight(LinearDecay(2e-2, 1e-4))
+    assert weight.value == 2e-2 and not weight.is_over
+    values = [weight.step() for _ in range(200)]
+    assert values == [LinearDecay(2e-2, 1e-4)(step) for step in range(1, 201)]
+    assert weight.value == 0.0 and weight.is_over
+    assert not GuidanceWeight(0.1).is_over and GuidanceWeight(0.0).is_over
+    assert not GuidanceWeight(lambda step: 0.0).is_over  # it may rise again
+
+
+def test_a_restored_weight_continues_where_it_was():
+    first = GuidanceWeight(CosineDecay(1.0, 50))
+    for _ in range(17):
+        first.step()
+    second = GuidanceWeight(CosineDecay(1.0, 50))
+    second.load_state_dict(pickle.loads(pickle.dumps(first.state_dict())))
+    assert second.value == first.value and second.step() == first.step()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -65,6 +101,10 @@ def test_schedules_are_plain_data():
         (lambda: LinearDecay(1.0, 0.1, minimum=2.0), "minimum must be <= weight, got 2.0 > 1.0"),
         (lambda: CosineDecay(1.0, 0), "num_steps must be >= 1, got 0"),
         (lambda: ConstantWeight(1.0)(-1), "step must be >= 0, got -1"),
+        (lambda: as_schedule("linear"), "a number or a function step -> weight, got 'linear'"),  # type: ignore[arg-type]
+        (lambda: as_schedule(True), "a number or a function step -> weight, got True"),
+        (lambda: GuidanceWeight(1.0).load_state_dict({"step": 3}), r"holds 'num_steps' alone, got \['step'\]"),
+        (lambda: GuidanceWeight(1.0).load_state_dict({"num_steps": -3}), "step must be >= 0, got -3"),
     ],
 )
 def test_wrong_values_are_named(make, message):

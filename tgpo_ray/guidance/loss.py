@@ -32,7 +32,11 @@ def guidance_loss_from_logits(logits: Tensor, teacher_ids: Tensor, mask: Tensor 
         logits: (..., V), those at the position *before* each response token, divided by the rollout temperature.
         teacher_ids: (...) int, aligned with the response tokens; -1 where there is no guidance.
         mask: (...) 1.0 on response tokens; None: everywhere. Positions with teacher id -1 are masked in any case.
+
+    Raises:
+        ValueError: a teacher id that the logits have no column for.
     """
+    require_ids_below(teacher_ids, logits.shape[-1])
     guided = _guided_mask(teacher_ids, mask, logits.dtype)
     targets = teacher_ids.clamp(min=0).long().unsqueeze(-1)  # (..., 1)
     chosen = logits.gather(-1, targets).squeeze(-1)
@@ -68,6 +72,16 @@ def fused_guidance_loss(
 class _GuidanceOnly(TokenLoss):
     def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
         return guidance_loss(logprobs[:, 0], rows.mask)
+
+
+def require_ids_below(ids: Tensor, vocabulary: int) -> None:
+    """Raise ValueError on an id that logits of that width have no column for: on a GPU `gather` would kill the
+    process instead."""
+    if ids.numel() and int(ids.max()) >= vocabulary:
+        raise ValueError(
+            f"teacher id {int(ids.max())} is outside [0, {vocabulary}): map teacher ids to the policy's vocabulary "
+            "first (VocabularyMap) and leave out what it lacks (guidance_mask)"
+        )
 
 
 def _guided_mask(teacher_ids: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:

@@ -1,14 +1,26 @@
 """Guidance weights over training steps: callables step -> weight, the step counted from 0.
 
 `last_step()` is the first step at which the weight is 0 and stays so (from then on nobody needs the teacher), or None.
+`GuidanceWeight` counts the steps for a trainer that has no count of its own to key a schedule to.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 RELATIVE_TOLERANCE = 1e-9  # 0.3 - 3 * 0.1 leaves 5.6e-17: below this share of the first weight a weight is 0
+ABSOLUTE_TOLERANCE = 1e-12  # the same for a function whose scale nobody knows
+
+
+class Schedule(Protocol):
+    """A weight for each step, and where it ends."""
+
+    def __call__(self, step: int) -> float: ...
+
+    def last_step(self) -> int | None: ...
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,85 @@ class CosineDecay:
 
     def last_step(self) -> int | None:
         return 0 if self.weight == 0.0 else self.num_steps
+
+
+@dataclass(frozen=True)
+class CallableWeight:
+    """w_t = function(t): any function of the step; what is within 1e-12 of 0 is 0."""
+
+    function: Callable[[int], float]
+
+    def __call__(self, step: int) -> float:
+        _require_step(step)
+        weight = float(self.function(step))
+        if abs(weight) <= ABSOLUTE_TOLERANCE:
+            return 0.0
+        _require_not_negative(f"weight at step {step}", weight)
+        return weight
+
+    def last_step(self) -> int | None:
+        """None: nobody knows the function's future."""
+        return None
+
+
+def as_schedule(weight: float | Callable[[int], float]) -> Schedule:
+    """A schedule from a number (constant), from a function step -> weight, or from a schedule (itself).
+
+    Raises:
+        ValueError: neither a number nor a function.
+    """
+    if isinstance(weight, int | float) and not isinstance(weight, bool):
+        return ConstantWeight(float(weight))
+    if not callable(weight):
+        raise ValueError(f"a guidance weight must be a number or a function step -> weight, got {weight!r}")
+    return weight if hasattr(weight, "last_step") else CallableWeight(weight)  # pyright: ignore[reportReturnType]
+
+
+class GuidanceWeight:
+    """A schedule with its step, for a trainer that has none: like a learning-rate scheduler, saved and restored.
+
+        weight = GuidanceWeight(LinearDecay(2e-3, 1e-5))
+        loss = policy_loss + weight.value * guidance_loss(...)
+        ...; optimizer.step(); weight.step()
+
+    One `step()` for each step of the schedule's clock: ours is one iteration, so with several optimizer steps for each
+    batch of responses call it after the last of them. A checkpoint holds `state_dict()` and the same schedule is built
+    again by the caller.
+    """
+
+    def __init__(self, weight: float | Callable[[int], float]) -> None:
+        self.schedule = as_schedule(weight)
+        self.num_steps = 0
+
+    @property
+    def value(self) -> float:
+        """w_t of the present step."""
+        return self.schedule(self.num_steps)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the weight is 0 from now on: the teacher may go."""
+        last = self.schedule.last_step()
+        return last is not None and self.num_steps >= last
+
+    def step(self) -> float:
+        """Count one step; returns the weight of the next."""
+        self.num_steps += 1
+        return self.value
+
+    def state_dict(self) -> dict[str, int]:
+        return {"num_steps": self.num_steps}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Continue at a saved step.
+
+        Raises:
+            ValueError: not what `state_dict` gave.
+        """
+        if set(state) != {"num_steps"}:
+            raise ValueError(f"the state of a guidance weight holds 'num_steps' alone, got {sorted(state)}")
+        _require_step(state["num_steps"])
+        self.num_steps = int(state["num_steps"])
 
 
 def _snap(value: float, scale: float) -> float:

@@ -8,6 +8,8 @@ from typing import Literal
 
 import numpy as np
 
+from tgpo_ray.guidance.translator import VocabularySummary
+
 Vocabulary = Mapping[str, int]
 Encode = Callable[[str], Sequence[int]]
 
@@ -25,7 +27,9 @@ class VocabularyMap:
     policy_to_teacher: np.ndarray  # (V_P,) int32
     piece_offsets: np.ndarray  # (V_P + 1,) int64: policy id i reads as piece_ids[piece_offsets[i]:piece_offsets[i + 1]]
     piece_ids: np.ndarray  # int32, teacher ids
-    is_identity: bool  # nothing to map: callers may skip the work
+    is_identity: bool  # nothing to map: ids pass through untouched
+    num_respelled: int = 0  # teacher ids that became a first piece
+    teacher_eos_ids: tuple[int, ...] = ()
 
     @classmethod
     def from_vocabularies(
@@ -36,6 +40,7 @@ class VocabularyMap:
         policy_eos_ids: Sequence[int],
         teacher_eos_ids: Sequence[int],
         unmapped: Literal["mask", "first_piece"] = "mask",
+        map_eos: bool = True,
         encode_policy: Encode | None = None,
         encode_teacher: Encode | None = None,
     ) -> VocabularyMap:
@@ -46,6 +51,7 @@ class VocabularyMap:
                 string if the policy stops on that one, else the policy's first.
             unmapped: what becomes of a teacher token that the policy lacks: no guidance, or the first of the policy
                 pieces that spell it.
+            map_eos: whether ends of sequence become ends of sequence; False: they are tokens like any other.
             encode_policy, encode_teacher: a token string, as it stands in the dictionary, to ids of that model;
                 the first is needed for `first_piece`, the second where the policy has tokens that the teacher lacks.
 
@@ -60,16 +66,24 @@ class VocabularyMap:
             )
         if unmapped == "first_piece" and encode_policy is None:
             raise ValueError("unmapped 'first_piece' needs encode_policy, to spell the teacher's tokens")
-        to_policy = _by_string(teacher, policy)
+        to_policy, to_teacher = _by_string(teacher, policy), _by_string(policy, teacher)
+        if map_eos:
+            _map_ends(to_policy, to_teacher, policy_eos_ids, teacher_eos_ids)
+        num_missing = int((to_policy < 0).sum())
         if unmapped == "first_piece" and encode_policy is not None:
             _fill_first_pieces(to_policy, teacher, encode_policy)
-        to_teacher = _by_string(policy, teacher)
-        _map_ends(to_policy, to_teacher, policy_eos_ids, teacher_eos_ids)
+        num_respelled = num_missing - int((to_policy < 0).sum())
         offsets, pieces = _pieces(policy, to_teacher, encode_teacher)
-        return cls(to_policy, to_teacher, offsets, pieces, _is_identity(to_policy) and _is_identity(to_teacher))
+        is_identity = _is_identity(to_policy) and _is_identity(to_teacher)
+        return cls(to_policy, to_teacher, offsets, pieces, is_identity, num_respelled, tuple(teacher_eos_ids))
 
     def map_teacher_ids(self, ids: np.ndarray) -> np.ndarray:
-        """The policy's ids (int32, same shape) of teacher ids; -1 where there is none, and for ids out of range."""
+        """The policy's ids (int32, same shape) of teacher ids; -1 where there is none, and for ids out of range.
+
+        Where both vocabularies are one, these are the ids given, not a copy.
+        """
+        if self.is_identity and _are_inside(ids, len(self.teacher_to_policy)):
+            return ids
         return _look_up(self.teacher_to_policy, ids)
 
     def policy_ids_for_teacher(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +92,8 @@ class VocabularyMap:
         `starts[t]` is where the pieces of policy token t begin, so the teacher's prediction *for* token t is the one it
         makes after teacher_ids[:starts[t]]. An id without a string, or that encodes to nothing, takes no place.
         """
+        if self.is_identity and _are_inside(ids, len(self.policy_to_teacher)) and not (ids < 0).any():
+            return ids, np.arange(len(ids), dtype=np.int32)
         ids = np.asarray(ids, dtype=np.int64)
         known = (ids >= 0) & (ids < len(self.policy_to_teacher))
         safe = np.where(known, ids, 0)
@@ -85,6 +101,45 @@ class VocabularyMap:
         starts = np.cumsum(counts) - counts
         within = np.arange(counts.sum()) - np.repeat(starts, counts)  # 0, 1, ... inside each token
         return self.piece_ids[np.repeat(self.piece_offsets[safe], counts) + within], starts.astype(np.int32)
+
+    def teacher_targets(
+        self, ids: np.ndarray, teacher_ids: np.ndarray, starts: np.ndarray, predicted: np.ndarray
+    ) -> np.ndarray:
+        """(T,) int32: the policy's id of the teacher's prediction for each token's first piece; -1 where there is none.
+
+        A token of several pieces which the teacher predicts one by one is the teacher's own choice: it stays as it is,
+        where its first piece would teach the policy to spell it out.
+        """
+        if self.is_identity and len(predicted) == len(ids):
+            return self.map_teacher_ids(predicted)
+        counts = np.diff(starts, append=len(teacher_ids))  # (T,)
+        targets = np.full(len(starts), -1, np.int32)
+        readable = counts > 0
+        targets[readable] = self.map_teacher_ids(predicted[starts[readable]])
+        differing = np.concatenate([[0], np.cumsum(predicted != teacher_ids)])  # (M + 1,)
+        agrees = (counts > 1) & (differing[starts + counts] == differing[starts])
+        return np.where(agrees, ids, targets).astype(np.int32)
+
+    def has_own_logprob(self, teacher_ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """(T,) bool: whether the teacher can read the token at all."""
+        return np.diff(starts, append=len(teacher_ids)) > 0
+
+    def summary(self) -> VocabularySummary:
+        """How the two vocabularies fit."""
+        num_pieces = np.diff(self.piece_offsets)
+        mapped = int((self.teacher_to_policy >= 0).sum())
+        return VocabularySummary(
+            policy_size=len(self.policy_to_teacher),
+            teacher_size=len(self.teacher_to_policy),
+            shared=mapped - self.num_respelled,
+            respelled=self.num_respelled,
+            unmapped=len(self.teacher_to_policy) - mapped,
+            read_whole=int((num_pieces == 1).sum()),
+            read_in_pieces=int((num_pieces > 1).sum()),
+            unreadable=int((num_pieces == 0).sum()),
+            end_of_sequence=tuple((eos, int(self.teacher_to_policy[eos])) for eos in self.teacher_eos_ids),
+            is_identity=self.is_identity,
+        )
 
     def share_unmapped(self, ids: np.ndarray) -> float:
         """Share of these teacher ids for which the policy has none; negative ids (no guidance) do not count."""
@@ -136,6 +191,11 @@ def _pieces(policy: Vocabulary, to_teacher: np.ndarray, encode: Encode | None) -
 
 def _is_identity(table: np.ndarray) -> bool:
     return bool((table == np.arange(len(table))).all())
+
+
+def _are_inside(ids: np.ndarray, size: int) -> bool:
+    """Whether `ids` may pass as they are: an int32 array, as both directions return, of ids that exist."""
+    return isinstance(ids, np.ndarray) and ids.dtype == np.int32 and (not ids.size or int(ids.max()) < size)
 
 
 def _look_up(table: np.ndarray, ids: np.ndarray) -> np.ndarray:

@@ -1,0 +1,251 @@
+"""Is guidance working? Figures of one batch, as sums that add up over micro-batches and ranks, or as plain floats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tgpo_ray.guidance.divergence import (
+    SumCount,
+    kl_k3,
+    log_ratio,
+    log_ratio_quantile,
+    masked_mean_parts,
+    share_above,
+)
+from tgpo_ray.guidance.gradients import gradient_ratio
+from tgpo_ray.guidance.translator import UNREADABLE_LOGPROB
+from tgpo_ray.kernels import TokenRows
+from tgpo_ray.kernels.chunks import HeadChunks
+
+Sums = dict[str, SumCount]
+POSITION_EDGES = (64, 256, 1024, 4096)
+LOG_RATIO_BOUND = 5.0  # nats: the teacher finds the token e^5 = 148 times less likely than the policy does
+
+
+@dataclass(frozen=True)
+class GuidanceBatch:
+    """What a trainer knows about a batch: one entry a response token, in any one shape. None: not known.
+
+    Every figure that can be computed of what is there is computed; nothing else is asked for.
+    """
+
+    mask: Tensor  # 1.0 on tokens that the policy wrote
+    sampled_ids: Tensor
+    teacher_ids: Tensor  # in the policy's ids; -1: no guidance here
+    guidance_logprobs: Tensor | None = None  # the policy's log-probability of the teacher's token
+    logprobs: Tensor | None = None  # the policy's, of the sampled token
+    teacher_logprobs: Tensor | None = None  # the teacher's, of the sampled token; not a number: it did not say
+    scored: Tensor | None = None  # 0.0 where `teacher_logprobs` is a number but no answer
+    target_logprobs: Tensor | None = None  # the teacher's, of its own token
+    policy_argmax: Tensor | None = None
+    advantages: Tensor | None = None
+    groups: Tensor | None = None  # int; which group, or episode, a token is of
+    positions: Tensor | None = None  # int; place of the token in its response, from 0
+    vocab_size: int | None = None  # how many ids the policy's tokenizer has
+
+    @property
+    def guided(self) -> Tensor:
+        """1.0 where the policy learns a teacher's token."""
+        known = self.teacher_ids >= 0
+        if self.vocab_size is not None:
+            known = known & (self.teacher_ids < self.vocab_size)
+        return self.mask * known
+
+    @classmethod
+    def from_rows(cls, logprobs: Tensor, rows: TokenRows, *, scorer: str = "teacher") -> GuidanceBatch:
+        """What `TokenLoss.metrics` gets: column 1 is the teacher's token, `rows.extra` may hold more of the scorer.
+
+        Without a column 1 (log-ratio methods) there are no targets. An episode stands for its group here: all
+        advantages of a group with equal rewards are 0.
+        """
+        has_targets = rows.targets.shape[1] > 1
+        none = torch.full_like(rows.targets[:, 0], -1)
+        topk = rows.extra.get(f"{scorer}.topk_logprobs")
+        teacher_logprobs = rows.extra.get(f"{scorer}.teacher_logprobs")
+        return cls(
+            mask=rows.mask,
+            sampled_ids=rows.targets[:, 0],
+            teacher_ids=torch.where(rows.target_mask[:, 1] > 0, rows.targets[:, 1], none) if has_targets else none,
+            guidance_logprobs=logprobs[:, 1] if has_targets else None,
+            logprobs=logprobs[:, 0],
+            teacher_logprobs=teacher_logprobs,
+            scored=None if teacher_logprobs is None else (teacher_logprobs != UNREADABLE_LOGPROB).to(rows.mask.dtype),
+            target_logprobs=None if topk is None else topk[:, 0],
+            advantages=rows.advantages,
+            groups=rows.sequence,
+            positions=positions_in_sequence(rows.sequence),
+        )
+
+    @classmethod
+    def from_logits(cls, logits: Tensor, sampled_ids: Tensor, teacher_ids: Tensor, mask: Tensor) -> GuidanceBatch:
+        """For a trainer with logits (..., V) in memory; `dataclasses.replace` adds what else it knows.
+
+        Args:
+            logits: those at the position *before* each response token, divided by the rollout temperature.
+            sampled_ids, teacher_ids, mask: (...); for (B, T) the positions are counted along T, where mask is 1.
+        """
+        normalizer = torch.logsumexp(logits.detach(), -1)
+
+        def logprobs_of(ids: Tensor) -> Tensor:
+            inside = ids.clamp(0, logits.shape[-1] - 1).long()
+            return logits.detach().gather(-1, inside.unsqueeze(-1)).squeeze(-1) - normalizer
+
+        return cls(
+            mask=mask,
+            sampled_ids=sampled_ids,
+            teacher_ids=teacher_ids,
+            guidance_logprobs=logprobs_of(teacher_ids),
+            logprobs=logprobs_of(sampled_ids),
+            policy_argmax=logits.argmax(-1),
+            positions=(mask > 0).long().cumsum(-1) - 1 if mask.ndim > 1 else None,
+        )
+
+
+@torch.no_grad()
+def policy_argmax(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The policy's likeliest token (N,) int64 from hidden states (N, D) and head (V, D), without [tokens, vocabulary].
+
+    It costs a pass over the LM head: look at a few hundred rows now and then.
+    """
+    chunks = HeadChunks(hidden, weight, bias)
+    unused = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
+    ids = unused[:, 0].clone()
+    for start, stop in chunks.bounds():
+        ids[start:stop] = chunks.visit(start, stop, unused[start:stop]).numerators.argmax(-1)
+    return ids
+
+
+def positions_in_sequence(sequence: Tensor) -> Tensor:
+    """Place (N,) of each row in its run of equal `sequence` (N,): 0 0 0 1 1 gives 0 1 2 0 1."""
+    places = torch.arange(len(sequence), device=sequence.device)
+    starts = torch.ones_like(sequence, dtype=torch.bool)
+    starts[1:] = sequence[1:] != sequence[:-1]
+    return places - torch.cummax(torch.where(starts, places, 0), 0).values if len(sequence) else places
+
+
+def agreement(ids: Tensor, teacher_ids: Tensor, mask: Tensor) -> SumCount:
+    """Tokens where `ids` (the policy's sample, or its argmax) are the teacher's: (how many, of how many)."""
+    return masked_mean_parts((ids == teacher_ids).to(mask.dtype), mask)
+
+
+def teacher_confidence(target_logprobs: Tensor, ids: Tensor, teacher_ids: Tensor, mask: Tensor) -> SumCount:
+    """The teacher's probability of its own token, over the tokens where it differs from `ids`."""
+    return masked_mean_parts(target_logprobs.exp(), mask * (ids != teacher_ids))
+
+
+def out_of_vocabulary(teacher_ids: Tensor, mask: Tensor, vocab_size: int | None = None) -> SumCount:
+    """Response tokens whose teacher's token the policy cannot learn: -1, or past its tokenizer's vocabulary."""
+    outside = teacher_ids < 0
+    if vocab_size is not None:
+        outside = outside | (teacher_ids >= vocab_size)
+    return masked_mean_parts(outside.to(mask.dtype), mask)
+
+
+def zero_advantage_taught(advantages: Tensor, guided: Tensor, mask: Tensor, groups: Tensor) -> SumCount:
+    """Groups without any advantage (all rewards equal): (how many of them guidance still teaches, how many)."""
+    _, index = torch.unique(groups, return_inverse=True)
+    index = index.flatten()
+
+    def present(values: Tensor) -> Tensor:
+        counts = torch.zeros(int(index.max()) + 1 if len(index) else 0, device=values.device)
+        return counts.index_add(0, index, (values != 0).flatten().float()) > 0
+
+    idle = present(mask) & ~present(advantages * mask)
+    return (idle & present(guided)).sum().to(mask.dtype), idle.sum().to(mask.dtype)
+
+
+def by_position(
+    name: str, values: Tensor, mask: Tensor, positions: Tensor, edges: Sequence[int] = POSITION_EDGES
+) -> Sums:
+    """The mean of `values` in each stretch of the response: `name/0-63`, `name/64-255`, ..., `name/4096+`."""
+    bounds = [0, *edges]
+    buckets = torch.bucketize(positions, torch.tensor(edges, device=positions.device), right=True)
+    labels = [*(f"{name}/{low}-{high - 1}" for low, high in zip(bounds, edges, strict=False)), f"{name}/{bounds[-1]}+"]
+    return {label: masked_mean_parts(values, mask * (buckets == i)) for i, label in enumerate(labels)}
+
+
+def diagnostic_sums(
+    batch: GuidanceBatch,
+    *,
+    guidance_weight: float | None = None,
+    edges: Sequence[int] = POSITION_EDGES,
+    bound: float = LOG_RATIO_BOUND,
+) -> Sums:
+    """Every figure that the batch allows, as name -> (sum, count): the form of `TokenLoss.metrics`.
+
+    `guidance/log_ratio_p95` is the batch's quantile with the batch's count, so its sum over micro-batches divides into
+    the mean of their quantiles; for the quantile of all add `log_ratio_histogram`s.
+
+    Args:
+        guidance_weight: w_t, for `guidance/gradient_ratio`; None: without.
+        edges: where the stretches of the response begin, for the figures by position.
+        bound: nats, of `guidance/log_ratio_above`.
+    """
+    sums = _target_sums(batch, edges) | _divergence_sums(batch, edges, bound)
+    if batch.advantages is not None:
+        if batch.groups is not None:
+            taught = zero_advantage_taught(batch.advantages, batch.guided, batch.mask, batch.groups)
+            sums["guidance/zero_advantage_taught"] = taught
+        if guidance_weight is not None and batch.guidance_logprobs is not None and batch.logprobs is not None:
+            policy = batch.mask * batch.advantages
+            ratio = gradient_ratio(batch.guidance_logprobs, guidance_weight * batch.guided, batch.logprobs, policy)
+            sums["guidance/gradient_ratio"] = ratio
+    return sums
+
+
+def guidance_diagnostics(
+    batch: GuidanceBatch,
+    *,
+    guidance_weight: float | None = None,
+    edges: Sequence[int] = POSITION_EDGES,
+    bound: float = LOG_RATIO_BOUND,
+) -> dict[str, float]:
+    """`diagnostic_sums` as plain floats, for a log; what counts no token is left out."""
+    sums = diagnostic_sums(batch, guidance_weight=guidance_weight, edges=edges, bound=bound)
+    return {name: float(total / count) for name, (total, count) in sums.items() if float(count) > 0.0}
+
+
+def _target_sums(batch: GuidanceBatch, edges: Sequence[int]) -> Sums:
+    guided = batch.guided
+    sums = {
+        "guidance/coverage": (guided.sum(), batch.mask.sum()),
+        "guidance/out_of_vocabulary": out_of_vocabulary(batch.teacher_ids, batch.mask, batch.vocab_size),
+        "guidance/agreement": agreement(batch.sampled_ids, batch.teacher_ids, guided),
+    }
+    if batch.positions is not None:
+        equal = (batch.sampled_ids == batch.teacher_ids).to(guided.dtype)
+        sums |= by_position("guidance/agreement", equal, guided, batch.positions, edges)
+    if batch.policy_argmax is not None:
+        sums["guidance/argmax_agreement"] = agreement(batch.policy_argmax, batch.teacher_ids, guided)
+        if batch.positions is not None:
+            equal = (batch.policy_argmax == batch.teacher_ids).to(guided.dtype)
+            sums |= by_position("guidance/argmax_agreement", equal, guided, batch.positions, edges)
+    if batch.guidance_logprobs is not None:
+        sums["guidance/nll"] = masked_mean_parts(-batch.guidance_logprobs, guided)
+    if batch.target_logprobs is not None:
+        parts = teacher_confidence(batch.target_logprobs, batch.sampled_ids, batch.teacher_ids, guided)
+        sums["guidance/confidence_where_different"] = parts
+    return sums
+
+
+def _divergence_sums(batch: GuidanceBatch, edges: Sequence[int], bound: float) -> Sums:
+    if batch.logprobs is None or batch.teacher_logprobs is None:
+        return {}
+    ratio = log_ratio(batch.logprobs, batch.teacher_logprobs)
+    mask = batch.mask * torch.isfinite(batch.teacher_logprobs)
+    mask = mask if batch.scored is None else mask * batch.scored
+    count = mask.sum()
+    quantile = log_ratio_quantile(ratio, mask).nan_to_num(0.0)
+    sums = {
+        "guidance/log_ratio": masked_mean_parts(ratio, mask),
+        "guidance/log_ratio_p95": (quantile * count, count),
+        "guidance/log_ratio_above": share_above(ratio, mask, bound),
+        "guidance/kl_k3": masked_mean_parts(kl_k3(ratio), mask),
+    }
+    if batch.positions is not None:
+        sums |= by_position("guidance/log_ratio", ratio, mask, batch.positions, edges)
+    return sums
