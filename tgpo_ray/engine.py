@@ -28,6 +28,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
 }
+SCORED_PLACE = "tgpo_scored_place"  # marks a request of `Engine.read`
 
 
 def engine_environment(*, gpu: bool) -> dict[str, str]:
@@ -87,6 +88,19 @@ class WorkerExtension:
         runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
         runner.reload_weights(weights_iterator=read_buckets(buckets), is_checkpoint_format=True)
         repack_heads(runner.get_model())
+
+    def tgpo_start_scoring(self, *arguments: Any) -> None:
+        """Keep what the model predicts in the requests that `Engine.read` queues from now on."""
+        from tgpo_ray.teacher.lean_scoring import RowCollector
+
+        self.tgpo_take_scores()
+        runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
+        self._tgpo_rows = RowCollector(runner, *arguments)
+
+    def tgpo_take_scores(self) -> Any:
+        """What was kept since `tgpo_start_scoring`, flat; None where this process has no logits."""
+        collector, self._tgpo_rows = getattr(self, "_tgpo_rows", None), None
+        return None if collector is None else collector.take()
 
 
 def repack_heads(model: Any) -> None:
@@ -189,11 +203,40 @@ class Engine:
             ),
         )
 
-    def _add(self, token_ids: Sequence[int] | np.ndarray, params: Any) -> str:
+    def read(self, token_ids: Sequence[int] | np.ndarray, place: int, *, salt: str) -> str:
+        """Queue a bare prefill whose predictions the workers keep, between `start_scoring` and `take_scores`.
+
+        Args:
+            place: of this request in what `start_scoring` was told.
+            salt: cached prefixes are shared by requests of the same salt alone.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            detokenize=False,
+            extra_args={SCORED_PLACE: place},
+            skip_clone=True,  # nobody else has these parameters
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        return self._add(token_ids, params, cache_salt=salt)
+
+    def start_scoring(self, *arguments: Any) -> None:
+        """Have the workers keep predictions; the arguments are those of `RowCollector` after the runner."""
+        self._engine.collective_rpc("tgpo_start_scoring", args=arguments)
+
+    def take_scores(self) -> Any:
+        """What the workers kept (ScoredRows), or None: nothing."""
+        return next((rows for rows in self._engine.collective_rpc("tgpo_take_scores") if rows is not None), None)
+
+    def _add(self, token_ids: Sequence[int] | np.ndarray, params: Any, **options: Any) -> str:
         request_id = str(self._next_id)
         self._next_id += 1
         # ids need no renderer: `type` marks an input that is ready for the engine
-        self._engine.add_request(request_id, {"type": "token", "prompt_token_ids": list(map(int, token_ids))}, params)
+        prompt: Any = {"type": "token", "prompt_token_ids": np.asarray(token_ids).tolist(), **options}
+        self._engine.add_request(request_id, prompt, params)
         return request_id
 
     def step(self) -> Iterator[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -10,8 +11,26 @@ from tgpo_ray.envs import TextEnv
 
 THREE_TURNS = f"{__name__}:ThreeTurns-v0"
 NO_NUMBER = f"{__name__}:NoNumber-v0"
+CHAT = f"{__name__}:ChatTurns-v0"
 RAISING = f"{__name__}:RaisesLookup-v0"
 ANSWERS = ("+1=", "+2=")
+TEMPLATE = """
+{%- for message in messages %}
+{{- '=' + message.content + eos_token if message.role == 'assistant' }}
+{{- '*' + message.content + ';' if message.role == 'user' }}
+{{- '+' + message.content + ';' if message.role == 'tool' }}
+{%- endfor %}
+{{- '=' if add_generation_prompt }}"""
+
+
+def write_chat_tokenizer(model: str, folder: Path) -> str:
+    """The folder, with the tokenizer of `model` and a chat template in its characters: `*1;=` asks for a response."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 class ThreeTurns(TextEnv):
@@ -24,6 +43,23 @@ class ThreeTurns(TextEnv):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         self.turn += 1
         return (ANSWERS[self.turn - 1] if self.turn <= 2 else ""), 1.0, self.turn == 3, False, {}
+
+
+class ChatTurns(TextEnv):
+    """A chat of three turns: a user's number, a user's 7, a tool's 8."""
+
+    def __init__(self, *, begun: bool = True) -> None:
+        super().__init__()
+        self.begun = begun  # whether the prompt is a message already
+
+    def begin(self, index: int) -> tuple[str, dict[str, Any]]:
+        self.turn = 0
+        return "1=", {"messages": [{"role": "user", "content": str(index)}]} if self.begun else {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        self.turn += 1
+        said = {"role": "user", "content": "7"} if self.turn == 1 else {"role": "tool", "content": "8"}
+        return said["content"], 1.0, self.turn == 3, False, {"messages": [said]}
 
 
 class NoNumber(TextEnv):
@@ -48,5 +84,6 @@ class RaisesLookup(TextEnv):
 
 if "ThreeTurns-v0" not in gymnasium.registry:
     gymnasium.register("ThreeTurns-v0", entry_point=f"{__name__}:ThreeTurns")
+    gymnasium.register("ChatTurns-v0", entry_point=f"{__name__}:ChatTurns")
     gymnasium.register("NoNumber-v0", entry_point=f"{__name__}:NoNumber")
     gymnasium.register("RaisesLookup-v0", entry_point=f"{__name__}:RaisesLookup")

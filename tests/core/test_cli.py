@@ -160,7 +160,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], folder: Pa
         (["envs.0.kwargs.columns={answer: answr}"], "has no column 'answr'; did you mean 'answer'?"),
         (["envs.0.id=tgpo/Maths-v0"], "no such environment is registered; did you mean 'tgpo/Math-v0'?"),
         (["envs.0.id=nowhere:Env-v0"], "envs.0 (nowhere:Env-v0): ModuleNotFoundError: "),
-        (["envs.0.kwargs.promt=plain"], "unexpected keyword argument 'promt'"),
+        (["envs.0.kwargs.promt=plain"], "unknown argument 'promt': did you mean 'prompt'?"),
         (["training.guidence_weight=1"], "training.guidence_weight: unknown key; did you mean 'guidance.weight'?"),
         (["training.lr=fast"], "training.lr: expected a number, got 'fast'"),
         (["model.path=./policy"], "model.path: no such folder: ./policy"),

@@ -29,6 +29,14 @@ def test_the_plan_says_who_gets_which_resources():
     assert all(row.gpus == 0.0 for row in resource_plan(config, gpus=False))
 
 
+def test_a_reference_takes_resources_where_the_loss_has_a_kl_term():
+    config = GRPOConfig().reference(num_replicas=2, num_cpus_per_replica=0.5)
+    assert "reference" not in [row.who for row in resource_plan(config, gpus=False)]
+    rows = resource_plan(config.training(kl_weight=0.1), gpus=True)
+    assert rows[-1] == Row("reference", "reference", 2, 0.5, 1.0)
+    assert step_facts(config.models(path="a/b"))["reference"] == "a/b, frozen, called in every iteration"
+
+
 def test_sft_starts_runners_only_to_evaluate():
     assert [row.who for row in resource_plan(SFTConfig(), gpus=False)] == ["learner"]
     evaluated = SFTConfig().evaluation(envs=[{"id": "tgpo/Math-v0"}])

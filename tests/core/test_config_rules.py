@@ -152,6 +152,19 @@ def test_the_teachers_context_counts_too(tmp_path):
     )
 
 
+def test_the_reference_is_checked_where_it_is_used(tmp_path):
+    policy = model_folder(tmp_path / "policy", max_position_embeddings=100)
+    config = grpo().models(path=policy).env_runners(max_prompt_tokens=40, max_response_tokens=60)
+    assert config.problems() == []
+    config.training(kl_weight=0.1)
+    assert config.problems() == [
+        "reference: max_prompt_tokens + max_response_tokens + 1 = 101 exceeds the context of 100 tokens; lower them or "
+        "raise model.hf_overrides.max_position_embeddings"
+    ]
+    config.reference(path=str(tmp_path / "nowhere")).env_runners(max_response_tokens=50)
+    assert [problem.split(":")[0] for problem in config.problems()] == ["reference.path"]
+
+
 def test_the_kv_cache_must_hold_one_sequence(tmp_path):
     # 2 * 4 layers * 2 heads * 8 numbers * 4 bytes = 512 bytes a token; 3072 tokens: 1.5 MiB.
     facts = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32}

@@ -14,27 +14,29 @@ import psutil
 import pytest
 import torch
 
-from tests.core.runner_envs import ANSWERS, NO_NUMBER, RAISING, THREE_TURNS
+from tests.core.runner_envs import ANSWERS, CHAT, NO_NUMBER, RAISING, THREE_TURNS, write_chat_tokenizer
 from tgpo_ray.actors import ActorStartError
 from tgpo_ray.engine import EngineSpec, Sampling
 from tgpo_ray.env_runner import EnvRunnerSpec, EnvSpec
 from tgpo_ray.env_runner_group import EnvRunnerGroup
-from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, EpisodeGroup, SampledGroup, Task
+from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Episode, EpisodeGroup, SampledGroup, Task
 from tgpo_ray.weight_buckets import fill_buckets
 
-ARITHMETIC, LONG_PROMPTS, TURNS, NAN, RAISES = range(5)
+ARITHMETIC, LONG_PROMPTS, TURNS, NAN, RAISES, CHATS, HALF_A_CHAT = range(7)
 ENVS = (
     EnvSpec("tgpo/Arithmetic-v0", {"digits": [1, 1]}),
     EnvSpec("tgpo/Arithmetic-v0", {"digits": [12, 12]}),
     EnvSpec(THREE_TURNS),
     EnvSpec(NO_NUMBER),
     EnvSpec(RAISING),
+    EnvSpec(CHAT),
+    EnvSpec(CHAT, {"begun": False}),
 )
 SAMPLING = Sampling(max_tokens=32, logprobs=True)
 
 
-def runner_spec(model: str) -> EnvRunnerSpec:
-    engine = EngineSpec(model=model, dtype="float32", max_model_len=48, kv_cache_memory=64 * 2**20)
+def runner_spec(model: str, tokenizer: str | None = None) -> EnvRunnerSpec:
+    engine = EngineSpec(model, dtype="float32", max_model_len=48, kv_cache_memory=64 * 2**20, tokenizer=tokenizer)
     return EnvRunnerSpec(engine, ENVS, max_prompt_tokens=16)
 
 
@@ -49,9 +51,10 @@ def buckets_of(model: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def group(ray_cluster: Any, tiny_models: dict[str, str]) -> Iterator[EnvRunnerGroup]:
-    """Two runners without weights from a learner."""
-    group = EnvRunnerGroup(runner_spec(tiny_models["policy"]), 2, num_cpus=0.5, max_restarts=1)
+def group(ray_cluster: Any, tiny_models: dict[str, str], tmp_path_factory: Any) -> Iterator[EnvRunnerGroup]:
+    """Two runners without weights from a learner, whose tokenizer has a chat template."""
+    tokenizer = write_chat_tokenizer(tiny_models["policy"], tmp_path_factory.mktemp("tokenizer"))
+    group = EnvRunnerGroup(runner_spec(tiny_models["policy"], tokenizer), 2, num_cpus=0.5, max_restarts=1)
     group.wait_until_ready()
     yield group
     group.stop()
@@ -91,7 +94,7 @@ def test_a_stale_runner_refuses(group: EnvRunnerGroup):
 
 
 def test_the_runners_know_how_many_problems_there_are(group: EnvRunnerGroup):
-    assert group.num_problems == [None] * 5
+    assert group.num_problems == [None] * 7
 
 
 def test_every_task_returns_once_with_its_group(runners: EnvRunnerGroup):
@@ -171,11 +174,39 @@ def test_turns_alternate_and_the_engine_saw_the_very_ids_of_the_episode(runners:
         assert episode.origin[episode.turn_ends - 1].tolist() == [ORIGIN_POLICY] * len(episode.turn_ends)
         assert episode.reward == len(episode.turn_ends) == len(episode.turn_rewards)
         assert len(episode.response_ids) <= SAMPLING.max_tokens
-        assert episode.old_logprobs is not None
-        written = episode.origin == ORIGIN_POLICY
-        expected = logprobs_of(model, episode.prompt_ids, episode.response_ids)
-        np.testing.assert_allclose(episode.old_logprobs[written], expected[written], atol=1e-4)
-        assert (episode.old_logprobs[~written] == 0).all()
+        assert_sampled_from(model, episode)
+
+
+@pytest.mark.parametrize("stop", [(), ("5",)])
+def test_a_chat_goes_on_as_the_template_writes_it(runners: EnvRunnerGroup, stop: tuple[str, ...]):
+    from transformers import AutoTokenizer
+
+    model, tokenizer = load_model(runners.spec.engine.model), AutoTokenizer.from_pretrained(runners.spec.engine.model)
+    episodes = [e for found in fetch(sample(runners, tasks(8, CHATS), size=4, stop=stop)) for e in found.episodes]
+    assert max(len(episode.turn_ends) for episode in episodes) == 3
+    for episode in episodes:
+        assert tokenizer.decode(episode.prompt_ids) == f"*{episode.problem_index};="
+        expected = ""
+        for end, turn in zip(episode.turn_ends[:-1], ("*7;=", "+8;="), strict=False):
+            ended = episode.response_ids[end - 1] == tokenizer.eos_token_id  # else a stop string ended it
+            expected += turn if ended else tokenizer.eos_token + turn
+        assert tokenizer.decode(episode.response_ids[episode.origin == ORIGIN_ENVIRONMENT]) == expected
+        assert_sampled_from(model, episode)
+
+
+def test_a_chat_that_begins_as_text_is_named(runners: EnvRunnerGroup):
+    message = r"ChatTurns-v0, problem 3, seed 9, turn 1: the info of step\(\) has messages after a prompt that was none"
+    with pytest.raises(ValueError, match=message):
+        sample(runners, [Task(HALF_A_CHAT, 3, seed=9)], size=8)
+
+
+def assert_sampled_from(model: Any, episode: Episode) -> None:
+    """The engine saw the very ids of the episode, the environment's too."""
+    assert episode.old_logprobs is not None
+    written = episode.origin == ORIGIN_POLICY
+    expected = logprobs_of(model, episode.prompt_ids, episode.response_ids)
+    np.testing.assert_allclose(episode.old_logprobs[written], expected[written], atol=1e-4)
+    assert (episode.old_logprobs[~written] == 0).all()
 
 
 def logprobs_of(model: Any, prompt: np.ndarray, response: np.ndarray) -> np.ndarray:

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from tgpo_ray.engine import engine_environment
+from tests.core.vllm_server import vllm_server
 from tgpo_ray.learner import LearnerSpec
 from tgpo_ray.learner_engines import EngineOptions
 from tgpo_ray.learner_group import LearnerGroup, Placement
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-START_S = 240
 
 
 @pytest.fixture(scope="module")
@@ -40,36 +34,8 @@ def exported(ray_cluster: Any, tiny_models: dict[str, str], tmp_path_factory: py
 
 @pytest.fixture(scope="module")
 def server(exported: Path) -> Iterator[str]:
-    """Base address of a vLLM server with the exported folder."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(exported), "--port", str(port),
-        "--host", "127.0.0.1", "--dtype", "float32", "--max-model-len", "64", "--enforce-eager",
-        "--kv-cache-memory-bytes", str(64 * 2**20), "--served-model-name", "policy",
-    ]  # fmt: skip
-    environment = {**os.environ, **engine_environment(gpu=False)}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(f"{address}/health", process)
+    with vllm_server(str(exported), "policy") as address:
         yield address
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, f"the server ended with status {process.returncode}"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except OSError:
-            time.sleep(1.0)
-    raise TimeoutError(f"no server at {url} after {START_S} s")
 
 
 def test_a_vllm_server_writes_what_transformers_writes_with_the_exported_folder(exported: Path, server: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.core.sampled_groups import episode_of, forced_logprobs, group_of, guided, load
 from tgpo_ray.engine import Sampling
-from tgpo_ray.env_runner_group import SampledGroup
-from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, Guidance, Task
+from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.models import character_tokenizer, write_model
-from tgpo_ray.teacher import UNREADABLE_LOGPROB, Want, is_aligned
-from tgpo_ray.teacher_group import TeacherGroup, annotate
+from tgpo_ray.teacher import UNREADABLE_LOGPROB, Want
+from tgpo_ray.teacher_group import TeacherGroup
 from tgpo_ray.weight_buckets import fill_buckets
 
 SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]
@@ -25,12 +25,6 @@ TEMPLATE = (
 )
 # vLLM and transformers sum in another order: where the two best are closer than this, either may be named
 TIE, LOGPROB_BOUND = 1e-4, 1e-4
-
-
-def load(folder: str) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 
 
 # ---- teachers
@@ -96,51 +90,6 @@ def sampled(env_runners: Any, tiny_models: dict[str, str]) -> list[SampledGroup]
     env_runners.sync_weights(env_runners.weights_version + 1, list(fill_buckets(model.named_parameters())))
     tasks = [Task(0, index, seed=index, ordinal=index) for index in range(5)]
     return list(env_runners.sample(tasks, 3, Sampling(max_tokens=24, logprobs=True), seed=0))
-
-
-def episode_of(prompt: Sequence[int], response: Sequence[int]) -> Episode:
-    return Episode(
-        prompt_ids=np.asarray(prompt, np.int32),
-        response_ids=np.asarray(response, np.int32),
-        origin=np.full(len(response), ORIGIN_POLICY, np.uint8),
-        reward=0.0,
-        outcome="wrong",
-        stop_reason="stop",
-        env_id="test",
-        problem_index=0,
-        seed=0,
-        weights_version=0,
-    )
-
-
-def group_of(*episodes: Episode, prompt_text: str = "", ordinal: int = 0) -> SampledGroup:
-    import ray
-
-    ref = ray.put(EpisodeGroup(episodes, prompt_text))
-    return SampledGroup(ordinal, Task(0, 0, 0, ordinal), tuple(episode.info() for episode in episodes), ref)
-
-
-def guided(pool: TeacherGroup, groups: list[SampledGroup], *want: str) -> list[tuple[Episode, Guidance]]:
-    """Every episode with what the pool says of it."""
-    import ray
-
-    found = sorted(annotate(groups, lambda _: pool, want), key=lambda group: group.ordinal)
-    assert [group.ordinal for group in found] == sorted(group.ordinal for group in groups)
-    held: list[EpisodeGroup] = [ray.get(group.ref) for group in found]
-    answers: list[list[Guidance]] = [ray.get(group.guidance["teacher"]) for group in found]
-    return [pair for group, said in zip(held, answers, strict=True) for pair in zip(group.episodes, said, strict=True)]
-
-
-def given(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None
-    return values
-
-
-def forced_logprobs(model: Any, prompt: Iterable[int], response: Iterable[int]) -> torch.Tensor:
-    """(T, V): row t is the model's distribution of response token t."""
-    read, written = list(map(int, prompt)), list(map(int, response))
-    with torch.no_grad():
-        return model(torch.tensor([read + written])).logits[0].log_softmax(-1)[len(read) - 1 : -1]
 
 
 # ---- with the policy's own tokenizer
@@ -272,20 +221,3 @@ def test_wants_are_read_by_name():
 def test_an_unknown_want_names_the_known_ones(name: str):
     with pytest.raises(ValueError, match=rf"'hidden' and 'topk:k' with k in 1..128, got '{name}'"):
         Want.parse([name])
-
-
-TWO = EpisodeGroup((episode_of([1], [2, 3]), episode_of([1], [4])))
-
-
-@pytest.mark.parametrize(
-    ("lengths", "aligned"), [((2, 1), True), ((2,), False), ((2, 1, 1), False), ((1, 2), False), ((2, 0), False)]
-)
-def test_only_one_answer_an_episode_and_one_position_a_token_is_aligned(lengths: tuple[int, ...], aligned: bool):
-    assert is_aligned([Guidance(teacher_ids=np.zeros(n, np.int32)) for n in lengths], TWO) == aligned
-    assert is_aligned([Guidance(topk_logprobs=np.zeros((n, 3), np.float32)) for n in lengths], TWO) == aligned
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_number_that_is_not_finite_is_not_accepted(value: float):
-    good = Guidance(teacher_ids=np.zeros(2, np.int32), teacher_logprobs=np.zeros(2, np.float32))
-    assert not is_aligned([good, Guidance(teacher_logprobs=np.full(1, value, np.float32))], TWO)

@@ -1,0 +1,25 @@
+"""Which tokens a model stops on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def end_of_sequence_ids(path: str, tokenizer: Any = None, *, trust_remote_code: bool = False) -> tuple[int, ...]:
+    """Ids that end a sequence: those of the folder's generation config, else the tokenizer's one.
+
+    Args:
+        path: folder or id of the model.
+        tokenizer: a loaded tokenizer, or where to load it from; None: `path`.
+    """
+    from transformers import AutoTokenizer, GenerationConfig
+
+    try:
+        ids = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:  # a folder without generation_config.json
+        ids = None
+    if ids is None:
+        if tokenizer is None or isinstance(tokenizer, str):
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer or path, trust_remote_code=trust_remote_code)
+        ids = tokenizer.eos_token_id
+    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)

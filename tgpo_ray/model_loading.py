@@ -1,0 +1,47 @@
+"""A Hugging Face causal model with the overrides of a configuration, as learner and transformers teacher load it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def load_model(
+    path: str,
+    *,
+    dtype: torch.dtype,
+    hf_overrides: dict[str, Any],
+    trust_remote_code: bool,
+    section: str = "model",
+) -> nn.Module:
+    """The model on the CPU, in evaluation mode, with the same overrides that vLLM gets.
+
+    Args:
+        section: where the configuration has the overrides, for messages.
+
+    Raises:
+        ValueError: the model bends its logits after the head (soft-capping, scaling), which the chunked head would
+            miss; an override that the model's configuration does not have, which transformers would pass over in
+            silence.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    loaded: Any = AutoConfig.from_pretrained(
+        path, trust_remote_code=trust_remote_code, return_unused_kwargs=True, **hf_overrides
+    )
+    config, unknown = loaded
+    for name in hf_overrides.keys() & unknown.keys():
+        hint = "; the RoPE base is rope_parameters: {rope_type: default, rope_theta: ...}" if "rope" in name else ""
+        raise ValueError(
+            f"{section}.hf_overrides.{name}: {type(config).__name__} of {path!r} has no such key, it would change "
+            f"nothing{hint}"
+        )
+    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
+        if getattr(config, name, None) not in (None, 1, 1.0):
+            raise ValueError(
+                f"model {path!r} sets {name} = {getattr(config, name)}: its logits are changed after the LM head, "
+                "which the chunked head does not do; use a model without it"
+            )
+    return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, trust_remote_code=trust_remote_code)

@@ -1,0 +1,58 @@
+"""Whether a teacher's answer can be what it says: the actor looks, so that the driver need not fetch any token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain
+
+import numpy as np
+
+from tgpo_ray.episode import Episode, EpisodeGroup, Guidance
+
+MAX_LOGPROB = 1e-3  # nats: a sum of float32 exponentials may come out a little above one
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the driver hears of one group's answer: why it is refused (empty: it is not), and where it came from."""
+
+    flaw: str
+    num_sequences: int  # of the group
+    num_cached: int = 0  # of those, answered without the model
+
+
+def flaw_of(answers: Sequence[Guidance], group: EpisodeGroup, num_policy_ids: int) -> str:
+    """The first thing that is wrong with these answers, or an empty text.
+
+    There must be one answer an episode, one row a response token, ids of the policy or -1, finite numbers, and no
+    log-probability above 0.
+    """
+    if len(answers) != len(group):
+        return f"{len(answers)} answers to {len(group)} episodes"
+    flaws = (_flaws(said, episode, num_policy_ids) for said, episode in zip(answers, group.episodes, strict=True))
+    return next(chain.from_iterable(flaws), "")
+
+
+def _flaws(guidance: Guidance, episode: Episode, num_policy_ids: int) -> Iterator[str]:
+    for field in fields(guidance):
+        values = getattr(guidance, field.name)
+        if values is None:
+            continue
+        if len(values) != len(episode.response_ids):
+            yield f"{field.name} has {len(values)} rows for {len(episode.response_ids)} response tokens"
+        elif not len(values):
+            continue
+        elif field.name.endswith("_ids"):
+            yield from _flaws_of_ids(field.name, values, num_policy_ids)
+        elif not np.isfinite(values).all():
+            yield f"{field.name} holds a number that is not finite"
+        elif field.name.endswith("_logprobs") and values.max() > MAX_LOGPROB:
+            yield f"{field.name} holds {values.max():g}, above 0"
+
+
+def _flaws_of_ids(name: str, values: np.ndarray, num_policy_ids: int) -> Iterator[str]:
+    if not np.issubdtype(values.dtype, np.integer):
+        yield f"{name} are {values.dtype}, not whole numbers"
+    elif values.min() < -1 or values.max() >= num_policy_ids:
+        yield f"{name} reach from {values.min()} to {values.max()}, the policy has ids 0..{num_policy_ids - 1}"
