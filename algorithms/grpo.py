@@ -1,4 +1,5 @@
-"""GRPO as the TGPO paper's baseline runs it (GRPO++): token mean over the batch, no KL, clip 0.2, entropy 0.001."""
+"""GRPO. As it stands it is the TGPO paper's baseline (GRPO++): token mean over the batch, no KL, clip 0.2, entropy
+0.001; DeepSeekMath's GRPO, DAPO and SimpleRL-Zero are options of `training` away."""
 
 from __future__ import annotations
 
@@ -9,21 +10,16 @@ import numpy as np
 from pydantic import Field
 
 from tgpo_ray.algorithm import OnPolicyAlgorithm
-from tgpo_ray.config import AlgorithmConfig, TrainingConfig
-from tgpo_ray.config.values import Positive
+from tgpo_ray.config import AlgorithmConfig
 
 from .advantages import group_standardized
+from .grpo_config import GRPOTrainingConfig
+from .rewards import shaped_rewards
 from .token_losses import PolicyLoss
 
 if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
-
-
-class GRPOTrainingConfig(TrainingConfig):
-    """`training`. The defaults are those of the paper's scripts: 300 iterations of 128 x 8, two updates each."""
-
-    updates_per_iteration: Positive = Field(default=2, description="Optimizer steps that share an iteration's groups.")
 
 
 class GRPOConfig(AlgorithmConfig):
@@ -44,13 +40,23 @@ class GRPO(OnPolicyAlgorithm):
         L   = 1/Z sum_it m_it [ max(-A_i r_it, -A_i clip(r_it, 1 - low, 1 + high)) - entropy_weight H_it ]
 
     GRPO++ of Teacher-Guided Policy Optimization. Groups of equal reward stay: their advantage is 0, and under TGPO they
-    still carry guidance.
+    still carry guidance. `training` has the rest of the family:
+
+    - DeepSeekMath (2402.03300): `loss_aggregation: sequence, kl_weight: 0.04`;
+    - DAPO (2503.14476): `clip_high: 0.28, dynamic_sampling: true, overlong_buffer: ...`, no entropy bonus. Groups that
+      were refused are replaced one for one; verl draws three times the batch at once;
+    - SimpleRL-Zero (2503.18892): `kl_weight: 1e-4`; the rewards of its first recipe as `outcome_rewards`, without its
+      critic.
     """
 
     config_class = GRPOConfig
 
+    def rewards(self, group: SampledGroup) -> np.ndarray:
+        """(G,) what the advantages are made of."""
+        return shaped_rewards(group.infos, self.config.training, self.config.env_runners.max_response_tokens)
+
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
-        return [group_standardized(np.asarray(group.rewards)) for group in groups]
+        return [group_standardized(self.rewards(group)) for group in groups]
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         return PolicyLoss(**self.policy_loss_options())
@@ -60,5 +66,23 @@ class GRPO(OnPolicyAlgorithm):
         return {
             "clip_low": training.clip_low,
             "clip_high": training.clip_high,
+            "dual_clip": training.dual_clip,
             "entropy_weight": training.entropy_weight,
+            "per_sequence": training.loss_aggregation == "sequence",
+            "kl_weight": training.kl_weight,
+            "kl_estimator": training.kl_estimator,
+            "kl_as": training.kl_as,
+            "importance": training.importance,
+            "importance_cap": training.importance_cap,
         }
+
+    def denominator(self, groups: Sequence[SampledGroup]) -> float:
+        """Z of a token mean; else the number of episodes, times `max_response_tokens` where that is the constant.
+
+        The constant is no padded length: a batch of short responses does not weigh more.
+        """
+        aggregation = self.config.training.loss_aggregation
+        if aggregation == "token":
+            return super().denominator(groups)
+        num_episodes = float(sum(len(group.infos) for group in groups))
+        return num_episodes * (self.config.env_runners.max_response_tokens if aggregation == "constant" else 1)

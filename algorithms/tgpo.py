@@ -9,8 +9,9 @@ from pydantic import Field
 
 from tgpo_ray.config import AlgorithmConfig, GuidanceConfig, TeachersConfig
 
-from .grpo import GRPO, GRPOTrainingConfig
-from .token_losses import GuidedPolicyLoss
+from .grpo import GRPO
+from .grpo_config import GRPOTrainingConfig
+from .token_losses import GuidedPolicyLoss, SoftGuidedPolicyLoss
 
 if TYPE_CHECKING:
     from tgpo_ray.algorithm import Metrics
@@ -34,6 +35,16 @@ class TGPOConfig(AlgorithmConfig):
     )
     guidance: GuidanceConfig = Field(default_factory=GuidanceConfig, description="The teacher's term of the loss.")
 
+    def problems(self, *, files: bool = True) -> list[str]:
+        served = [name for name, teacher in self.teachers.items() if teacher.backend == "remote"]
+        drawn = self.guidance.label == "sample"
+        return super().problems(files=files) + [
+            f"guidance.label: sample needs teachers.{name}.backend vllm or transformers, got remote: a server's prompt "
+            "log-probs draw no token; label topk is near, and a server gives it"
+            for name in served
+            if drawn
+        ]
+
 
 class TGPO(GRPO):
     """Teacher-Guided Policy Optimization (arXiv 2605.13230), Eq. 3, 4 and 6.
@@ -42,11 +53,15 @@ class TGPO(GRPO):
 
     t is the iteration, counted from 0: w is constant over the updates of one. At w_t = 0 no teacher is called, and once
     it stays 0 the teachers started here are ended and their resources return to the cluster.
+
+    y^T_it is the teacher's argmax; `guidance.label: sample` draws it from the teacher at temperature 1, which makes the
+    expected guidance gradient that of the forward KL; `topk` takes that KL on the teacher's `guidance.top_k` tokens.
     """
 
     config_class = TGPOConfig
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        super().build_scorers(teachers)
         self.schedule = self.config.guidance.build_schedule(self.num_iterations)
         self.teachers: Mapping[str, TeacherGroup] = teachers or {}
         if teachers is None and self.schedule.last_step() != 0:
@@ -67,6 +82,7 @@ class TGPO(GRPO):
     def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
         from tgpo_ray.teacher_group import annotate
 
+        groups = super().annotate(groups)
         if self.guidance_weight == 0.0:
             self._release_teachers()
             return groups
@@ -75,29 +91,44 @@ class TGPO(GRPO):
             for group in self.teachers.values():
                 group.wait_until_ready()
         envs = self.config.envs
-        return annotate(groups, lambda group: self.teachers[envs[group.task.env_index].teacher], {"argmax"})
+        return annotate(groups, lambda group: self.teachers[envs[group.task.env_index].teacher], self.wanted())
+
+    def wanted(self) -> set[str]:
+        """What the teacher is asked for."""
+        guidance = self.config.guidance
+        return {f"topk:{guidance.top_k}" if guidance.label == "topk" else guidance.label}
 
     def _release_teachers(self) -> None:
         last = self.schedule.last_step()
-        if last is not None and self.iteration >= last:
+        if last is not None and self.iteration >= last and self.teachers:
             for group in self.teachers.values():
                 self._disown(group)
             self.teachers = {}
+            print(f"guidance: w = 0 after iteration {self.iteration}; the teachers' resources return", flush=True)
 
     @property
     def loss_needs_batch(self) -> bool:
-        return self.config.guidance.normalization == "sequence"
+        """Unless guidance and policy loss are divided alike, by tokens, guidance must know the whole batch's tokens."""
+        both = (self.config.guidance.normalization, self.config.training.loss_aggregation)
+        return self.guidance_weight > 0.0 and both != ("token", "token")
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         if self.guidance_weight == 0.0:
             return super().loss(groups)
-        num_episodes = sum(len(group.infos) for group in groups)
-        return GuidedPolicyLoss(
-            **self.policy_loss_options(),
-            guidance_weight=self.guidance_weight,
-            normalization=self.config.guidance.normalization,
-            mean_length=self.denominator(groups) / num_episodes if self.loss_needs_batch else None,
-        )
+        guidance = self.config.guidance
+        kind = SoftGuidedPolicyLoss if guidance.label == "topk" else GuidedPolicyLoss
+        options = self.policy_loss_options() | {"normalization": guidance.normalization}
+        if guidance.normalization == "sequence":
+            num_episodes = sum(len(group.infos) for group in groups)
+            mean_length = self.denominator(groups) / num_episodes
+            return kind(**options, guidance_weight=self.guidance_weight, mean_length=mean_length)
+        return kind(**options, guidance_weight=self.guidance_weight * self._denominator_of_a_token(groups))
+
+    def _denominator_of_a_token(self, groups: Sequence[SampledGroup]) -> float:
+        """What takes the step's denominator out of guidance and puts Z in: 1 under a token mean."""
+        if self.config.training.loss_aggregation == "token":
+            return 1.0
+        return self.denominator(groups) / num_tokens(groups)
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
         """Add `guidance/weight`, `guidance/unmapped` and `guidance/unguided_episodes`.
@@ -108,8 +139,8 @@ class TGPO(GRPO):
         metrics = super().check_metrics(metrics) | {"guidance/weight": self.guidance_weight}
         if "guidance/coverage" not in metrics:
             return metrics
-        unguided = [group for group in self.sampled if not group.guidance]
-        unguided_share = self.denominator(unguided) / self.denominator(self.sampled)
+        unguided = [group for group in self.sampled if "teacher" not in group.guidance]
+        unguided_share = num_tokens(unguided) / num_tokens(self.sampled)
         unmapped = max(0.0, 1.0 - unguided_share - metrics["guidance/coverage"])
         limit = self.config.guidance.max_unmapped_share
         if unmapped > limit:
@@ -123,3 +154,8 @@ class TGPO(GRPO):
             "guidance/unguided_episodes": sum(len(group.infos) for group in unguided)
             / sum(len(group.infos) for group in self.sampled),
         }
+
+
+def num_tokens(groups: Sequence[SampledGroup]) -> int:
+    """The policy's tokens in these groups."""
+    return sum(group.num_policy_tokens for group in groups)

@@ -8,12 +8,28 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from tgpo_ray.guidance.diagnostics import GuidanceBatch, diagnostic_sums
 from tgpo_ray.guidance.loss import guidance_loss
+from tgpo_ray.guidance.topk import topk_guidance_loss
 from tgpo_ray.kernels import TokenLoss, TokenRows
 
-from .losses import KLEstimator, clipped_policy_loss, clipped_tokens, kl_estimate, kl_k3, negative_log_likelihood
+from .losses import (
+    KLEstimator,
+    clipped_policy_loss,
+    clipped_tokens,
+    kl_estimate,
+    kl_k1,
+    kl_k3,
+    negative_log_likelihood,
+    sequence_importance_weight,
+    truncated_importance_weight,
+)
 
 Metrics = dict[str, tuple[Tensor, Tensor]]
+Importance = Literal["none", "truncated", "sequence"]
+
+SAMPLER = "episode.old_logprobs"  # what the engine reported when it sampled
+REFERENCE = "reference.teacher_logprobs"  # not a number where the reference did not answer
 
 
 @dataclass(frozen=True)
@@ -40,11 +56,21 @@ class SFTLoss(TokenLoss):
 
 @dataclass(frozen=True)
 class PolicyLoss(TokenLoss):
-    """GRPO: the clipped policy loss and an entropy bonus.
+    """GRPO and its relatives: the clipped policy loss, and what may stand beside it.
 
-        L_t = m_t [ clipped_policy_loss(...) - entropy_weight H_t ]
+        L_t = m_t v_t [ u_t clipped_policy_loss(lp_t, old_t, A_t) + kl_weight kl(lp_t, ref_t) - entropy_weight H_t ]
 
-    The GRPO++ of Teacher-Guided Policy Optimization: no KL, token mean (by the step's denominator).
+    As it stands it is the GRPO++ of Teacher-Guided Policy Optimization: no KL, v = u = 1.
+
+    Args:
+        per_sequence: v_t = 1/|y_i|, so that with the number of episodes as the step's denominator every response weighs
+            the same (DeepSeekMath's GRPO); else v_t = 1.
+        kl_weight, kl_estimator, kl_as: KL to a frozen reference, a scorer named "reference". As a `loss` by k2 or k3
+            (DeepSeekMath, 2402.03300, Eq. 3: k3), or as an `advantage`, A_t - kl_weight sg[k1], which is InstructGPT's
+            penalty in the reward with immediate credit.
+        importance: u_t, which corrects for a sampler whose log-probabilities are not the learner's: `truncated` has
+            min(pi_learner / pi_sampler, importance_cap) for each token, `sequence` the product over the response, cut
+            likewise. pi_learner is pi_old where it is known, else the present policy, which is the same then.
     """
 
     clip_low: float = 0.2
@@ -52,52 +78,95 @@ class PolicyLoss(TokenLoss):
     dual_clip: float | None = None
     entropy_weight: float = 0.0
     track_entropy: bool = False
+    per_sequence: bool = False
+    kl_weight: float = 0.0
+    kl_estimator: KLEstimator = "k3"
+    kl_as: Literal["loss", "advantage"] = "loss"
+    importance: Importance = "none"
+    importance_cap: float = 2.0
 
     @property
     def needs_entropy(self) -> bool:
         return self.track_entropy or self.entropy_weight != 0.0
 
+    @property
+    def needs_sequence(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride] (here an option says so)
+        return self.importance == "sequence"
+
+    @property
+    def corrects_sampler(self) -> bool:
+        return self.importance != "none"
+
+    @property
+    def row_fields(self) -> tuple[str, ...]:
+        reference = (REFERENCE,) if self.kl_weight else ()
+        sampler = (SAMPLER,) if self.corrects_sampler else ()
+        return (*super().row_fields, *reference, *sampler)
+
+    def prepare(self, logprobs: Tensor, rows: TokenRows) -> TokenRows:
+        """Adds `importance` (N,), the weight of each row's whole sequence, where the loss asks for it."""
+        if self.importance != "sequence":
+            return rows
+        learner = logprobs[:, 0] if rows.old_logprobs is None else rows.old_logprobs
+        sampler = rows.extra[SAMPLER].to(learner.dtype)
+        weights = sequence_importance_weight(learner, sampler, rows.mask, rows.sequence, self.importance_cap)
+        return rows.with_extra(importance=weights)
+
     def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
-        losses = clipped_policy_loss(
-            logprobs[:, 0], rows.old_logprobs, rows.advantages, self.clip_low, self.clip_high, self.dual_clip
-        )
+        losses = self.policy_term(logprobs[:, 0], rows)
+        if self.kl_weight != 0.0 and self.kl_as == "loss":
+            reference, known = self.reference(rows)
+            losses = losses + self.kl_weight * known * kl_estimate(logprobs[:, 0], reference, self.kl_estimator)
         if entropy is not None and self.entropy_weight != 0.0:
             losses = losses - self.entropy_weight * entropy
+        if self.per_sequence:
+            losses = losses / rows.lengths.clamp(min=1.0)
         return rows.mask * losses
+
+    def policy_term(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
+        """u_t clipped_policy_loss(...) (N,) of the sampled tokens."""
+        losses = clipped_policy_loss(
+            logprobs, rows.old_logprobs, self.advantages(logprobs, rows), self.clip_low, self.clip_high, self.dual_clip
+        )
+        return losses if self.importance == "none" else self.importance_weights(logprobs, rows) * losses
+
+    def advantages(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
+        """(N,) what multiplies the ratio: the rows' advantages, the KL in them where `kl_as` says so."""
+        if self.kl_weight == 0.0 or self.kl_as != "advantage":
+            return rows.advantages
+        sampled = logprobs.detach() if rows.old_logprobs is None else rows.old_logprobs
+        reference, known = self.reference(rows)
+        return rows.advantages - self.kl_weight * known * kl_k1(sampled, reference)
+
+    @staticmethod
+    def reference(rows: TokenRows) -> tuple[Tensor, Tensor]:
+        """(N,) the reference's log-probs of the sampled tokens, and 1.0 where it answered (0.0: it failed)."""
+        logprobs = rows.extra[REFERENCE].to(rows.advantages.dtype)
+        return torch.nan_to_num(logprobs), torch.isfinite(logprobs).to(logprobs.dtype)
+
+    def importance_weights(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
+        """(N,) u_t, without gradient."""
+        if self.importance == "sequence":
+            return rows.extra["importance"]
+        learner = logprobs if rows.old_logprobs is None else rows.old_logprobs
+        return truncated_importance_weight(learner, rows.extra[SAMPLER].to(learner.dtype), self.importance_cap)
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
         sampled, mask, old = logprobs[:, 0], rows.mask, rows.old_logprobs
-        clipped = clipped_tokens(sampled, old, rows.advantages, self.clip_low, self.clip_high)
+        clipped = clipped_tokens(sampled, old, self.advantages(sampled, rows), self.clip_low, self.clip_high)
         metrics = {"policy/clip_fraction": masked_sum(clipped, mask)}
         if old is not None:
             metrics["policy/old_kl"] = masked_sum(kl_k3(old, sampled), mask)  # KL(pi_old || pi), sampled by pi_old
             metrics["policy/ratio_deviation"] = masked_sum((torch.exp(sampled - old) - 1.0).abs(), mask)
         if entropy is not None:
             metrics["policy/entropy"] = masked_sum(entropy, mask)
+        if self.importance != "none":
+            learner = sampled if old is None else old
+            metrics["policy/sampler_gap"] = masked_sum((learner - rows.extra[SAMPLER]).abs(), mask)
+        if self.kl_weight != 0.0:
+            reference, known = self.reference(rows)
+            metrics["policy/reference_kl"] = masked_sum(kl_k3(sampled, reference), mask * known)
         return metrics
-
-
-@dataclass(frozen=True)
-class ReferencePolicyLoss(PolicyLoss):
-    """`PolicyLoss` plus `kl_weight` times a KL estimate to a frozen reference model, a scorer named "reference".
-
-    DeepSeekMath (2402.03300), Eq. 3: k3 with weight 0.04.
-    """
-
-    kl_weight: float = 0.04
-    kl_estimator: KLEstimator = "k3"
-
-    fields: ClassVar[tuple[str, ...]] = ("reference.teacher_logprobs",)
-
-    def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
-        reference = rows.extra["reference.teacher_logprobs"]
-        penalty = self.kl_weight * kl_estimate(logprobs[:, 0], reference, self.kl_estimator)
-        return super().__call__(logprobs, entropy, rows) + rows.mask * penalty
-
-    def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
-        reference = rows.extra["reference.teacher_logprobs"]
-        kl = {"policy/reference_kl": masked_sum(kl_k3(logprobs[:, 0], reference), rows.mask)}
-        return super().metrics(logprobs, entropy, rows) | kl
 
 
 @dataclass(frozen=True)
@@ -109,7 +178,8 @@ class GuidedPolicyLoss(PolicyLoss):
     Teacher-Guided Policy Optimization, Eq. 4 and 6, with the guidance subtracted from the objective (the paper prints
     the other sign, its code does this). Not multiplied by ratio or advantage, not clipped, on all guided tokens of all
     responses. `normalization="sequence"` is Eq. 3 to the letter: each response weighs the same, by the factor
-    mean_length / |y_i|, where `mean_length` is Z / B of the whole batch; "token" is what the authors ran.
+    mean_length / |y_i|, where `mean_length` is the step's denominator for each response of the batch, Z / B under a
+    token mean; "token" is what the authors ran.
     """
 
     guidance_weight: float = 2e-3
@@ -128,19 +198,47 @@ class GuidedPolicyLoss(PolicyLoss):
             )
 
     def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
-        guidance = guidance_loss(logprobs[:, 1], rows.target_mask[:, 1])
+        guidance = self.guidance(logprobs, rows)
         if self.normalization == "sequence" and self.mean_length is not None:
             guidance = guidance * (self.mean_length / rows.lengths.clamp(min=1.0))
         return super().__call__(logprobs, entropy, rows) + self.guidance_weight * guidance
 
+    def guidance(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
+        """(N,) masked, before weight and normalisation."""
+        return guidance_loss(logprobs[:, 1], rows.target_mask[:, 1])
+
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
-        guided = rows.target_mask[:, 1]
-        agreement = (rows.targets[:, 0] == rows.targets[:, 1]).to(logprobs.dtype)
-        return super().metrics(logprobs, entropy, rows) | {
-            "guidance/nll": masked_sum(-logprobs[:, 1], guided),
-            "guidance/agreement": masked_sum(agreement, guided),
-            "guidance/coverage": (guided.sum(), rows.mask.sum()),
-        }
+        figures = diagnostic_sums(GuidanceBatch.from_rows(logprobs, rows), guidance_weight=self.guidance_weight)
+        return super().metrics(logprobs, entropy, rows) | figures
+
+
+@dataclass(frozen=True)
+class SoftGuidedPolicyLoss(GuidedPolicyLoss):
+    """TGPO towards the teacher's top-k distribution: the forward KL on those k tokens, both sides renormalised.
+
+        L_t = L_pg,t + guidance_weight m^T_t sum_{v in K_t} q~(v) [ log q~(v) - log p~(v) ]
+
+    q~ and p~ are the teacher's and the policy's probabilities on K_t, each divided by its sum there. The authors' later
+    code has it with k in 5, 20, 100; theirs is the cross-entropy, which differs by a constant.
+    """
+
+    targets: ClassVar[tuple[str, ...]] = ("teacher.topk_ids",)  # k columns, the likeliest first
+    fields: ClassVar[tuple[str, ...]] = ("teacher.topk_logprobs",)
+
+    def guidance(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
+        teacher = rows.extra["teacher.topk_logprobs"].reshape(len(rows), -1)  # (N, k)
+        return topk_guidance_loss(logprobs[:, 1:], teacher.to(logprobs.dtype), rows.target_mask[:, 1:])
+
+
+def guidance_metrics(logprobs: Tensor, rows: TokenRows) -> Metrics:
+    """How far the policy is from the teacher's token in column 1, and how many tokens have one."""
+    guided = rows.target_mask[:, 1]
+    agreement = (rows.targets[:, 0] == rows.targets[:, 1]).to(logprobs.dtype)
+    return {
+        "guidance/nll": masked_sum(-logprobs[:, 1], guided),
+        "guidance/agreement": masked_sum(agreement, guided),
+        "guidance/coverage": (guided.sum(), rows.mask.sum()),
+    }
 
 
 def masked_sum(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -149,7 +149,8 @@ def _token_rows(
     mask = ((ids >= 0) & trained[:, None]).astype(np.float32)
     policy_tokens = [episode.num_policy_tokens for _, episode, _, _ in members]
     old = None if old_logprobs is None else _concat([old_logprobs[key] for key, *_ in members], np.float32)
-    extra = {name: _concat(_scored(members, name, 0.0), np.float32) for name in loss.fields}
+    # not a number where a scorer failed: a loss must leave those rows out, and 0.0 would be the log-prob of certainty
+    extra = {name: _concat(_scored(members, name, np.nan), np.float32) for name in loss.row_fields}
     return TokenRows(
         targets=torch.from_numpy(np.maximum(ids, 0)),
         target_mask=torch.from_numpy(mask),
@@ -173,6 +174,8 @@ def _target_ids(members: Sequence[Member], loss: TokenLoss) -> np.ndarray:
 def _scored(members: Sequence[Member], name: str, missing: float) -> list[np.ndarray]:
     """`scorer.field` of each episode, (T,) or (T, k); all `missing` where the scorer failed: its group goes on without.
 
+    `episode.field` is an attribute of the episode itself.
+
     Raises:
         ValueError: a scorer's answer has another length than the response.
     """
@@ -186,8 +189,10 @@ def _scored(members: Sequence[Member], name: str, missing: float) -> list[np.nda
 
 def _field(episode: Episode, guidance: Mapping[str, Guidance], name: str) -> np.ndarray | None:
     scorer, _, attribute = name.partition(".")
-    values = getattr(guidance[scorer], attribute) if scorer in guidance else None
     length = len(episode.response_ids)
+    if scorer == "episode":  # what the episode itself says: a number for all of its tokens, or one for each
+        return np.broadcast_to(np.asarray(getattr(episode, attribute)), length)
+    values = getattr(guidance[scorer], attribute) if scorer in guidance else None
     if values is not None and len(values) != length:
         raise ValueError(
             f"scorer {scorer!r} returned {len(values)} positions for a response of {length} tokens: "

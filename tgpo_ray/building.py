@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +16,16 @@ from tgpo_ray.env_runner_group import EnvRunnerGroup
 from tgpo_ray.learner import LearnerSpec
 from tgpo_ray.learner_engines import EngineOptions
 from tgpo_ray.learner_group import LearnerGroup, Placement
-from tgpo_ray.teacher import TeacherSpec
+from tgpo_ray.teacher import ServerSpec, TeacherSpec
 from tgpo_ray.teacher_group import TeacherGroup
 
 if TYPE_CHECKING:
-    from tgpo_ray.config import AlgorithmConfig, EnvRunnersConfig
+    from tgpo_ray.config import AlgorithmConfig, EnvRunnersConfig, TeacherConfig
 
 # A teacher reads the same text in its own pieces, and its prefill asks for one token more.
 TEACHER_CONTEXT_SLACK = 1.25
+# A served teacher's actor gives up before its group would take the actor itself for dead and start it again.
+SERVER_SHARE_OF_TIMEOUT = 0.8
 
 
 def all_envs(config: AlgorithmConfig) -> tuple[EnvSpec, ...]:
@@ -36,14 +39,14 @@ def all_envs(config: AlgorithmConfig) -> tuple[EnvSpec, ...]:
 def env_arguments(env_id: str, kwargs: Mapping[str, Any], runners: EnvRunnersConfig) -> dict[str, Any]:
     """The environment's arguments as a runner on any node needs them.
 
-    A `path` to a file here is made absolute, and an environment whose constructor has `deadline_s` and `verify_workers`
-    gets the runners' settings, unless its own `kwargs` say otherwise.
+    A `path` to a file or folder here is made absolute, and an environment whose constructor has `deadline_s` and
+    `verify_workers` gets the runners' settings, unless its own `kwargs` say otherwise.
     """
     settings = {"deadline_s": runners.verify_deadline_s, "verify_workers": runners.num_verifier_workers}
     known = _parameters(env_id)
     arguments = {name: value for name, value in settings.items() if name in known} | dict(kwargs)
     path = arguments.get("path")
-    if isinstance(path, str) and Path(path).expanduser().is_file():
+    if isinstance(path, str) and Path(path).expanduser().exists():
         arguments["path"] = str(Path(path).expanduser().resolve())
     return arguments
 
@@ -105,33 +108,48 @@ def build_env_runners(config: AlgorithmConfig) -> EnvRunnerGroup:
     )
 
 
-def build_teachers(config: Any) -> dict[str, TeacherGroup]:
-    """The teacher pools of a configuration that has a `teachers` section, by name."""
+def teacher_spec(config: Any, teacher: TeacherConfig) -> TeacherSpec:
+    """One pool's teacher."""
     runners, faults = config.env_runners, config.fault_tolerance
     context = int((runners.max_prompt_tokens + runners.max_response_tokens) * TEACHER_CONTEXT_SLACK) + 1
-    groups = {}
-    for name, teacher in config.teachers.items():
-        engine = EngineSpec(
-            model=local_model(teacher.path),
-            tokenizer=teacher.tokenizer and local_model(teacher.tokenizer),
-            dtype=teacher.dtype,
-            max_model_len=_within_context(teacher, context),
-            kv_cache_memory=teacher.kv_cache_memory,
-            max_num_seqs=teacher.max_num_seqs,
-            tensor_parallel_size=teacher.tensor_parallel_size,
-            hf_overrides=teacher.hf_overrides,
-            trust_remote_code=config.model.trust_remote_code,
-            seed=config.seed,
-        )
-        spec = TeacherSpec(
-            engine=engine,
-            policy_tokenizer=local_model(config.model.tokenizer or config.model.path),
-            prompt=teacher.prompt,
-            unmapped=config.guidance.unmapped,
-            gpu=bool(teacher.num_gpus_per_replica),
-        )
-        groups[name] = TeacherGroup(
-            spec,
+    engine = EngineSpec(
+        model=local_model(teacher.path),
+        tokenizer=teacher.tokenizer and local_model(teacher.tokenizer),
+        dtype=teacher.dtype,
+        max_model_len=_within_context(teacher, context),
+        kv_cache_memory=teacher.kv_cache_memory,
+        max_num_seqs=teacher.max_num_seqs,
+        tensor_parallel_size=teacher.tensor_parallel_size,
+        hf_overrides=teacher.hf_overrides,
+        trust_remote_code=config.model.trust_remote_code,
+        seed=config.seed,
+    )
+    return TeacherSpec(
+        engine=engine,
+        policy_tokenizer=local_model(config.model.tokenizer or config.model.path),
+        prompt=teacher.prompt,
+        unmapped=config.guidance.unmapped,
+        vocabulary=teacher.vocabulary,
+        map_end_of_sequence=teacher.map_end_of_sequence,
+        gpu=bool(teacher.num_gpus_per_replica),
+        cache_memory=teacher.cache_memory or 0,
+        backend=teacher.backend,
+        token_budget=teacher.token_budget,
+        server=ServerSpec(
+            url=teacher.url or "",
+            served_model=teacher.served_model,
+            api_key_env=teacher.api_key_env,
+            timeout_s=SERVER_SHARE_OF_TIMEOUT * faults.teacher_timeout_s,
+        ),
+    )
+
+
+def build_teachers(config: Any) -> dict[str, TeacherGroup]:
+    """The teacher pools of a configuration that has a `teachers` section, by name."""
+    faults = config.fault_tolerance
+    return {
+        name: TeacherGroup(
+            teacher_spec(config, teacher),
             teacher.num_replicas,
             num_cpus=teacher.num_cpus_per_replica,
             num_gpus=teacher.num_gpus_per_replica or 0.0,
@@ -139,7 +157,48 @@ def build_teachers(config: Any) -> dict[str, TeacherGroup]:
             max_unguided_share=faults.max_unguided_share,
             start_timeout_s=faults.start_timeout_s,
         )
-    return groups
+        for name, teacher in config.teachers.items()
+    }
+
+
+def reference_spec(config: AlgorithmConfig) -> TeacherSpec:
+    """The frozen reference as a scorer: it reads the policy's own ids, so no vocabulary is mapped."""
+    model, reference, runners = config.model, config.reference, config.env_runners
+    tokenizer = local_model(model.tokenizer or model.path)
+    engine = EngineSpec(
+        model=local_model(reference.path or model.path),
+        tokenizer=tokenizer,
+        dtype=model.dtype,
+        # its prefill asks for one token more
+        max_model_len=runners.max_prompt_tokens + runners.max_response_tokens + 1,
+        kv_cache_memory=reference.kv_cache_memory,
+        max_num_seqs=reference.max_num_seqs,
+        tensor_parallel_size=reference.tensor_parallel_size,
+        hf_overrides=model.hf_overrides,
+        trust_remote_code=model.trust_remote_code,
+        seed=config.seed,
+    )
+    return TeacherSpec(
+        engine=engine,
+        policy_tokenizer=tokenizer,
+        gpu=bool(reference.num_gpus_per_replica),
+        backend=reference.backend,
+        token_budget=reference.token_budget,
+    )
+
+
+def build_reference(config: AlgorithmConfig) -> TeacherGroup:
+    """The pool of the frozen reference; its guidance goes under the scorer's name `reference`, with want `logprob`."""
+    reference, faults = config.reference, config.fault_tolerance
+    return TeacherGroup(
+        reference_spec(config),
+        reference.num_replicas,
+        num_cpus=reference.num_cpus_per_replica,
+        num_gpus=reference.num_gpus_per_replica or 0.0,
+        timeout_s=faults.teacher_timeout_s,
+        max_unguided_share=faults.max_unguided_share,
+        start_timeout_s=faults.start_timeout_s,
+    )
 
 
 def _within_context(teacher: Any, wanted: int) -> int:
@@ -176,21 +235,28 @@ def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
     )
 
 
-def build_learners(config: AlgorithmConfig, run_folder: str, session: int) -> LearnerGroup:
-    """The learner group; its checkpoints go to `<run_folder>/checkpoints` (`-2`, ... in resumed sessions)."""
+def build_learners(
+    config: AlgorithmConfig, run_folder: str, session: int, name: str = "checkpoints", **optimizer: Any
+) -> LearnerGroup:
+    """The learner group; its checkpoints go to `<run_folder>/<name>` (`-2`, ... in resumed sessions).
+
+    Args:
+        optimizer: options of a group that is not the policy's, as lr and grad_clip; the others are `training`'s.
+    """
     learners = config.learners
     placement = Placement(
         num_learners=learners.num_learners,
         num_cpus=learners.num_cpus_per_learner,
         num_gpus=learners.num_gpus_per_learner or 0.0,
         storage_path=run_folder,
-        name="checkpoints" if session == 1 else f"checkpoints-{session}",
+        name=name if session == 1 else f"{name}-{session}",
         keep_checkpoints=config.checkpointing.keep,
         max_restarts=config.fault_tolerance.max_learner_restarts,
         start_timeout_s=config.fault_tolerance.start_timeout_s,
     )
     assert learners.token_budget is not None  # `resolved` has filled it in
-    return LearnerGroup(learner_spec(config), placement, learners.token_budget)
+    spec = learner_spec(config)
+    return LearnerGroup(replace(spec, options=replace(spec.options, **optimizer)), placement, learners.token_budget)
 
 
 def training_sampling(config: AlgorithmConfig) -> Sampling:
@@ -199,7 +265,7 @@ def training_sampling(config: AlgorithmConfig) -> Sampling:
         max_tokens=runners.max_response_tokens,
         temperature=runners.temperature,
         top_p=runners.top_p,
-        logprobs=config.training.old_logprobs == "sampler",
+        logprobs=config.training.needs_sampler_logprobs,
         stop=tuple(runners.stop),
     )
 

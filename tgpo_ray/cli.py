@@ -1,4 +1,4 @@
-"""`tgpo-ray`: train, plan, schema, evaluate, export, report, make-models, env."""
+"""`tgpo-ray`: train, plan, schema, evaluate, export, report, make-models, traces, preflight, env."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgpo_ray.env_cli import add_env_command
-from tgpo_ray.train import EXIT_USAGE, add_train_arguments, quiet_other_packages, report_failure, train
+from tgpo_ray.train import (
+    EXIT_USAGE,
+    add_train_arguments,
+    quiet_other_packages,
+    report_failure,
+    train,
+    train_overrides,
+)
 
 if TYPE_CHECKING:
     from tgpo_ray.algorithm import Algorithm
@@ -60,13 +67,28 @@ def build_parser() -> argparse.ArgumentParser:
     models.add_argument("--data", required=True, help="jsonl whose `problem` column the tokenizers are trained on")
     models.add_argument("--to", default="models", help="folder to write policy/ and teacher/ into")
     models.add_argument("--seed", type=int, default=0)
+    _add_traces_arguments(command("traces", _traces))
+    preflight = command("preflight", _preflight)
+    preflight.add_argument("config", help="YAML file of the run")
+    preflight.add_argument("overrides", nargs="*", metavar="key=value")
+    preflight.add_argument("--files-only", action="store_true", help="start no actor and load no model")
     add_env_command(commands)
     return parser
 
 
+def _add_traces_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="YAML file whose envs and teacher are used")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--to", required=True, help="jsonl file to write; must not exist")
+    parser.add_argument("--teacher", default="default", help="its name in `teachers`")
+    parser.add_argument("--num-problems", type=int, help="problems to answer; default: every row of the environments")
+    parser.add_argument("--num-samples", type=int, default=1, help="tries at each problem; the first right one is kept")
+    parser.add_argument("--temperature", type=float, default=0.7)
+
+
 def _train(options: argparse.Namespace) -> int:
     """Run the job of a YAML file."""
-    return train(options.config, options.overrides, options.resume)
+    return train(options.config, train_overrides(options), options.resume)
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -81,6 +103,24 @@ def _plan(options: argparse.Namespace) -> int:
     Console().print(render_plan(config))
     check_environments(config.check())
     return 0
+
+
+def _traces(options: argparse.Namespace) -> int:
+    """Have a teacher answer the environments' problems; write its verified answers for SFT and LUFFY."""
+    from tgpo_ray.trace_writing import write_traces
+
+    return write_traces(options)
+
+
+def _preflight(options: argparse.Namespace) -> int:
+    """Check models, memory, vocabularies and running actors before a run; exits 1 where something is wrong."""
+    from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.preflight import print_results
+    from tgpo_ray.preflight.command import all_results
+
+    config = AlgorithmConfig.from_yaml(options.config, options.overrides).check()
+    results = all_results(config, with_actors=not options.files_only)
+    return 0 if print_results(f"preflight {options.config}", results) else 1
 
 
 def _schema(options: argparse.Namespace) -> int:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tgpo_ray.engine import Completion, Engine, EngineSpec, Sampling, completions
+from tgpo_ray.engine import Engine, EngineSpec, Sampling, completions
 from tgpo_ray.env_registry import make_env
 from tgpo_ray.episode import EpisodeGroup, EpisodeInfo, Task
 from tgpo_ray.rollout import Rollout, RunningGroup, prompt_ids
+
+if TYPE_CHECKING:
+    from tgpo_ray.trace_book import Prefixes
 
 EOS_DECODE_OPTIONS = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
@@ -39,6 +42,7 @@ class EnvRunnerSpec:
     max_prompt_tokens: int
     num_verifier_threads: int = 1
     gpu: bool = False
+    frozen: bool = False  # the weights on disk are those to sample from: no sync is waited for
 
 
 class EnvRunner:
@@ -49,7 +53,8 @@ class EnvRunner:
         self._idle_envs: list[list[Any]] = [[env.make()] for env in spec.envs]
         self._engine = Engine(spec.engine, gpu=spec.gpu)
         self._threads = ThreadPoolExecutor(spec.num_verifier_threads, thread_name_prefix="env-step")
-        self._version: int | None = None  # None: STALE, the weights on disk are not the learners'
+        # None: STALE, the weights on disk are not the learners'
+        self._version: int | None = 0 if spec.frozen else None
 
     def num_problems(self) -> list[int | None]:
         """Rows of each environment; None where it is procedural."""
@@ -67,9 +72,12 @@ class EnvRunner:
         return version
 
     def sample(
-        self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int
+        self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int, prefixes: Prefixes | None = None
     ) -> Iterator[EpisodeGroup | tuple[int, tuple[EpisodeInfo, ...]]]:
         """Sample a group for each task; yields the group itself and then `(ordinal, infos)`, group by group.
+
+        Args:
+            prefixes: teacher-written beginnings of responses, by prompt, which the policy continues.
 
         Raises:
             RuntimeError: the engine's weights were never synced.
@@ -81,7 +89,7 @@ class EnvRunner:
         self._requests: dict[str, tuple[RunningGroup, list[Rollout]]] = {}
         self._steps: dict[Future[str], tuple[RunningGroup, Rollout]] = {}
         try:
-            groups = [self._start_group(task, group_size, sampling) for task in tasks]
+            groups = [self._start_group(task, group_size, sampling, prefixes) for task in tasks]
             for group in self._finished_groups(groups, sampling):
                 finished = group.finish(
                     self._spec.envs[group.task.env_index].id, self._version, with_logprobs=sampling.logprobs
@@ -91,7 +99,7 @@ class EnvRunner:
         finally:
             self._engine.abort_all()
 
-    def _start_group(self, task: Task, group_size: int, sampling: Sampling) -> RunningGroup:
+    def _start_group(self, task: Task, group_size: int, sampling: Sampling, prefixes: Prefixes | None) -> RunningGroup:
         envs = [self._acquire_env(task.env_index) for _ in range(group_size)]
         resets = [env.reset(seed=task.seed, options={"index": task.problem_index}) for env in envs]
         prompt, info = resets[0]
@@ -102,7 +110,16 @@ class EnvRunner:
                 f"{len(ids)} tokens, env_runners.max_prompt_tokens is {self._spec.max_prompt_tokens}: "
                 "raise it (the model's context permitting) or leave such problems out of the data"
             )
-        group = RunningGroup(task, prompt, ids, [Rollout(env) for env in envs])
+        rollouts = [Rollout.begun(env, info) for env, (_, info) in zip(envs, resets, strict=True)]
+        group = RunningGroup(task, prompt, ids, rollouts)
+        if prefixes is not None:
+            prefix = prefixes.of(prompt)[: sampling.max_tokens - 1]
+            for rollout in rollouts:
+                rollout.begin_with(prefix)
+            ids, sampling = (
+                np.concatenate([ids, prefix]),
+                replace(sampling, max_tokens=sampling.max_tokens - len(prefix)),
+            )
         self._requests[self._engine.generate(ids, sampling, n=group_size)] = (group, group.rollouts)
         return group
 
@@ -120,11 +137,11 @@ class EnvRunner:
         group, rollouts = self._requests.pop(output.request_id)
         for rollout, completion in zip(rollouts, completions(output), strict=True):
             rollout.add_completion(completion)
-            future = self._threads.submit(rollout.step, self._decode(completion))
+            future = self._threads.submit(rollout.step, self._decode(rollout.turn_ids()))
             self._steps[future] = (group, rollout)
 
-    def _decode(self, completion: Completion) -> str:
-        return self._engine.tokenizer.decode(completion.token_ids, **EOS_DECODE_OPTIONS)
+    def _decode(self, ids: np.ndarray) -> str:
+        return self._engine.tokenizer.decode(ids, **EOS_DECODE_OPTIONS)
 
     def _collect_steps(self, sampling: Sampling) -> Iterator[RunningGroup]:
         """Groups whose last episode has its reward; the others go on with the environment's answer."""
@@ -151,13 +168,19 @@ class EnvRunner:
         except Exception as error:
             last = traceback.extract_tb(error.__traceback__)[-1]
             raise RuntimeError(
-                f"{self._spec.envs[task.env_index].id}, problem {task.problem_index}, seed {task.seed}: step raised "
-                f"{type(error).__name__}: {error} ({last.filename}:{last.lineno}); an environment must score any text"
+                f"{self._where(task)}: step raised {type(error).__name__}: {error} ({last.filename}:{last.lineno}); "
+                "an environment must score any text"
             ) from error
+
+    def _where(self, task: Task) -> str:
+        return f"{self._spec.envs[task.env_index].id}, problem {task.problem_index}, seed {task.seed}"
 
     def _continue(self, group: RunningGroup, rollout: Rollout, observation: str, sampling: Sampling) -> bool:
         """Queue the next turn; False where the environment's text leaves no room for an answer."""
-        added = np.asarray(self._engine.tokenizer.encode(observation, add_special_tokens=False), np.int32)
+        try:
+            added = rollout.environment_ids(self._engine.tokenizer, observation)
+        except ValueError as error:
+            raise ValueError(f"{self._where(group.task)}, turn {len(rollout.turn_ends)}: {error}") from error
         room = sampling.max_tokens - rollout.num_tokens - len(added)
         if room <= 0:
             return False

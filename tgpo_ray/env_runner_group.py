@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -14,7 +14,11 @@ from tgpo_ray.engine import Sampling, engine_environment
 from tgpo_ray.env_runner import EnvRunner, EnvRunnerSpec
 from tgpo_ray.episode import SampledGroup, Task
 
+if TYPE_CHECKING:
+    from tgpo_ray.trace_book import Prefixes
+
 POLL_S = 1.0
+SEEDS_OF_A_ROUND = 100  # one for each runner; ten rounds stay below the next iteration's
 
 
 @dataclass
@@ -60,6 +64,7 @@ class EnvRunnerGroup:
         self.num_restarts = 0
         self.weights_version = 0
         self._buckets: Sequence[Any] | None = None
+        self.prefixes: Prefixes | None = None  # where responses begin with a teacher's words; None: nowhere
         self._runners = [self._start() for _ in range(num_env_runners)]
         self._ready = False
         self._rows: list[int | None] = []
@@ -107,15 +112,50 @@ class EnvRunnerGroup:
             except ACTOR_ERRORS as error:
                 self._replace(index, error)
 
-    def sample(self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int) -> Iterator[SampledGroup]:
+    def sample(
+        self,
+        tasks: Sequence[Task],
+        group_size: int,
+        sampling: Sampling,
+        seed: int,
+        *,
+        keep: Callable[[SampledGroup], bool] | None = None,
+        more: Callable[[int], Sequence[Task]] | None = None,
+        max_rounds: int = 10,
+    ) -> Iterator[SampledGroup]:
         """Sample a group for each task and yield the groups as they finish, each exactly once.
 
         A runner that dies is restarted with the current weights, and what it had not finished is sampled again.
 
+        Args:
+            keep: whether a group is yielded. Those that it refuses are replaced, in the next round, by the groups of as
+                many tasks from `more`, which take over their ordinals; a round begins when the one before has ended, so
+                that which tasks are drawn does not depend on who finished first.
+            more: draws tasks, e.g. `Cursor.next`; needed with `keep`.
+            max_rounds: what is still refused after as many rounds is left out.
+
         Raises:
+            ValueError: `keep` without `more`.
             TimeoutError: no runner finished anything for `sample_timeout_s`.
             RuntimeError: more deaths than `max_restarts`.
         """
+        if keep is not None and more is None:
+            raise ValueError("keep needs more: where the tasks come from that replace a refused group")
+        for number in range(max_rounds):
+            refused: list[int] = []
+            for group in self._sample_round(tasks, group_size, sampling, seed + number * SEEDS_OF_A_ROUND):
+                if keep is None or keep(group):
+                    yield group
+                else:
+                    refused.append(group.ordinal)
+            if not refused or more is None or number == max_rounds - 1:
+                return
+            drawn = zip(sorted(refused), more(len(refused)), strict=True)
+            tasks = [replace(task, ordinal=ordinal) for ordinal, task in drawn]
+
+    def _sample_round(
+        self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int
+    ) -> Iterator[SampledGroup]:
         self.wait_until_ready()
         shares = self._deal(tasks, group_size, sampling, seed)
         while shares:
@@ -144,7 +184,7 @@ class EnvRunnerGroup:
 
     def _give(self, runner: int, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int) -> _Share:
         method = self._runners[runner].sample.options(num_returns="streaming")
-        stream = method.remote(tasks, group_size, sampling, seed + runner)
+        stream = method.remote(tasks, group_size, sampling, seed + runner, self.prefixes)
         return _Share(runner, stream, {task.ordinal: task for task in tasks})
 
     @staticmethod

@@ -63,6 +63,17 @@ class Episode:
     def num_policy_tokens(self) -> int:
         return int((self.origin == ORIGIN_POLICY).sum())
 
+    @property
+    def correct(self) -> float:
+        """1.0 where the verifier said so, else 0.0."""
+        return float(self.outcome == "correct")
+
+    @property
+    def uniform(self) -> np.ndarray:
+        """(T,) float32 in [0, 1): noise that follows from what the episode is, wherever and how often it is drawn."""
+        entropy = [self.problem_index, self.seed, self.weights_version, *self.response_ids.tolist()]
+        return np.random.default_rng(np.abs(entropy)).random(len(self.response_ids), np.float32)
+
     def info(self) -> EpisodeInfo:
         return EpisodeInfo(
             reward=self.reward,

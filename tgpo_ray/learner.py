@@ -15,8 +15,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tgpo_ray.batch import MicroBatch, TrainBatch, build_batch
+from tgpo_ray.episode import ORIGIN_POLICY
+from tgpo_ray.head_weight import head_weight
 from tgpo_ray.kernels import FusedHead, LossOutput, TokenLoss, token_loss_pass
 from tgpo_ray.learner_engines import EngineOptions, make_engine
+from tgpo_ray.model_loading import load_model
 from tgpo_ray.weight_buckets import fill_buckets
 
 Sums = dict[str, tuple[float, float]]
@@ -51,7 +54,9 @@ class PolicyModule(nn.Module):
     def head(self) -> FusedHead:
         return self.model.get_output_embeddings()
 
-    def forward(self, batch: TrainBatch, loss: TokenLoss | None = None) -> LossOutput | Tensor:
+    def forward(
+        self, batch: TrainBatch, loss: TokenLoss | None = None, teacher_weight: Tensor | None = None
+    ) -> LossOutput | Tensor:
         """LossOutput of the micro-batch, or (N,) log-probs of the sampled tokens where `loss` is None."""
         trunk = self.model.base_model
         hidden = trunk(
@@ -62,7 +67,7 @@ class PolicyModule(nn.Module):
             if loss is None:
                 logprobs, _ = self.head(hidden, targets=batch.rows.targets[:, :1], temperature=self.temperature)
                 return logprobs[:, 0]
-            return token_loss_pass(self.head, hidden, batch.rows, loss, self.temperature)
+            return token_loss_pass(self.head, hidden, batch.rows, loss, self.temperature, teacher_weight)
 
 
 def load_policy(spec: LearnerSpec) -> nn.Module:
@@ -72,30 +77,12 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
         ValueError: the model bends its logits after the head (soft-capping, scaling), which the fused head would miss;
             an override that the model's configuration does not have, which transformers would pass over in silence.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    loaded: Any = AutoConfig.from_pretrained(
-        spec.model, trust_remote_code=spec.trust_remote_code, return_unused_kwargs=True, **spec.hf_overrides
-    )
-    config, unknown = loaded
-    for name in spec.hf_overrides.keys() & unknown.keys():
-        hint = "; the RoPE base is rope_parameters: {rope_type: default, rope_theta: ...}" if "rope" in name else ""
-        raise ValueError(
-            f"model.hf_overrides.{name}: {type(config).__name__} of {spec.model!r} has no such key, it would change "
-            f"nothing{hint}"
-        )
-    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-        if getattr(config, name, None) not in (None, 1, 1.0):
-            raise ValueError(
-                f"model {spec.model!r} sets {name} = {getattr(config, name)}: its logits are changed after the LM "
-                "head, which the fused loss does not do; use a model without it"
-            )
     # torch's engine keeps float32 weights under autocast; DeepSpeed keeps its own float32 copy of bfloat16 ones
     half = spec.options.engine == "deepspeed" and spec.options.dtype == "bfloat16"
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = load_model(
         spec.model,
-        config=config,
         dtype=torch.bfloat16 if half else torch.float32,
+        hf_overrides=spec.hf_overrides,
         trust_remote_code=spec.trust_remote_code,
     )
     if spec.gradient_checkpointing:
@@ -117,6 +104,7 @@ class Learner:
         self._model: Any = load_policy(spec)
         self._engine = make_engine(PolicyModule(self._model, spec.temperature), spec.options, self._device)
         self._old_logprobs: dict[tuple[int, int], np.ndarray] = {}
+        self._teacher_weights: dict[str, Tensor] = {}
         self.num_steps = 0
 
     def accumulate(self, micro_batches: Sequence[MicroBatch], loss: TokenLoss) -> Sums:
@@ -126,12 +114,21 @@ class Learner:
         for micro_batch in micro_batches:
             batch = self._build(micro_batch, loss)
             with self._engine.autocast():
-                output = self._engine.module(batch, loss)
+                output = self._engine.module(batch, loss, self._teacher_weight(loss))
             self._engine.backward(output.loss)
             for name, (total, count) in loss.metrics(output.logprobs, output.entropy, output.rows).items():
                 seen = totals.setdefault(name, [torch.zeros(()), torch.zeros(())])
                 seen[0], seen[1] = seen[0] + total.detach().cpu(), seen[1] + count.detach().cpu()
         return {name: (float(total), float(count)) for name, (total, count) in totals.items()}
+
+    def _teacher_weight(self, loss: TokenLoss) -> Tensor | None:
+        """The head of the teacher whose whole distribution the loss needs, loaded once."""
+        if loss.divergence is None:
+            return None
+        path = loss.divergence.teacher
+        if path not in self._teacher_weights:
+            self._teacher_weights[path] = head_weight(path).to(self._device)
+        return self._teacher_weights[path]
 
     def remember_logprobs(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Keep log pi(y_t) under the present weights: the `old_logprobs` of the updates to come in this iteration."""
@@ -146,6 +143,16 @@ class Learner:
             logprobs = self._engine.module(batch).float().cpu()
         counts = torch.bincount(batch.rows.sequence.cpu(), minlength=len(batch.keys)).tolist()
         return {key: values.numpy() for key, values in zip(batch.keys, logprobs.split(counts), strict=True)}
+
+    def sampler_gaps(self, micro_batches: Sequence[MicroBatch]) -> list[np.ndarray]:
+        """|learner - sampler| log-prob of each of the policy's tokens, an array an episode. No gradient is touched."""
+        gaps = []
+        for micro_batch in micro_batches:
+            found = self.logprobs(micro_batch)
+            for key, episode, *_ in (member for piece in micro_batch for member in _members(piece)):
+                written = episode.origin == ORIGIN_POLICY
+                gaps.append(np.abs(found[key] - episode.old_logprobs)[written])
+        return gaps
 
     def step(self, denominator: float, lr: float) -> dict[str, float]:
         """Divide the accumulated gradients by the global count, clip, update.
@@ -167,17 +174,19 @@ class Learner:
 
     def _build(self, micro_batch: MicroBatch, loss: TokenLoss, *, old: bool = True) -> TrainBatch:
         members = [member for piece in micro_batch for member in _members(piece)]
-        logprobs = self._chosen_old_logprobs(members) if old else None
+        logprobs = self._chosen_old_logprobs(members, loss) if old else None
         return build_batch(members, loss, logprobs, self._device)
 
-    def _chosen_old_logprobs(self, members: Sequence[Any]) -> Mapping[tuple[int, int], np.ndarray] | None:
+    def _chosen_old_logprobs(
+        self, members: Sequence[Any], loss: TokenLoss
+    ) -> Mapping[tuple[int, int], np.ndarray] | None:
         """The learner's own where it remembered them, else the sampler's where episodes carry them, else None."""
         keys = [key for key, *_ in members]
         remembered = [key in self._old_logprobs for key in keys]
         assert all(remembered) or not any(remembered), "a micro-batch mixes episodes of two updates"
         if any(remembered):
             return self._old_logprobs
-        if keys and all(episode.old_logprobs is not None for _, episode, *_ in members):
+        if not loss.corrects_sampler and keys and all(episode.old_logprobs is not None for _, episode, *_ in members):
             return {key: episode.old_logprobs for key, episode, *_ in members}
         return None
 

@@ -108,6 +108,18 @@ class LearnerGroup:
         sums, self._sums = self._sums, []
         return {**_reduced(sums), **{f"optimizer/{name}": value for name, value in replies[0].items()}}
 
+    def sampler_gaps(self, groups: Sequence[SampledGroup]) -> np.ndarray:
+        """|learner - sampler| log-prob of every token that the policy wrote, where episodes carry the sampler's."""
+        advantages = [np.zeros(len(group.infos), np.float32) for group in groups]
+        replies = self._wait(self._send("sampler_gaps", list(self._plan(groups, advantages))))
+        return np.concatenate([gaps for reply in replies for gaps in reply])
+
+    def logprobs(self, groups: Sequence[SampledGroup]) -> list[Any]:
+        """References to what the ranks found, {(group's ordinal, place): (T,) log pi(y_t)}, present weights."""
+        advantages = [np.zeros(len(group.infos), np.float32) for group in groups]
+        replies = self._wait(self._send("logprobs", list(self._plan(groups, advantages))))
+        return [ref for refs in replies for ref in refs]
+
     def forget_logprobs(self) -> None:
         self._call("forget_logprobs")
 

@@ -1,7 +1,7 @@
 """One episode while it is being written: the conversation between an environment and the engine.
 
-Sampled ids are never decoded and encoded again: what the engine returns is appended as it is, and after it only the
-text that the environment adds, encoded on its own.
+Sampled ids are never decoded and encoded again: what the engine returns is appended as it is, and after it only what
+the environment adds: its text encoded on its own, or what the chat template writes around its messages.
 """
 
 from __future__ import annotations
@@ -12,13 +12,31 @@ from typing import Any
 
 import numpy as np
 
+from tgpo_ray.chat_turns import Message, chat_turn_ids
 from tgpo_ray.engine import Completion
-from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, OUTCOMES, Episode, EpisodeGroup, Task
+from tgpo_ray.episode import (
+    ORIGIN_ENVIRONMENT,
+    ORIGIN_POLICY,
+    ORIGIN_TEACHER,
+    OUTCOMES,
+    Episode,
+    EpisodeGroup,
+    Task,
+)
 
 
 def prompt_ids(tokenizer: Any, prompt: str, info: dict[str, Any]) -> np.ndarray:
-    """(P,) int32: the first observation as the model reads it, through its chat template where `info` has messages."""
+    """(P,) int32: the first observation as the model reads it, through its chat template where `info` has messages.
+
+    Raises:
+        ValueError: messages, and a tokenizer without a chat template.
+    """
     if info.get("messages") is not None:
+        if getattr(tokenizer, "chat_template", "") is None:
+            raise ValueError(
+                "the prompt is a chat, and the tokenizer has no chat template: use prompt: plain, or set "
+                "model.tokenizer to a folder whose tokenizer has one"
+            )
         ids = tokenizer.apply_chat_template(info["messages"], add_generation_prompt=True, return_dict=False)
     else:
         ids = tokenizer.encode(prompt, add_special_tokens=True)
@@ -30,6 +48,9 @@ class Rollout:
     """The state of one running episode."""
 
     env: Any  # gymnasium.Env[str, str], reset to the task
+    turns: list[list[Message]] = field(
+        default_factory=list
+    )  # the environment's, of a chat: the prompt's messages first
     stop_reason: str = "stop"
     ids: list[np.ndarray] = field(default_factory=list)  # response pieces, in order
     origins: list[np.ndarray] = field(default_factory=list)
@@ -48,6 +69,39 @@ class Rollout:
         self._append(completion.token_ids, ORIGIN_POLICY, completion.logprobs)
         self.stop_reason = completion.stop_reason
         self.turn_ends.append(self.num_tokens)
+
+    @classmethod
+    def begun(cls, env: Any, info: dict[str, Any]) -> Rollout:
+        """The rollout of an environment whose `reset` returned `info`."""
+        messages = info.get("messages")
+        return cls(env, [] if messages is None else [list(messages)])
+
+    def environment_ids(self, tokenizer: Any, observation: str) -> np.ndarray:
+        """(T,) int32: the environment's turn after the last step, as the model is to read it.
+
+        Where the step's info has `messages`, what the chat template adds for them; else the observation as it stands.
+
+        Raises:
+            ValueError: messages after a prompt without them, or a template that cannot append them.
+        """
+        messages = self.info.get("messages")
+        if messages is None:
+            return np.asarray(tokenizer.encode(observation, add_special_tokens=False), np.int32)
+        if not self.turns or not messages:
+            has = "an empty list of messages" if self.turns else "messages after a prompt that was none"
+            raise ValueError(f"the info of step() has {has}: a chat begins with info['messages'] of reset()")
+        self.turns.append(list(messages))
+        return chat_turn_ids(tokenizer, self.turns, self.ids[-1])
+
+    def begin_with(self, prefix: np.ndarray) -> None:
+        """Let the response begin with these ids (T,), written by a teacher; before the first completion."""
+        if len(prefix):
+            self._append(prefix, ORIGIN_TEACHER, None)
+
+    def turn_ids(self) -> np.ndarray:
+        """(T,) int32 of the turn that was just completed; a first turn with its prefix."""
+        first = len(self.turn_ends) == 1
+        return np.concatenate(self.ids) if first else self.ids[-1]
 
     def add_environment_tokens(self, token_ids: np.ndarray) -> None:
         self._append(token_ids, ORIGIN_ENVIRONMENT, None)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tgpo_ray.evaluation import sample_rows
 from tgpo_ray.learner_group import LearnersRestartedError
 from tgpo_ray.metrics import JsonlWriter, MetricsWriter, open_writers, read_metrics
+from tgpo_ray.preflight import check_actors, refuse_failed
 from tgpo_ray.progress import Progress
 from tgpo_ray.report import load_run, write_report
 from tgpo_ray.storage import absolute, copy_folder
@@ -87,6 +88,8 @@ class Run:
         try:
             with Progress(algorithm.num_iterations, algorithm.config.name, enabled=show) as progress:
                 progress.note(f"run folder: {self.folder}")
+                if algorithm.config.fault_tolerance.preflight:
+                    progress.note(f"preflight: {refuse_failed(check_actors(algorithm))} checks passed")
                 last = self._iterate(algorithm, progress)
         finally:
             for writer in [*self._writers, self._samples]:

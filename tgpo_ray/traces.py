@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +51,10 @@ class TraceData:
             )
         return cls(fitting, config.seed, data.shuffle, len(episodes) - len(fitting))
 
-    def batch(self, step: int, size: int, num_groups: int) -> list[SampledGroup]:
-        """Rows number step * size, ... of the endless walk over epochs, in one group a learner."""
+    def batch(self, step: int, size: int, num_groups: int, *, origin: int = ORIGIN_TEACHER) -> list[SampledGroup]:
+        """Rows number step * size, ... of the endless walk over epochs, dealt into groups; `origin` of their tokens."""
         episodes = [self.episodes[self._row(step * size + i)] for i in range(size)]
+        episodes = [replace(episode, origin=np.full_like(episode.origin, origin)) for episode in episodes]
         hands = [tuple(episodes[i::num_groups]) for i in range(min(num_groups, size))]
         return [
             SampledGroup(i, Task(0, 0, 0, i), tuple(episode.info() for episode in hand), ray.put(EpisodeGroup(hand)))
@@ -88,22 +89,22 @@ def trace_episode(tokenizer: Any, prompt: str, response: str, index: int) -> Epi
     )
 
 
-def read_rows(path: str, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """Rows of a jsonl or parquet file, with a text in each of these columns.
+def read_rows(path: str, columns: tuple[str, ...], section: str = "data") -> list[dict[str, Any]]:
+    """Rows of a jsonl or parquet file, with a text in each of these columns; `section` is for the messages.
 
     Raises:
         ConfigError: no file, an unreadable one, no rows, none of a column's name, or something that is not a text.
     """
     file = Path(path).expanduser()
     if not path or not file.is_file():
-        raise ConfigError([f"data.path: no such file: {path!r} (relative to {Path.cwd()})"])
+        raise ConfigError([f"{section}.path: no such file: {path!r} (relative to {Path.cwd()})"])
     try:
         rows = _read_parquet(file) if file.suffix == ".parquet" else _read_jsonl(file)
     except ValueError as error:
-        raise ConfigError([f"data.path: {path} is not readable as {file.suffix or 'jsonl'}: {error}"]) from error
+        raise ConfigError([f"{section}.path: {path} is not readable as {file.suffix or 'jsonl'}: {error}"]) from error
     if not rows:
-        raise ConfigError([f"data.path: {path} has no rows"])
-    keys = ("data.prompt_column", "data.response_column")
+        raise ConfigError([f"{section}.path: {path} has no rows"])
+    keys = (f"{section}.prompt_column", f"{section}.response_column")
     problems = [
         f"{key}: {problem}" for key, column in zip(keys, columns, strict=True) for problem in _bad(path, rows, column)
     ]

@@ -24,13 +24,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tgpo_ray.train", description="Run the job of a YAML file.")
     add_train_arguments(parser)
     options = parser.parse_args(arguments)
-    return train(options.config, options.overrides, options.resume)
+    return train(options.config, train_overrides(options), options.resume)
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="YAML file of the run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.lr=1e-4")
+    parser.add_argument("--no-preflight", action="store_true", help="do not check the actors first")
     parser.add_argument("--resume", metavar="FOLDER", help="continue the run in this folder from its last checkpoint")
+
+
+def train_overrides(options: argparse.Namespace) -> list[str]:
+    """The overrides of a command line, its switches included."""
+    return [*options.overrides, *(["fault_tolerance.preflight=false"] if options.no_preflight else [])]
 
 
 def train(path: str, overrides: Sequence[str], resume: str | None) -> int:

@@ -7,39 +7,28 @@ import pickle
 
 import pytest
 import torch
-from torch import Tensor
 
-from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss, PolicyLoss, ReferencePolicyLoss, SFTLoss
-from tgpo_ray.guidance import guidance_advantage
+from tests.algorithms.oracles import (
+    FIXED,
+    LOG_Q,
+    SAMPLED,
+    TEACHER,
+    TEACHER_LOGITS,
+    P,
+    assert_oracle,
+    one_hot,
+    one_position,
+    through_kernel,
+)
+from tgpo_ray.algorithms.tgpor import ShapedPolicyLoss
+from tgpo_ray.algorithms.token_losses import (
+    REFERENCE,
+    GuidedPolicyLoss,
+    PolicyLoss,
+    SFTLoss,
+    SoftGuidedPolicyLoss,
+)
 from tgpo_ray.kernels import TokenLoss, TokenRows, fused_token_loss
-
-LOGITS = torch.tensor([1.0, 0.5, -0.5, 0.0], dtype=torch.float64)
-TEACHER_LOGITS = torch.tensor([-1.0, 2.0, 0.0, 0.5], dtype=torch.float64)
-SAMPLED, TEACHER = 0, 1  # a and y^T
-
-
-def one_position(advantage: float, **fields: Tensor) -> TokenRows:
-    return TokenRows(
-        targets=torch.tensor([[SAMPLED, TEACHER]]),
-        target_mask=torch.ones(1, 2, dtype=torch.float64),
-        advantages=torch.tensor([advantage], dtype=torch.float64),
-        old_logprobs=None,
-        sequence=torch.zeros(1, dtype=torch.long),
-        lengths=torch.ones(1, dtype=torch.float64),
-        extra=fields,
-    )
-
-
-def logit_gradient(loss: TokenLoss, rows: TokenRows) -> Tensor:
-    """dL/dz of one position, with z as the only hidden row of an identity head."""
-    hidden = LOGITS[None].clone().requires_grad_()
-    fused_token_loss(hidden, torch.eye(4, dtype=torch.float64), rows, loss).loss.backward()
-    assert hidden.grad is not None
-    return hidden.grad[0]
-
-
-def assert_gradient(got: Tensor, expected: list[float]) -> None:
-    torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float64), atol=1e-8, rtol=0)
 
 
 def random_rows(num_rows: int, vocabulary: int, num_targets: int, dtype: torch.dtype = torch.float32) -> TokenRows:
@@ -56,58 +45,45 @@ def random_rows(num_rows: int, vocabulary: int, num_targets: int, dtype: torch.d
     )
 
 
-def test_policy_gradient_of_the_fixed_vector():
-    got = logit_gradient(PolicyLoss(), one_position(1.0))
-    assert_gradient(got, [-0.54494577, 0.27600434, 0.10153632, 0.1674051])
-
-
-def test_guidance_of_the_fixed_vector():
-    got = logit_gradient(GuidedPolicyLoss(guidance_weight=2e-3), one_position(0.0))
-    assert_gradient(got, [0.00091011, -0.00144799, 0.00020307, 0.00033481])
-
-
-def test_tgpo_total_of_the_fixed_vector():
-    got = logit_gradient(GuidedPolicyLoss(guidance_weight=2e-3), one_position(1.0))
-    assert_gradient(got, [-0.54403566, 0.27455635, 0.1017394, 0.16773991])
-
-
-def test_reward_shaping_of_the_fixed_vector():
-    guidance_logprobs = torch.log_softmax(LOGITS, -1)[TEACHER, None]
-    shaping = guidance_advantage(guidance_logprobs, torch.ones(1, dtype=torch.float64), signal="logp")
-    got = logit_gradient(PolicyLoss(), one_position(1.0 + 0.02 * shaping.item()))
-    assert_gradient(got, [-0.53091517, 0.26889812, 0.09892209, 0.16309496])
-
-
-def test_entropy_bonus_of_the_fixed_vector():
-    got = logit_gradient(PolicyLoss(entropy_weight=1e-3), one_position(0.0))
-    assert_gradient(got, [0.00020828, -0.00001167, -0.00010583, -0.00009078])
-
-
 @pytest.mark.parametrize(
-    ("estimator", "expected"),
+    ("name", "loss", "advantage"),
     [
-        ("k1", [0.54494577, -0.27600434, -0.10153632, -0.1674051]),
-        ("k2", [1.39234238, -0.70519411, -0.25942642, -0.42772185]),
-        ("k3", [0.50260818, -0.25456119, -0.09364783, -0.15439916]),
+        ("policy", PolicyLoss(), 1.0),
+        ("guidance", GuidedPolicyLoss(guidance_weight=2e-3), 0.0),
+        ("tgpo", GuidedPolicyLoss(guidance_weight=2e-3), 1.0),
+        ("tgpor_logp", ShapedPolicyLoss(shaping_weight=0.02, signal="logp"), 1.0),
+        ("entropy", PolicyLoss(entropy_weight=1e-3), 0.0),
+        ("k1", PolicyLoss(kl_weight=1.0, kl_estimator="k1"), 0.0),
+        ("k2", PolicyLoss(kl_weight=1.0, kl_estimator="k2"), 0.0),
+        ("k2", PolicyLoss(kl_weight=1.0, kl_estimator="k1", kl_as="advantage"), 0.0),
+        ("k3", PolicyLoss(kl_weight=1.0, kl_estimator="k3"), 0.0),
     ],
 )
-def test_reference_kl_of_the_fixed_vector(estimator, expected):
-    fields = {"reference.teacher_logprobs": torch.log_softmax(TEACHER_LOGITS, -1)[SAMPLED, None]}
-    loss = ReferencePolicyLoss(kl_weight=1.0, kl_estimator=estimator)
-    assert loss.fields == tuple(fields)
-    assert_gradient(logit_gradient(loss, one_position(0.0, **fields)), expected)
+def test_losses_have_the_gradients_of_the_fixed_vector(name: str, loss: TokenLoss, advantage: float):
+    rows = one_position(advantage).with_extra(**{REFERENCE: LOG_Q[[SAMPLED]]})
+    assert_oracle(through_kernel(loss, rows), FIXED[name])
+
+
+def test_soft_guidance_moves_probability_within_the_teachers_top_k_alone():
+    """FKL on K, both renormalised: p_K / sum - q_K / sum on K, 0 elsewhere."""
+    best = LOG_Q.topk(2)
+    rows = one_position(targets=(SAMPLED, *best.indices.tolist()))
+    rows = rows.with_extra(**{"teacher.topk_logprobs": best.values[None]})
+    value, gradient = through_kernel(SoftGuidedPolicyLoss(guidance_weight=1.0), rows)
+    q, p = best.values.softmax(-1), P[best.indices] / P[best.indices].sum()
+    assert value == pytest.approx((q * (q / p).log()).sum().item(), abs=1e-12)
+    expected = torch.zeros(4, dtype=torch.float64).index_add(0, best.indices, p - q)
+    torch.testing.assert_close(gradient[0], expected)
+    assert best.indices[0] == TEACHER == TEACHER_LOGITS.argmax()
 
 
 def test_sft_raises_the_given_token():
-    probabilities = torch.softmax(LOGITS, -1)
-    got = logit_gradient(SFTLoss(), one_position(0.0))
-    torch.testing.assert_close(got, probabilities - torch.eye(4, dtype=torch.float64)[SAMPLED])
+    torch.testing.assert_close(through_kernel(SFTLoss(), one_position())[1][0], P - one_hot(SAMPLED))
 
 
 def test_on_agreement_tgpo_is_grpo_with_a_larger_advantage():
-    rows = one_position(0.5).replace(targets=torch.tensor([[SAMPLED, SAMPLED]]))
-    guided = logit_gradient(GuidedPolicyLoss(guidance_weight=0.1), rows)
-    torch.testing.assert_close(guided, logit_gradient(PolicyLoss(), one_position(0.6)))
+    guided = through_kernel(GuidedPolicyLoss(guidance_weight=0.1), one_position(0.5, targets=(SAMPLED, SAMPLED)))
+    torch.testing.assert_close(guided[1], through_kernel(PolicyLoss(), one_position(0.6))[1])
 
 
 @pytest.mark.parametrize("entropy_weight", [0.0, 1e-3])

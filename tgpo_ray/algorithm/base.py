@@ -57,7 +57,7 @@ class Algorithm:
         config.check()
         check_environments(config)
         self._owns_ray = cluster.connect(config.ray)
-        self.iteration = 0
+        self.iteration, self.session = 0, session
         self.num_recoveries = 0
         self._times: dict[str, float] = {}
         self._owned: list[Any] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,10 @@ import numpy as np
 from tgpo_ray import building
 from tgpo_ray.algorithm.base import Algorithm, Metrics
 from tgpo_ray.algorithm.verifier_failures import VerifierFailures
-from tgpo_ray.episode import SampledGroup
+from tgpo_ray.episode import EpisodeInfo, SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.metrics import rollout_metrics
+from tgpo_ray.teacher_group import TeacherGroup, annotate, scoring_metrics
 
 MAX_EMPTY_ITERATIONS = 3
 
@@ -24,17 +25,33 @@ class OnPolicyAlgorithm(Algorithm):
     """
 
     sampled: list[SampledGroup]  # the last iteration's groups, as they were trained on
+    refused: list[tuple[EpisodeInfo, ...]]  # and of those that dynamic sampling replaced, what the driver knows
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.sampled = []
+        self.sampled, self.refused = [], []
         self._empty_iterations = 0
         super().__init__(*args, **kwargs)
 
     # ---- what a method is made of: override these
 
+    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        """Start the frozen reference where the loss has a KL to it, or take the ready one, `teachers["reference"]`."""
+        self.reference: TeacherGroup | None = None
+        if self.config.uses_reference:
+            ready = (teachers or {}).get("reference")
+            self.reference = ready or self._own(building.build_reference(self.config))
+
     def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
-        """Have scorers add their guidance to each group as it passes. None here."""
-        return groups
+        """Have scorers add their guidance to each group as it passes: the reference here, where there is one."""
+        reference = self.reference
+        return groups if reference is None else annotate(groups, lambda group: reference, {"logprob"}, "reference")
+
+    def keep(self, group: SampledGroup) -> bool:
+        """Whether dynamic sampling trains on this group: not where all rewards are equal, so that nothing is learned.
+
+        DAPO (2503.14476), section 3.2. The environment's own rewards count, before any shaping.
+        """
+        return len(set(group.rewards)) > 1
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
         """One (G,) array of advantages a group."""
@@ -66,21 +83,44 @@ class OnPolicyAlgorithm(Algorithm):
         updates = [self.update(batch, number) for number, batch in enumerate(self.accumulated(groups))]
         with self.timer("sync"):
             self.weights.sync()
-        metrics = rollout_metrics(failures.infos, weights_version=self.weights.version - 1)
+        infos = failures.infos + self.refused  # of all that was sampled
+        metrics = rollout_metrics(infos, weights_version=self.weights.version - 1)
+        if self.config.training.dynamic_sampling:
+            metrics["sampling/refused_groups"] = len(self.refused) / len(infos)
+        metrics |= scoring_metrics(self.scorers())
         return self.check_metrics(metrics | _mean(updates) | {"optimizer/lr": self.learning_rate(0)})
+
+    def scorers(self) -> list[TeacherGroup]:
+        """Every pool that scores this method's groups: its teachers, and the reference where there is one."""
+        pools = [*getattr(self, "teachers", {}).values(), self.reference]
+        return [pool for pool in dict.fromkeys(pools) if pool is not None]
 
     def update(self, groups: Sequence[SampledGroup], number: int) -> Metrics:
         """One optimizer step on groups that were handed over; `number` counts the iteration's updates from 0."""
         with self.timer("update"):
             return self.learners.step(self.denominator(groups), self.learning_rate(number))
 
+    @property
+    def rollouts_per_group(self) -> int:
+        """Episodes that the policy writes for each problem: all of the group's."""
+        return self.config.training.group_size
+
     def sample(self) -> Iterator[SampledGroup]:
-        """The iteration's groups, as they finish."""
+        """The iteration's groups, as they finish; with dynamic sampling those that `keep` approves of."""
         training = self.config.training
         tasks = self.cursor.next(training.groups_per_iteration)
-        return self.env_runners.sample(
-            tasks, training.group_size, building.training_sampling(self.config), self.sampling_seed()
-        )
+        arguments = (tasks, self.rollouts_per_group, building.training_sampling(self.config), self.sampling_seed())
+        self.refused = []
+        if not training.dynamic_sampling:
+            return self.env_runners.sample(*arguments)
+        rounds = training.max_sampling_rounds
+        return self.env_runners.sample(*arguments, keep=self._keep_or_note, more=self.cursor.next, max_rounds=rounds)
+
+    def _keep_or_note(self, group: SampledGroup) -> bool:
+        kept = self.keep(group)
+        if not kept:
+            self.refused.append(group.infos)
+        return kept
 
     def accumulated(self, groups: Iterator[SampledGroup]) -> Iterator[list[SampledGroup]]:
         """Hand groups to the learners and yield each update's groups, once all of them are on their way.
@@ -130,7 +170,14 @@ class OnPolicyAlgorithm(Algorithm):
         return training.lr * min(1.0, (step + 1) / max(1, training.lr_warmup_steps))
 
     def _check_collapse(self) -> None:
-        """Stop a run whose policy has died: nothing can be learned from responses without a token."""
+        """Stop a run that has nothing to learn from: no group at all, or responses without a token."""
+        if not self.sampled and self.refused:
+            training = self.config.training
+            raise RuntimeError(
+                f"dynamic sampling refused all {len(self.refused)} groups of {training.max_sampling_rounds} rounds: "
+                "the problems are too hard or too easy for this policy. Mix in others, raise training.group_size or "
+                "training.max_sampling_rounds, or write training.dynamic_sampling: false"
+            )
         longest = max(info.num_policy_tokens for group in self.sampled for info in group.infos)
         self._empty_iterations = self._empty_iterations + 1 if longest <= 1 else 0
         if self._empty_iterations >= MAX_EMPTY_ITERATIONS:

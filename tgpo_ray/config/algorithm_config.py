@@ -18,6 +18,7 @@ from tgpo_ray.config.run_sections import (
     CheckpointingConfig,
     EvaluationConfig,
     FaultToleranceConfig,
+    ReferenceConfig,
     ReportingConfig,
     TrainingConfig,
 )
@@ -34,12 +35,14 @@ class AlgorithmConfig(Strict):
         needs_envs: the algorithm samples from environments.
         needs_teacher: `teachers` must hold the teacher of each environment.
         group_relative: advantages compare the episodes of a group, so a group of one has none.
+        learner_groups: what each learner group holds; all are placed as `learners` says.
     """
 
     algo_class: ClassVar[type | str | None] = None
     needs_envs: ClassVar[bool] = True
     needs_teacher: ClassVar[bool] = False
     group_relative: ClassVar[bool] = True
+    learner_groups: ClassVar[tuple[str, ...]] = ("learner",)
 
     algorithm: str = Field(default="", description="Name, or import path as my_pkg.mod:MyConfig.")
     name: str | None = Field(default=None, description="Name of the run's folder; null: that of the YAML file.")
@@ -49,6 +52,7 @@ class AlgorithmConfig(Strict):
     env_runners: EnvRunnersConfig = Field(default_factory=EnvRunnersConfig, description="Engines with environments.")
     learners: LearnersConfig = Field(default_factory=LearnersConfig, description="Weights and optimizer.")
     training: TrainingConfig = Field(default_factory=TrainingConfig, description="Batch shape, optimizer, loss.")
+    reference: ReferenceConfig = Field(default_factory=ReferenceConfig, description="The frozen model of a KL term.")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Held-out sets.")
     checkpointing: CheckpointingConfig = Field(default_factory=CheckpointingConfig, description="The run's folder.")
     fault_tolerance: FaultToleranceConfig = Field(
@@ -159,6 +163,11 @@ class AlgorithmConfig(Strict):
         return self
 
     # ---- use
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether a frozen reference scores the episodes: the loss has a KL term."""
+        return getattr(self.training, "kl_weight", 0.0) > 0.0
 
     def problems(self, *, files: bool = True) -> list[str]:
         """Returns a line for each rule between keys that is broken. `files`: look at model folders too."""

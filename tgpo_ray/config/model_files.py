@@ -17,14 +17,14 @@ def looks_local(path: str) -> bool:
     return path.startswith((".", "~", os.sep)) or os.path.isdir(path) or not HUB_ID.match(path)
 
 
-def folder_problems(where: str, path: str, tokenizer: str | None) -> list[str]:
-    """Returns what a local model folder lacks; nothing for a Hugging Face id."""
+def folder_problems(where: str, path: str, tokenizer: str | None, *, weights: bool = True) -> list[str]:
+    """Returns what a local model folder lacks; nothing for a Hugging Face id. `weights`: it holds a model too."""
     problems = []
     if looks_local(path):
         folder = Path(path).expanduser()
         if not folder.is_dir():
             return [f"{where}.path: no such folder: {path} (looked in {Path.cwd()}); write a folder or an org/name id"]
-        if not (folder / "config.json").is_file():
+        if weights and not (folder / "config.json").is_file():
             problems.append(f"{where}.path: {path} has no config.json: it is not a Hugging Face model folder")
     source = tokenizer or path
     if looks_local(source) and not any((Path(source).expanduser() / name).is_file() for name in TOKENIZER_FILES):

@@ -79,6 +79,8 @@ def step_facts(config: AlgorithmConfig) -> dict[str, str]:
     teacher = teacher_last_step(config)
     if teacher:
         facts["teacher"] = teacher
+    if config.uses_reference:
+        facts["reference"] = f"{config.reference.path or config.model.path}, frozen, called in every iteration"
     return facts
 
 
@@ -94,11 +96,21 @@ def _policy_facts(config: AlgorithmConfig) -> dict[str, str]:
         "iterations": f"{training.num_iterations}, {training.num_iterations * updates} optimizer steps",
         "rollouts": f"{training.groups_per_iteration} groups x {training.group_size} = {episodes} episodes",
         "updates": f"{updates}, each on {training.groups_per_update} groups = {episodes // updates} episodes",
-        "denominator Z": f"policy tokens of an update over all learners, at most {responses // updates:,}",
+        "denominator Z": _denominator(config, episodes // updates, responses // updates),
         "tokens": f"at most {episodes * longest:,} ({responses:,} of them responses)",
         "micro-batches": f"at most {micro_batches} a learner and update, of {learners.token_budget:,} tokens",
         "old log-probs": training.resolved_old_logprobs(),
     }
+
+
+def _denominator(config: AlgorithmConfig, episodes: int, tokens: int) -> str:
+    """What an update of that many episodes, and of at most that many response tokens, is divided by."""
+    aggregation = getattr(config.training, "loss_aggregation", "token")
+    if aggregation == "constant":
+        return f"{episodes:,} episodes of an update x max_response_tokens = {tokens:,}"
+    if aggregation == "sequence":
+        return f"episodes of an update over all learners, {episodes:,}"
+    return f"policy tokens of an update over all learners, at most {tokens:,}"
 
 
 def _sft_facts(config: AlgorithmConfig, training: SFTTrainingConfig) -> dict[str, str]:

@@ -12,9 +12,19 @@ if TYPE_CHECKING:
     from tgpo_ray.config.algorithm_config import AlgorithmConfig
 
 ALGORITHMS = {
+    "DrGRPO": "tgpo_ray.algorithms.dr_grpo:DrGRPOConfig",
     "GRPO": "tgpo_ray.algorithms.grpo:GRPOConfig",
+    "GKD": "tgpo_ray.algorithms.gkd:GKDConfig",
+    "KDRL": "tgpo_ray.algorithms.kdrl:KDRLConfig",
+    "LUFFY": "tgpo_ray.algorithms.luffy:LUFFYConfig",
+    "MiniLLM": "tgpo_ray.algorithms.minillm:MiniLLMConfig",
+    "OPDistill": "tgpo_ray.algorithms.op_distill:OPDistillConfig",
+    "PRIME": "tgpo_ray.algorithms.prime:PRIMEConfig",
+    "RKL": "tgpo_ray.algorithms.rkl:RKLConfig",
     "SFT": "tgpo_ray.algorithms.sft:SFTConfig",
     "TGPO": "tgpo_ray.algorithms.tgpo:TGPOConfig",
+    "TGPOR": "tgpo_ray.algorithms.tgpor:TGPORConfig",
+    "TrOPD": "tgpo_ray.algorithms.tropd:TrOPDConfig",
 }
 
 

@@ -27,7 +27,10 @@ def resolve(config: ConfigT, *, gpus: bool) -> ConfigT:
     for _, teacher in teachers_of(config).items():
         teacher.dtype = resolve_dtype(teacher.dtype, gpus=gpus)
         if teacher.num_gpus_per_replica is None:
-            teacher.num_gpus_per_replica = float(teacher.tensor_parallel_size if gpus else 0)
+            here = gpus and teacher.backend != "remote"
+            teacher.num_gpus_per_replica = float(teacher.tensor_parallel_size if here else 0)
+    if config.reference.num_gpus_per_replica is None:
+        config.reference.num_gpus_per_replica = float(config.reference.tensor_parallel_size if gpus else 0)
     return config
 
 

@@ -29,9 +29,9 @@ def resource_plan(config: AlgorithmConfig, *, gpus: bool) -> list[Row]:
     config = resolve(config, gpus=gpus)
     learners, runners = config.learners, config.env_runners
     rows = [
-        Row("learner", "learners", learners.num_learners, learners.num_cpus_per_learner,
-            learners.num_gpus_per_learner or 0.0)
-    ]  # fmt: skip
+        Row(who, "learners", learners.num_learners, learners.num_cpus_per_learner, learners.num_gpus_per_learner or 0.0)
+        for who in config.learner_groups
+    ]
     if config.needs_envs or config.evaluation.envs:
         rows.append(
             Row("env runner", "env_runners", runners.num_env_runners, runners.num_cpus_per_env_runner,
@@ -42,6 +42,12 @@ def resource_plan(config: AlgorithmConfig, *, gpus: bool) -> list[Row]:
         rows.append(
             Row(f"teacher {name}", f"teachers.{name}", teacher.num_replicas, teacher.num_cpus_per_replica, gpus_each)
         )
+    if config.uses_reference:
+        reference = config.reference
+        rows.append(
+            Row("reference", "reference", reference.num_replicas, reference.num_cpus_per_replica,
+                reference.num_gpus_per_replica or 0.0)
+        )  # fmt: skip
     return rows
 
 

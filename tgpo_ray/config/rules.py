@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from tgpo_ray.config.model_files import context_length, folder_problems, kv_bytes_per_token, model_facts
 from tgpo_ray.config.resolving import longest_episode, teachers_of
 from tgpo_ray.config.run_sections import TrainingConfig
+from tgpo_ray.config.teacher_rules import teacher_backends_fit
 from tgpo_ray.config.values import format_bytes
 
 if TYPE_CHECKING:
     from tgpo_ray.config.algorithm_config import AlgorithmConfig
+    from tgpo_ray.config.sections import ModelConfig, TeacherConfig
 
 
 def broken_rules(config: AlgorithmConfig, *, files: bool) -> list[str]:
@@ -71,6 +73,11 @@ def updates_share_the_groups(config: AlgorithmConfig) -> Iterator[str]:
             f"learners.num_learners: must be <= {episodes}, the episodes of one update, "
             f"got {config.learners.num_learners}: a learner would have nothing to train on"
         )
+
+
+def training_options_fit(config: AlgorithmConfig) -> Iterator[str]:
+    if isinstance(config.training, TrainingConfig):
+        yield from config.training.problems(config)
 
 
 def old_logprobs_fit(config: AlgorithmConfig) -> Iterator[str]:
@@ -147,21 +154,26 @@ def lengths_fit_the_context(config: AlgorithmConfig) -> Iterator[str]:
     source = "data.max_tokens" if hasattr(config, "data") else "max_prompt_tokens + max_response_tokens"
     if config.model.max_model_len is not None and longest > config.model.max_model_len:
         yield f"model.max_model_len: must be >= {source} = {longest}, got {config.model.max_model_len}"
-    models = [("model", config.model), *((f"teachers.{name}", it) for name, it in teachers_of(config).items())]
-    for where, model in models:
+    for where, model in _models(config):
         context = context_length(model_facts(model.path, model.hf_overrides))
-        extra = int(where != "model")  # a teacher's prefill asks the engine for one token more
+        # a scorer's prefill asks the engine for one token more
+        extra = int(where != "model" and getattr(model, "backend", "") != "transformers")
         if context is not None and longest + extra > context:
+            owner = "model" if where == "reference" else where
             yield (
                 f"{where}: {source}{' + 1' * extra} = {longest + extra} exceeds the context of {context} tokens; "
-                f"lower them or raise {where}.hf_overrides.max_position_embeddings"
+                f"lower them or raise {owner}.hf_overrides.max_position_embeddings"
             )
 
 
 def kv_cache_holds_one_sequence(config: AlgorithmConfig) -> Iterator[str]:
-    engines = [(f"teachers.{name}", it, it.kv_cache_memory) for name, it in teachers_of(config).items()]
+    engines: list[tuple[str, ModelConfig | TeacherConfig, int]] = [
+        (f"teachers.{name}", it, it.kv_cache_memory) for name, it in teachers_of(config).items() if it.backend == "vllm"
+    ]
+    if config.uses_reference and config.reference.backend == "vllm":
+        engines.append(("reference", _reference_model(config), config.reference.kv_cache_memory))
     if config.needs_envs or config.evaluation.envs:
-        engines.append(("env_runners", config.model, config.env_runners.kv_cache_memory))  # pyright: ignore[reportArgumentType]
+        engines.append(("env_runners", config.model, config.env_runners.kv_cache_memory))
     tokens = config.env_runners.max_prompt_tokens + config.env_runners.max_response_tokens
     for where, model, memory in engines:
         # `auto` counts as bfloat16, the smaller: what is refused here fails on every machine.
@@ -174,19 +186,37 @@ def kv_cache_holds_one_sequence(config: AlgorithmConfig) -> Iterator[str]:
 
 
 def model_folders_are_whole(config: AlgorithmConfig) -> Iterator[str]:
-    models = [("model", config.model), *((f"teachers.{name}", it) for name, it in teachers_of(config).items())]
-    for where, model in models:
+    for where, model in _models(config):
         if model.path:
-            yield from folder_problems(where, model.path, model.tokenizer)
+            weights = getattr(model, "backend", "") != "remote"  # a served teacher's are elsewhere
+            yield from folder_problems(where, model.path, model.tokenizer, weights=weights)
+
+
+def _models(config: AlgorithmConfig) -> Iterator[tuple[str, ModelConfig | TeacherConfig]]:
+    """Every model that the run loads, with the key that names it."""
+    yield "model", config.model
+    for name, teacher in teachers_of(config).items():
+        yield f"teachers.{name}", teacher
+    if config.uses_reference:
+        yield "reference", _reference_model(config)
+
+
+def _reference_model(config: AlgorithmConfig) -> ModelConfig:
+    """The reference's files: what `reference` leaves open is the policy's."""
+    model = config.model
+    path = config.reference.path or model.path
+    return model.model_copy(update={"path": path, "tokenizer": model.tokenizer or model.path})
 
 
 RULES = (
     paths_are_given,
     environments_are_given,
     teachers_exist,
+    teacher_backends_fit,
     groups_can_be_compared,
     updates_share_the_groups,
     old_logprobs_fit,
+    training_options_fit,
     sampling_is_on_policy,
     training_samples_the_whole_vocabulary,
     deepspeed_options_have_deepspeed,

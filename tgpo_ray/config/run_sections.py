@@ -1,4 +1,4 @@
-"""The sections that say how the run goes: training, guidance, evaluation, checkpoints, faults and reports."""
+"""The sections that say how the run goes: training, guidance, reference, evaluation, checkpoints, faults, reports."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config.sections import EvaluationEnvConfig
-from tgpo_ray.config.values import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section, Share
+from tgpo_ray.config.sections import GIB, EvaluationEnvConfig
+from tgpo_ray.config.values import Bytes, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section, Share
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tgpo_ray.config.algorithm_config import AlgorithmConfig
     from tgpo_ray.guidance import ConstantWeight, CosineDecay, LinearDecay
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -43,6 +46,22 @@ class TrainingConfig(OptimizerConfig):
     max_staleness: NonNegative = Field(
         default=0, description="Weight versions the runners may lag; only 0 (on-policy) so far."
     )
+    dynamic_sampling: bool = Field(
+        default=False, description="Replace groups whose rewards are all equal, which teach nothing, by other problems."
+    )
+    max_sampling_rounds: Positive = Field(
+        default=10, description="Rounds of dynamic sampling; then the iteration goes on with the groups it has."
+    )
+
+    @property
+    def needs_sampler_logprobs(self) -> bool:
+        """Whether episodes carry the log-probs that the engine reported."""
+        return self.resolved_old_logprobs() == "sampler"
+
+    def problems(self, config: AlgorithmConfig) -> Iterator[str]:
+        """A line for each rule between this section and others that is broken; a section of one's own adds to them."""
+        if self.dynamic_sampling and self.group_size < 2:
+            yield "training.dynamic_sampling: needs group_size >= 2, got 1: the rewards of one episode are always equal"
 
     def resolved_old_logprobs(self) -> OldLogprobs:
         """`old_logprobs`, or what null stands for: see the field."""
@@ -57,8 +76,8 @@ class TrainingConfig(OptimizerConfig):
         return self.groups_per_iteration // self.updates_per_iteration
 
 
-class GuidanceConfig(Section):
-    """`guidance`: the teacher's term of the loss, w_t * -log pi(teacher's token)."""
+class TeacherTermConfig(Section):
+    """What a teacher's term has in every algorithm: a weight over time, and a rule for tokens that the policy lacks."""
 
     weight: NonNegativeFloat = Field(default=2e-3, description="w at the first iteration.")
     decay: NonNegativeFloat = Field(default=0.0, description="Linear schedule: what w loses at each iteration.")
@@ -67,10 +86,6 @@ class GuidanceConfig(Section):
     )
     schedule: Literal["linear", "constant", "cosine"] = Field(
         default="linear", description="linear: minus decay each iteration; cosine: to 0 over num_iterations."
-    )
-    label: Literal["argmax"] = Field(default="argmax", description="Which teacher token is the target.")
-    normalization: Literal["token", "sequence"] = Field(
-        default="token", description="token: all guided tokens weigh the same; sequence: all responses do (Eq. 3)."
     )
     unmapped: Literal["mask", "first_piece"] = Field(
         default="mask", description="A teacher token that the policy lacks: no guidance there, or its first piece."
@@ -88,12 +103,53 @@ class GuidanceConfig(Section):
         return LinearDecay(self.weight, self.decay, self.minimum)
 
 
-class SFTDataConfig(Section):
-    """`data`: prompts with responses, jsonl or parquet."""
+class GuidanceConfig(TeacherTermConfig):
+    """`guidance`: the teacher's term of the loss, w_t * -log pi(teacher's token)."""
+
+    label: Literal["argmax", "sample", "topk"] = Field(
+        default="argmax",
+        description="What is learned: the teacher's likeliest token, one drawn from it, or its top_k distribution.",
+    )
+    top_k: Annotated[int, Field(ge=2, le=128)] = Field(
+        default=20, description="Label topk: how many of the teacher's tokens; one alone is label argmax."
+    )
+    normalization: Literal["token", "sequence"] = Field(
+        default="token", description="token: all guided tokens weigh the same; sequence: all responses do (Eq. 3)."
+    )
+
+
+class ReferenceConfig(Section):
+    """`reference`: the frozen model of a KL term, one more scorer. Started where `training.kl_weight` is above 0.
+
+    Tokenizer, dtype, hf_overrides and trust_remote_code are the policy's.
+    """
+
+    path: str | None = Field(default=None, description="Folder or id; null: the weights that the policy starts from.")
+    backend: Literal["vllm", "transformers"] = Field(default="vllm", description="What computes its log-probs.")
+    num_replicas: Positive = Field(default=1, description="Reference actors; work goes to the least loaded.")
+    tensor_parallel_size: Positive = Field(default=1, description="GPUs that one replica is split over.")
+    num_cpus_per_replica: NonNegativeFloat = Field(default=1.0, description="CPUs reserved in Ray for one replica.")
+    num_gpus_per_replica: NonNegativeFloat | None = Field(
+        default=None, description="GPUs of one replica; null: tensor_parallel_size where the cluster has GPUs, else 0."
+    )
+    kv_cache_memory: Bytes = Field(default=GIB, description="vllm: KV cache of one replica: bytes, or text as 40GiB.")
+    max_num_seqs: Positive = Field(default=256, description="Sequences that one replica scores at a time.")
+    token_budget: Positive = Field(
+        default=16384, description="transformers: most tokens of one forward pass; a longer sequence goes alone."
+    )
+
+
+class TraceFileConfig(Section):
+    """A file of prompts with responses, jsonl or parquet, as `tgpo-ray traces` writes it."""
 
     path: str = Field(default="", description="jsonl or parquet file of prompts and responses.")
     prompt_column: str = Field(default="prompt", description="Column of the prompt; not trained on.")
     response_column: str = Field(default="response", description="Column of the response; trained on, and its end.")
+
+
+class SFTDataConfig(TraceFileConfig):
+    """`data`: prompts with responses, and how they are walked."""
+
     shuffle: bool = Field(default=True, description="A new seeded order in each epoch.")
     max_tokens: Positive = Field(default=2048, description="Rows of more tokens are left out and counted.")
 
@@ -145,6 +201,7 @@ class FaultToleranceConfig(Section):
     max_verifier_failure_share: Share = Field(
         default=0.05, description="With verifier_failures fail: the run fails above this share of an iteration."
     )
+    preflight: bool = Field(default=True, description="Check the actors against each other before the first iteration.")
     sample_timeout_s: PositiveFloat = Field(default=600.0, description="Seconds in which a group must arrive.")
     start_timeout_s: PositiveFloat = Field(default=600.0, description="Seconds in which actors must be ready.")
 

@@ -36,10 +36,26 @@ class TeacherConfig(Section):
     model_config = ConfigDict(json_schema_extra={"required": ["path"]})
 
     path: str = Field(default="", description="Folder or Hugging Face id of the teacher.")
+    backend: Literal["vllm", "transformers", "remote"] = Field(
+        default="vllm", description="vllm or transformers in the actor, or remote: a server elsewhere."
+    )
+    url: str | None = Field(default=None, description="remote: the server's address, as http://host:8000.")
+    served_model: str | None = Field(
+        default=None, description="remote: the model's name there; null: the only one, else `path`."
+    )
+    api_key_env: str | None = Field(default=None, description="remote: environment variable with the server's key.")
     num_replicas: Positive = Field(default=1, description="Teacher actors; work goes to the least loaded.")
     tensor_parallel_size: Positive = Field(default=1, description="GPUs that one replica is split over.")
     prompt: Literal["policy", "own_template"] = Field(
         default="policy", description="policy: the teacher reads the policy's prompt; own_template: its chat template."
+    )
+    vocabulary: Literal["auto", "map", "text"] = Field(
+        default="auto",
+        description="map: ids by token string; text: by the text that both tokenizers cut at the same place; auto: "
+        "text where they share less than nine tenths of their tokens.",
+    )
+    map_end_of_sequence: bool = Field(
+        default=True, description="Where the teacher would end, the policy is taught its own end of sequence."
     )
     dtype: Dtype = Field(default="auto", description="auto: float32 on a CPU, bfloat16 on a GPU.")
     hf_overrides: dict[str, Any] = Field(
@@ -50,8 +66,16 @@ class TeacherConfig(Section):
     num_gpus_per_replica: NonNegativeFloat | None = Field(
         default=None, description="GPUs of one replica; null: tensor_parallel_size where the cluster has GPUs, else 0."
     )
-    kv_cache_memory: Bytes = Field(default=GIB, description="KV cache of one replica: bytes, or text as 40GiB.")
-    max_num_seqs: Positive = Field(default=256, description="Sequences that one replica scores at a time.")
+    kv_cache_memory: Bytes = Field(default=GIB, description="vllm: KV cache of one replica: bytes, or text as 40GiB.")
+    max_num_seqs: Positive = Field(
+        default=256, description="Sequences that one replica scores at a time; remote: requests in flight."
+    )
+    token_budget: Positive = Field(
+        default=16384, description="transformers: most tokens of one forward pass; a longer sequence goes alone."
+    )
+    cache_memory: Bytes | None = Field(
+        default=64 * 2**20, description="Scores that one replica remembers, for equal ids, as 64MiB; null: none."
+    )
 
 
 class TeachersConfig(RootModel[dict[str, TeacherConfig]]):

@@ -75,6 +75,20 @@ class LossOutput(NamedTuple):
     rows: TokenRows  # what the loss saw: the caller's rows, or those that `prepare` returned
 
 
+@dataclass(frozen=True)
+class Divergence:
+    """What a loss over whole distributions asks for beside its token loss; see `fused_divergence`.
+
+    Rows are those that the policy wrote and whose `<scorer>.hidden` is there; that field must be among the loss's own.
+    """
+
+    beta: float
+    weight: float
+    teacher: str  # folder or id of the model whose head turns the hidden states into logits
+    num_shared: int  # ids 0 .. num_shared - 1 mean the same to both models; the others are left out
+    scorer: str = "teacher"
+
+
 class TokenLoss:
     """Base of the losses. A subclass is a small frozen dataclass of plain numbers, so it travels between processes.
 
@@ -86,12 +100,29 @@ class TokenLoss:
     """Guidance fields that become target columns 1, 2, ...: "scorer.field", e.g. "teacher.teacher_ids"."""
 
     fields: ClassVar[tuple[str, ...]] = ()
-    """Guidance fields that go into `rows.extra` under the same name."""
+    """Guidance fields that go into `rows.extra` under the same name, not a number where the scorer failed.
+
+    `episode.field` is an attribute of the episode itself, e.g. "episode.origin"."""
 
     needs_sequence: ClassVar[bool] = False
 
     trained_origins: ClassVar[tuple[int, ...]] = (1,)
     """Whose tokens `target_mask` keeps: 1 the policy's, 2 the teacher's (traces, prefixes); see episode.py."""
+
+    @property
+    def row_fields(self) -> tuple[str, ...]:
+        """`fields`, and what options of this loss add to them."""
+        return self.fields
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """A term over whole distributions, added row by row; its values are `rows.extra["divergence"]` in `metrics`."""
+        return None
+
+    @property
+    def corrects_sampler(self) -> bool:
+        """Whether the log-probs that the sampler reported are used to correct for it, and are not `old_logprobs`."""
+        return False
 
     @property
     def needs_entropy(self) -> bool:

@@ -16,6 +16,7 @@ METRICS: dict[str, MetricInfo] = {
     "iteration": MetricInfo("iterations", "updates of the policy's sampling weights so far; 0 is the base policy"),
     "reward": MetricInfo("reward", "mean reward of the iteration's episodes"),
     "zero_advantage_groups": MetricInfo("share", "groups whose rewards are all equal: no advantage, guidance only"),
+    "sampling/refused_groups": MetricInfo("share", "sampled groups that dynamic sampling replaced by others"),
     "weights_version": MetricInfo("versions", "version of the learners' weights when the episodes were taken in"),
     "weights_version_lag": MetricInfo("versions", "mean of that version minus the version that wrote the episode"),
     "episode/response_length": MetricInfo("tokens", "mean length of a response, all turns"),
@@ -44,6 +45,27 @@ METRICS: dict[str, MetricInfo] = {
     "guidance/coverage": MetricInfo("share", "response tokens that carry guidance"),
     "guidance/unmapped": MetricInfo("share", "teacher tokens that the policy's vocabulary lacks"),
     "guidance/unguided_episodes": MetricInfo("share", "episodes left without guidance (timeout, failure)"),
+    "guidance/unguided_groups": MetricInfo("share", "groups that a scorer (teacher, reference) gave up on"),
+    "guidance/retries": MetricInfo("requests", "sent to a scorer once more: it died, hung, raised or was refused"),
+    "guidance/rejected_answers": MetricInfo("answers", "refused: rows, ids or log-probs that cannot be"),
+    "guidance/teacher_restarts": MetricInfo("restarts", "of scorers' replicas"),
+    "guidance/cache_hits": MetricInfo("share", "sequences that a scorer had scored before"),
+    "guidance/out_of_vocabulary": MetricInfo(
+        "share", "response tokens for which the teacher's is not in the vocabulary"
+    ),
+    "guidance/zero_advantage_taught": MetricInfo("share", "episodes of equal rewards that guidance still teaches"),
+    "guidance/gradient_ratio": MetricInfo("", "estimate of the norm of guidance's gradient over the policy loss's"),
+    "guidance/log_ratio": MetricInfo("nats", "mean of log pi_old - log pi_T over the policy's tokens that were scored"),
+    "guidance/scored": MetricInfo("share", "the policy's tokens whose probability the teacher gave, ends left out"),
+    "guidance/trusted": MetricInfo("share", "scored tokens that passed TrOPD's gate"),
+    "guidance/outlier_kl": MetricInfo("nats", "forward KL on the teacher's best tokens where the gate was shut"),
+    "guidance/prefix_nll": MetricInfo("nats", "-log pi of the tokens of teacher-written prefixes"),
+    "guidance/divergence": MetricInfo("nats", "divergence of whole distributions, policy and teacher"),
+    "guidance/traced_groups": MetricInfo("share", "groups whose prompt had a teacher's trace"),
+    "loss/trace_nll": MetricInfo("nats/token", "-log pi of the tokens of teacher's traces"),
+    "process_reward/loss": MetricInfo("nats", "cross-entropy of the process-reward model with the verdicts"),
+    "process_reward/accuracy": MetricInfo("share", "responses whose verdict the process-reward model has right"),
+    "process_reward/grad_norm": MetricInfo("", "norm of the process-reward model's gradient before clipping"),
     "optimizer/grad_norm": MetricInfo("", "norm of the gradient before clipping"),
     "optimizer/lr": MetricInfo("", "learning rate of the update"),
     "time/sample_s": MetricInfo("s", "waiting for episodes, their rewards and the updates streamed meanwhile"),
@@ -66,3 +88,6 @@ METRICS: dict[str, MetricInfo] = {
 }
 """Every name that the package writes. An evaluation set of its own name adds `evaluation/<set>/accuracy` and so on;
 `pass@k` appears as `evaluation/pass_at_<k>`. Algorithms may add names under `loss/`, `policy/` and `guidance/`."""
+
+for _stretch in ("0-63", "64-255", "256-1023", "1024-4095", "4096+"):
+    METRICS[f"guidance/agreement/{_stretch}"] = MetricInfo("share", f"the same, response tokens {_stretch} alone")

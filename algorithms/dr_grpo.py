@@ -1,0 +1,57 @@
+"""Dr. GRPO as Oat-Zero runs it: no division by the group's deviation, none by a response's length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from tgpo_ray.config import AlgorithmConfig
+from tgpo_ray.config.values import NonNegativeFloat, Positive
+
+from .advantages import mean_centered
+from .grpo import GRPO
+from .grpo_config import GRPOTrainingConfig
+
+if TYPE_CHECKING:
+    from tgpo_ray.episode import SampledGroup
+
+
+class DrGRPOTrainingConfig(GRPOTrainingConfig):
+    """`training`. Defaults of Oat-Zero's script: 128 x 8 responses and 8 updates of 128 of them, no entropy bonus."""
+
+    updates_per_iteration: Positive = Field(default=8, description="Optimizer steps that share an iteration's groups.")
+    loss_aggregation: Literal["token", "sequence", "constant"] = Field(
+        default="constant", description="constant: each response's sum over max_response_tokens, then the mean of them."
+    )
+    entropy_weight: NonNegativeFloat = Field(default=0.0, description="Weight of the entropy bonus.")
+    zero_truncated: bool = Field(default=True, description="A response cut by the token limit has reward 0.")
+
+
+class DrGRPOConfig(AlgorithmConfig):
+    """Configuration of Dr. GRPO."""
+
+    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.dr_grpo:DrGRPO"
+
+    algorithm: str = Field(default="DrGRPO", description="DrGRPO, or an import path as my_pkg.mod:MyConfig.")
+    training: DrGRPOTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=DrGRPOTrainingConfig, description="Batch shape, optimizer, policy loss."
+    )
+
+
+class DrGRPO(GRPO):
+    """GRPO without its two biases (Liu et al. 2025, 2503.20783).
+
+        A_i = R_i - mean_G R
+        L   = 1/B sum_i 1/L_max sum_t m_it max(-A_i r_it, -A_i clip(r_it, 0.8, 1.2)),   L_max = max_response_tokens
+
+    B counts the responses of an update. L_max is a constant: dividing by the padded length instead, as some trainers
+    do, makes the step depend on the longest response of the batch. Truncated responses have reward 0.
+    """
+
+    config_class = DrGRPOConfig
+
+    def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
+        return [mean_centered(self.rewards(group)) for group in groups]

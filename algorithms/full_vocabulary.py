@@ -1,0 +1,80 @@
+"""What GKD and MiniLLM share: the teacher's hidden states, and a divergence of whole distributions as the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from tgpo_ray.building import local_model
+from tgpo_ray.kernels import Divergence, TokenLoss, TokenRows
+from tgpo_ray.shared_vocabulary import num_shared_ids
+
+from .tgpo import TGPO
+from .token_losses import Metrics, masked_sum
+
+if TYPE_CHECKING:
+    from tgpo_ray.teacher_group import TeacherGroup
+
+HIDDEN = "teacher.hidden"
+
+
+@dataclass(frozen=True)
+class DivergenceLoss(TokenLoss):
+    """The generalised Jensen-Shannon divergence from the teacher at each of the policy's tokens, and nothing else."""
+
+    against: Divergence | None = None
+
+    fields: ClassVar[tuple[str, ...]] = (HIDDEN,)
+
+    @property
+    def divergence(self) -> Divergence | None:
+        return self.against
+
+    def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
+        return torch.zeros_like(rows.mask)
+
+    def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
+        return divergence_metrics(rows)
+
+
+def divergence_metrics(rows: TokenRows) -> Metrics:
+    """The mean divergence over the tokens that the teacher answered, and their share."""
+    hidden = rows.extra[HIDDEN]
+    answered = torch.isfinite(hidden.reshape(len(rows), -1)).all(-1).to(rows.mask.dtype) * rows.mask
+    return {
+        "guidance/divergence": masked_sum(rows.extra["divergence"].to(rows.mask.dtype), answered),
+        "guidance/scored": (answered.sum(), rows.mask.sum()),
+    }
+
+
+class FullVocabularyAlgorithm(TGPO):
+    """Compares whole next-token distributions: the teacher sends final hidden states, the learners hold its head.
+
+    One teacher, of the policy's vocabulary: its ids from 0 on must mean the same (Qwen2.5 and Qwen3 share theirs up to
+    the added tokens, which are left out). Hidden states are 4 D bytes a token: 16 KiB at D = 4096, where the argmax of
+    TGPO is 4 bytes.
+    """
+
+    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        from transformers import AutoTokenizer
+
+        teacher = self.config.teachers["default"]
+        paths = [
+            local_model(model.tokenizer or model.path) for model in (self.config.model, teacher)
+        ]  # fmt: skip
+        policy_tokenizer, teacher_tokenizer = (AutoTokenizer.from_pretrained(path) for path in paths)
+        self.num_shared = num_shared_ids(policy_tokenizer.get_vocab(), teacher_tokenizer.get_vocab())
+        super().build_scorers(teachers)
+
+    @property
+    def loss_needs_batch(self) -> bool:
+        return False
+
+    def against(self, beta: float, weight: float) -> Divergence:
+        """The divergence from the teacher, for a loss."""
+        teacher = self.config.teachers["default"]
+        return Divergence(beta, weight, local_model(teacher.path), self.num_shared)

@@ -1,0 +1,107 @@
+"""KDRL: GRPO and knowledge distillation on the policy's own tokens, jointly."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from tgpo_ray.config import AlgorithmConfig, TeachersConfig
+from tgpo_ray.config.values import NonNegativeFloat
+
+from .rkl import RatioAlgorithm, RatioConfig, RatioTrainingConfig
+from .teacher_ratio import KDRLLoss, TeacherRatioLoss
+
+if TYPE_CHECKING:
+    from tgpo_ray.episode import SampledGroup
+    from tgpo_ray.kernels import TokenLoss
+
+
+class KDRLTermConfig(RatioConfig):
+    """`guidance` of KDRL. Annealed in the source: weight 5e-3, decay 5e-5, minimum 1e-3."""
+
+    weight: NonNegativeFloat = Field(default=2e-3, description="beta at the first iteration.")
+    style: Literal["loss", "advantage"] = Field(
+        default="loss", description="loss: a KL estimate beside the policy loss; advantage: the log-ratio added to A."
+    )
+    kl_estimator: Literal["k2", "k3"] = Field(
+        default="k2", description="Style loss: k2 has the gradient of the reverse KL, k3 that of the forward KL."
+    )
+    only: Literal["all", "incorrect_responses", "incorrect_groups"] = Field(
+        default="all", description="Which responses are distilled: all, those that are wrong, or groups wholly wrong."
+    )
+    denominator: Literal["all", "kept"] = Field(
+        default="all", description="The distillation term is a mean over all tokens, or over those of `only`."
+    )
+
+
+class KDRLConfig(AlgorithmConfig):
+    """Configuration of KDRL."""
+
+    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.kdrl:KDRL"
+    needs_teacher: ClassVar[bool] = True
+
+    algorithm: str = Field(default="KDRL", description="KDRL, or an import path as my_pkg.mod:MyConfig.")
+    teachers: TeachersConfig = Field(
+        default_factory=TeachersConfig, description="Teacher pools by name; `teacher` is a map of one."
+    )
+    training: RatioTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=RatioTrainingConfig, description="Batch shape, optimizer, policy loss."
+    )
+    guidance: KDRLTermConfig = Field(default_factory=KDRLTermConfig, description="The distillation term.")
+
+
+class KDRL(RatioAlgorithm):
+    """Knowledge distillation and reinforcement learning in one loss: L = L_GRPO + beta_t mean_t KL estimate.
+
+    KDRL (2506.02208). Where it is silent we chose: the term is divided by all tokens of the batch unless
+    `guidance.denominator: kept`, and end-of-sequence tokens are masked. Groups that `only` leaves out are not sent to
+    the teacher. The KDRL row of Teacher-Guided Policy Optimization comes from code with another sign or estimator.
+    """
+
+    config_class = KDRLConfig
+
+    def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
+        left_out: list[SampledGroup] = []
+
+        def distilled() -> Iterator[SampledGroup]:
+            for group in groups:
+                if self.kept_tokens([group]):
+                    yield group
+                else:
+                    left_out.append(group)
+
+        yield from super().annotate(distilled())
+        yield from left_out
+
+    def kept_tokens(self, groups: Sequence[SampledGroup]) -> int:
+        """The policy's tokens in the responses that are distilled."""
+        only = self.config.guidance.only
+        kept = 0
+        for group in groups:
+            solved = any(info.outcome == "correct" for info in group.infos)
+            for info in group.infos:
+                left_out = {
+                    "all": False,
+                    "incorrect_responses": info.outcome == "correct",
+                    "incorrect_groups": solved,
+                }
+                kept += 0 if left_out[only] else info.num_policy_tokens
+        return kept
+
+    @property
+    def loss_needs_batch(self) -> bool:
+        return self.config.guidance.denominator == "kept"
+
+    def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
+        guidance, weight = self.config.guidance, self.guidance_weight
+        if guidance.denominator == "kept":
+            weight *= self.denominator(groups) / max(1, self.kept_tokens(groups))
+        options: dict[str, Any] = self.policy_loss_options() | {
+            "eos_ids": self.eos_ids,
+            "only_incorrect": guidance.only == "incorrect_responses",
+        }
+        if guidance.style == "advantage":
+            return TeacherRatioLoss(**options, reward_weight=1.0, ratio_weight=weight)
+        return KDRLLoss(**options, distillation_weight=weight, distillation_estimator=guidance.kl_estimator)

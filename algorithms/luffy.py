@@ -1,0 +1,142 @@
+"""LUFFY: one verified teacher trace in each group, its unlikely tokens weighed up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from tgpo_ray.config import AlgorithmConfig, TraceFileConfig
+from tgpo_ray.kernels import TokenRows
+
+from .advantages import mean_centered
+from .clipping import NO_CLIP
+from .grpo import GRPO
+from .grpo_config import GRPOTrainingConfig
+from .token_losses import PolicyLoss, masked_sum
+
+if TYPE_CHECKING:
+    from tgpo_ray.algorithm import Metrics
+    from tgpo_ray.episode import SampledGroup
+    from tgpo_ray.kernels import TokenLoss
+    from tgpo_ray.teacher_group import TeacherGroup
+
+    from .token_losses import Metrics as LossMetrics
+
+
+class LUFFYTrainingConfig(GRPOTrainingConfig):
+    """`training` of LUFFY; the authors removed the clip and the division by length."""
+
+    ratio_clip: bool = Field(default=False, description="Apply clip_low and clip_high.")
+    loss_aggregation: Literal["token", "sequence", "constant"] = Field(
+        default="constant", description="constant: each response's sum over max_response_tokens, then the mean."
+    )
+    trace_loss: Literal["shaped", "nll"] = Field(
+        default="shaped",
+        description="shaped: f(p) times the advantage; nll: supervised, whatever the advantage (RL + SFT).",
+    )
+    trace_weight: float = Field(default=1.0, ge=0, description="Weight of the trace's part of the loss.")
+    shaping_gamma: float = Field(default=0.1, gt=0, description="gamma of f(x) = x / (x + gamma).")
+
+
+class LUFFYConfig(AlgorithmConfig):
+    """Configuration of LUFFY. `training.group_size` counts the trace: 8 are 7 rollouts and one trace."""
+
+    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.luffy:LUFFY"
+
+    algorithm: str = Field(default="LUFFY", description="LUFFY, or an import path as my_pkg.mod:MyConfig.")
+    training: LUFFYTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=LUFFYTrainingConfig, description="Batch shape, optimizer, policy loss."
+    )
+    traces: TraceFileConfig = Field(
+        default_factory=TraceFileConfig, description="Verified responses of a teacher: `tgpo-ray traces` writes them."
+    )
+
+
+@dataclass(frozen=True)
+class LUFFYLoss(PolicyLoss):
+    """The policy loss on rollouts; on trace tokens the policy's own probability, shaped, in place of the ratio.
+
+        L_t = -A_i f(pi(y_t)),   f(x) = x / (x + gamma)          trace_loss "shaped"
+        L_t = -log pi(y_t)                                       trace_loss "nll"
+
+    LUFFY (2504.14945), Eq. 6 and 7: the teacher's own probabilities are taken as 1, so none are needed. The gradient's
+    weight gamma p / (p + gamma)^2 is largest at p = gamma: unlikely tokens count more than under f(x) = x.
+    """
+
+    trace_loss: Literal["shaped", "nll"] = "shaped"
+    trace_weight: float = 1.0
+    shaping_gamma: float = 0.1
+
+    fields: ClassVar[tuple[str, ...]] = ("episode.origin",)
+    trained_origins: ClassVar[tuple[int, ...]] = (1, 2)
+
+    def policy_term(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
+        if self.trace_loss == "nll":
+            traced = -logprobs
+        else:
+            probability = logprobs.exp()
+            traced = -rows.advantages * probability / (probability + self.shaping_gamma)
+        written_by_teacher = rows.extra["episode.origin"] == 2
+        return torch.where(written_by_teacher, self.trace_weight * traced, super().policy_term(logprobs, rows))
+
+    def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> LossMetrics:
+        traced = rows.mask * (rows.extra["episode.origin"] == 2)
+        on_policy = rows.replace(target_mask=rows.target_mask * (rows.extra["episode.origin"] == 1)[:, None])
+        return super().metrics(logprobs, entropy, on_policy) | {
+            "loss/trace_nll": masked_sum(-logprobs[:, 0], traced),
+            "guidance/coverage": (traced.sum(), rows.mask.sum()),
+        }
+
+
+class LUFFY(GRPO):
+    """Mixed-policy optimization with policy shaping.
+
+        A_i = R_i - mean over the G - 1 rollouts and the trace;   L = 1/(B L_max) sum_it m_it L_t - entropy_weight H
+
+    LUFFY (2504.14945). Where we differ from its code: its sum over L_max is not divided by the number of responses, so
+    that the scale follows the micro-batch; ours is. Rewards in the metrics are of the rollouts alone: with the
+    always-right trace they would look better than the policy is. A problem without a trace trains on its rollouts.
+    """
+
+    config_class = LUFFYConfig
+
+    def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
+        from tgpo_ray.trace_book import TraceShelf
+
+        config.check()
+        self.traces = TraceShelf(config)  # before any actor starts
+        super().__init__(config, **kwargs)
+
+    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        super().build_scorers(teachers)
+        self._own(self.traces.start())
+
+    @property
+    def rollouts_per_group(self) -> int:
+        return self.config.training.group_size - 1
+
+    def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
+        return super().annotate(self.traces.joined(group) for group in groups)
+
+    def check_metrics(self, metrics: Metrics) -> Metrics:
+        """Add `guidance/traced_groups`, the share of the groups whose prompt had a trace."""
+        return super().check_metrics(metrics) | {"guidance/traced_groups": self.traces.reset_counts()}
+
+    def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
+        return [mean_centered(self.rewards(group)) for group in groups]
+
+    def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
+        training = self.config.training
+        clip: dict[str, Any] = {} if training.ratio_clip else NO_CLIP
+        return LUFFYLoss(
+            **self.policy_loss_options() | clip,
+            trace_loss=training.trace_loss,
+            trace_weight=training.trace_weight,
+            shaping_gamma=training.shaping_gamma,
+        )

@@ -1,0 +1,150 @@
+"""MiniLLM: the sequence-level reverse KL, split into one step and what follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor
+
+from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TeacherTermConfig
+from tgpo_ray.config.run_sections import OldLogprobs
+from tgpo_ray.config.values import NonNegativeFloat, PositiveFloat, Share
+from tgpo_ray.kernels import Divergence, TokenRows
+from tgpo_ray.token_values import GroupTokens, with_values
+
+from .full_vocabulary import HIDDEN, FullVocabularyAlgorithm, divergence_metrics
+from .process_advantages import whitened
+from .rkl import RatioTrainingConfig
+from .teacher_ratio import UNREADABLE_LOGPROB
+from .token_advantages import SCORER, TokenAdvantageLoss
+from .token_losses import Metrics
+
+if TYPE_CHECKING:
+    from tgpo_ray.episode import SampledGroup
+    from tgpo_ray.kernels import TokenLoss
+
+
+class MiniLLMTrainingConfig(RatioTrainingConfig):
+    """`training` of MiniLLM. The sampler's log-probs are part of the reward."""
+
+    entropy_weight: NonNegativeFloat = Field(default=0.0, description="Weight of the entropy bonus.")
+    old_logprobs: OldLogprobs | None = Field(default="sampler", description="Source of pi_old, and of the reward.")
+
+
+class LongTermConfig(TeacherTermConfig):
+    """`guidance` of MiniLLM."""
+
+    weight: NonNegativeFloat = Field(default=1.0, description="What the long-term part is multiplied by.")
+    single_step_weight: NonNegativeFloat = Field(default=1.0, description="Weight of the reverse KL of each position.")
+    discount: Share = Field(default=1.0, description="gamma of the returns.")
+    reward_clip: PositiveFloat = Field(default=100.0, description="A token's log-ratio is cut to +- this.")
+    length_normalization: bool = Field(default=True, description="Divide each return by the tokens that it sums.")
+
+
+class MiniLLMConfig(AlgorithmConfig):
+    """Configuration of MiniLLM."""
+
+    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.minillm:MiniLLM"
+    needs_teacher: ClassVar[bool] = True
+
+    algorithm: str = Field(default="MiniLLM", description="MiniLLM, or an import path as my_pkg.mod:MyConfig.")
+    teachers: TeachersConfig = Field(
+        default_factory=TeachersConfig, description="The teacher, called default; `teacher` is a map of one."
+    )
+    training: MiniLLMTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=MiniLLMTrainingConfig, description="Batch shape, optimizer, clip."
+    )
+    guidance: LongTermConfig = Field(default_factory=LongTermConfig, description="The two parts of the reverse KL.")
+
+
+@dataclass(frozen=True)
+class MiniLLMLoss(TokenAdvantageLoss):
+    """PPO's clip on the long-term advantages, and the whole reverse KL of each position."""
+
+    against: Divergence | None = None
+
+    fields: ClassVar[tuple[str, ...]] = (*TokenAdvantageLoss.fields, HIDDEN)
+
+    @property
+    def divergence(self) -> Divergence | None:
+        return self.against
+
+    def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
+        return super().metrics(logprobs, entropy, rows) | divergence_metrics(rows)
+
+
+class MiniLLM(FullVocabularyAlgorithm):
+    """Reverse KL by policy gradient: long-term returns of the log-ratio, and the exact gradient of the single step.
+
+        r_t = log q(y_t) - log p_old(y_t);   R_t = sum_{s > t} gamma^(s - t - 1) r_s / (T - t - 1);   A = whiten(R)
+        L = 1/Z sum_it m_it [ clipped(ratio, A_t) + single_step_weight KL(p_t || q_t) ]
+
+    Gu et al. 2024 (2306.08543), Eq. 3 to 6. Where we differ: no sampling from a mixture with the teacher (two engines
+    cannot mix their distributions at each decoded token), no pre-training loss, whitening over the tokens alone (the
+    authors' includes the padding), and R_t starts after t, the single step being exact.
+    """
+
+    config_class = MiniLLMConfig
+
+    def wanted(self) -> set[str]:
+        return {"hidden", "logprob"}
+
+    def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
+        guidance = self.config.guidance
+        batch = sorted(super().annotate(groups), key=lambda group: group.ordinal)
+        compute = partial(
+            long_term_advantages,
+            weight=self.guidance_weight,
+            discount=guidance.discount,
+            reward_clip=guidance.reward_clip,
+            length_normalization=guidance.length_normalization,
+        )
+        yield from with_values(batch, compute, SCORER)
+
+    def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
+        options: dict[str, Any] = self.policy_loss_options()
+        return MiniLLMLoss(**options, against=self.against(1.0, self.config.guidance.single_step_weight))
+
+
+def long_term_advantages(
+    groups: Sequence[GroupTokens], *, weight: float, discount: float, reward_clip: float, length_normalization: bool
+) -> list[list[np.ndarray]]:
+    """(T,) for each episode, whitened over the batch's tokens; 0 where the policy did not write or nobody scored."""
+    masks = [[episode.origin == 1 for episode in group.episodes] for group in groups]
+    returns = [
+        [
+            future_returns(log_ratio(group, i, reward_clip)[mask], discount, length_normalization=length_normalization)
+            for i, mask in enumerate(group_masks)
+        ]
+        for group, group_masks in zip(groups, masks, strict=True)
+    ]
+    answers = []
+    for group_masks, group_values in zip(masks, whitened(returns), strict=True):
+        rows = [np.zeros(len(mask), np.float32) for mask in group_masks]
+        for row, mask, values in zip(rows, group_masks, group_values, strict=True):
+            row[mask] = weight * values
+        answers.append(rows)
+    return answers
+
+
+def log_ratio(group: GroupTokens, place: int, clip: float) -> np.ndarray:
+    """log q(y_t) - log p_old(y_t) (T,), cut to +- clip; 0 where the teacher gave no probability."""
+    episode, teacher = group.episodes[place], group.guidance[place].get("teacher")
+    if teacher is None or teacher.teacher_logprobs is None or episode.old_logprobs is None:
+        return np.zeros(len(episode.response_ids))
+    known = teacher.teacher_logprobs != UNREADABLE_LOGPROB
+    return np.where(known, np.clip(teacher.teacher_logprobs - episode.old_logprobs, -clip, clip), 0.0)
+
+
+def future_returns(rewards: np.ndarray, discount: float, *, length_normalization: bool) -> np.ndarray:
+    """sum_{s > t} discount^(s - t - 1) r_s (T,), over the number of its terms where asked; the last has none."""
+    returns = np.zeros(len(rewards))
+    for t in range(len(rewards) - 2, -1, -1):
+        returns[t] = rewards[t + 1] + discount * returns[t + 1]
+    terms = np.maximum(1, np.arange(len(rewards))[::-1])
+    return returns / terms if length_normalization else returns

@@ -1,0 +1,65 @@
+"""OPDistill: on-policy distillation as Thinking Machines describe it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from tgpo_ray.config.run_sections import OldLogprobs
+from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat
+
+from .clipping import NO_CLIP
+from .rkl import RKL, RatioTrainingConfig, RKLConfig
+
+if TYPE_CHECKING:
+    from tgpo_ray.episode import SampledGroup
+
+
+class OPDistillTrainingConfig(RatioTrainingConfig):
+    """`training` of OPDistill. Defaults: one update of groups of 4, the rate of full fine-tuning, no entropy bonus."""
+
+    groups_per_iteration: Positive = Field(default=512, description="Problems sampled in an iteration.")
+    group_size: Positive = Field(default=4, description="Episodes of one problem.")
+    updates_per_iteration: Positive = Field(default=1, description="Optimizer steps that share an iteration's groups.")
+    lr: PositiveFloat = Field(default=5e-5, description="Learning rate of AdamW.")
+    entropy_weight: NonNegativeFloat = Field(default=0.0, description="Weight of the entropy bonus.")
+    old_logprobs: OldLogprobs | None = Field(
+        default="sampler", description="Source of pi_old, both in the log-ratio and under the importance ratio."
+    )
+    token_sum: bool = Field(
+        default=False,
+        description="Do not divide the loss by the number of tokens, as the source does; Adam does not feel the scale, "
+        "grad_clip does.",
+    )
+
+
+class OPDistillConfig(RKLConfig):
+    """Configuration of OPDistill."""
+
+    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.op_distill:OPDistill"
+
+    algorithm: str = Field(default="OPDistill", description="OPDistill, or an import path as my_pkg.mod:MyConfig.")
+    training: OPDistillTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=OPDistillTrainingConfig, description="Batch shape, optimizer."
+    )
+
+
+class OPDistill(RKL):
+    """On-policy distillation: the teacher's log-ratio as advantage, importance-weighted, no clip and no task reward.
+
+        A_t = -c (log pi_sampler(y_t) - log pi_T(y_t));   L = -sum_t pi(y_t) / pi_sampler(y_t) A_t
+
+    Thinking Machines, "On-Policy Distillation" (2025), and its tinker-cookbook. The sampler's own log-probabilities are
+    both the KL's and the ratio's denominator. Where we differ: the token sum is divided by the number of tokens unless
+    `training.token_sum`, and end-of-sequence tokens are masked unless `guidance.mask_teacher_at_eos: false`.
+    """
+
+    config_class = OPDistillConfig
+
+    def policy_loss_options(self) -> dict[str, Any]:
+        return super().policy_loss_options() | NO_CLIP
+
+    def denominator(self, groups: Sequence[SampledGroup]) -> float:
+        return 1.0 if self.config.training.token_sum else super().denominator(groups)

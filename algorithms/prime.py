@@ -1,0 +1,177 @@
+"""PRIME: a process-reward model, learned online from outcomes alone, gives every token its credit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from tgpo_ray.config import AlgorithmConfig, Section
+from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat, Share
+from tgpo_ray.token_values import GroupTokens, with_values
+
+from .grpo import GRPO
+from .grpo_config import GRPOTrainingConfig
+from .process_advantages import prime_advantages
+from .process_reward import ProcessRewardLoss
+from .token_advantages import SCORER, TokenAdvantageLoss
+
+if TYPE_CHECKING:
+    from tgpo_ray.algorithm import Metrics
+    from tgpo_ray.episode import SampledGroup
+    from tgpo_ray.kernels import TokenLoss
+    from tgpo_ray.teacher_group import TeacherGroup
+
+
+class PRIMETrainingConfig(GRPOTrainingConfig):
+    """`training` of PRIME: the authors' 256 problems of 4, filtered by accuracy."""
+
+    groups_per_iteration: Positive = Field(default=256, description="Problems sampled in an iteration.")
+    group_size: Positive = Field(default=4, description="Episodes of one problem.")
+    updates_per_iteration: Positive = Field(default=4, description="Optimizer steps that share an iteration's groups.")
+    lr: PositiveFloat = Field(default=5e-7, description="Learning rate of AdamW.")
+    entropy_weight: NonNegativeFloat = Field(default=0.0, description="Weight of the entropy bonus.")
+    dynamic_sampling: bool = Field(default=True, description="Keep groups of middling accuracy only.")
+    min_accuracy: Share = Field(default=0.2, description="Groups of a smaller share of right answers are replaced.")
+    max_accuracy: Share = Field(default=0.8, description="Groups of a larger share of right answers are replaced.")
+
+    def problems(self, config: AlgorithmConfig) -> Iterator[str]:
+        yield from super().problems(config)
+        if self.min_accuracy > self.max_accuracy:
+            yield (
+                f"training.min_accuracy: must be <= max_accuracy ({self.max_accuracy:g}), got {self.min_accuracy:g}: "
+                "no group would be kept"
+            )
+
+
+class ProcessRewardConfig(Section):
+    """`process_reward`: the learner group of the process-reward model. Placement and engine are those of `learners`."""
+
+    lr: PositiveFloat = Field(default=1e-6, description="Learning rate of AdamW.")
+    grad_clip: PositiveFloat = Field(default=10.0, description="Largest gradient norm; longer gradients are scaled.")
+    beta: PositiveFloat = Field(default=0.05, description="Scale of the summed log-ratio in the cross-entropy.")
+    scores: Literal["after_update", "before_update"] = Field(
+        default="after_update",
+        description="Whether tokens are scored by the model after or before it learns from them.",
+    )
+
+
+class PRIMEConfig(AlgorithmConfig):
+    """Configuration of PRIME. `reference` is the frozen model of the log-ratio; null: the policy's first weights."""
+
+    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.prime:PRIME"
+    learner_groups: ClassVar[tuple[str, ...]] = ("learner", "process-reward learner")
+
+    algorithm: str = Field(default="PRIME", description="PRIME, or an import path as my_pkg.mod:MyConfig.")
+    training: PRIMETrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=PRIMETrainingConfig, description="Batch shape, optimizer, policy loss."
+    )
+    process_reward: ProcessRewardConfig = Field(
+        default_factory=ProcessRewardConfig, description="The process-reward model, a second learner group."
+    )
+
+    @property
+    def uses_reference(self) -> bool:
+        return True
+
+
+class PRIME(GRPO):
+    """Process reinforcement through implicit rewards.
+
+        r_t = log pi_PRM(y_t) - log pi_ref(y_t);   A = whiten(leave-one-out returns of r and of the outcome)
+
+    PRIME (2502.01456). Each update's groups first teach the process-reward model, by cross-entropy on their verdicts,
+    then are scored by it (`process_reward.scores` turns that round), then train the policy by the clipped token mean.
+    Where we differ from the authors' code: the paper's leave-one-out of process rewards (process_advantages.py), and
+    whitening over an iteration's batch, not over each mini-batch's copy of it.
+    """
+
+    config_class = PRIMEConfig
+    judge_checkpoint: str | None = None
+
+    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        super().build_scorers(teachers)
+        from tgpo_ray.building import build_learners
+
+        section = self.config.process_reward
+        placed = (self.config, self.run_folder, self.session, "process-reward")
+        self.judges = self._own(build_learners(*placed, lr=section.lr, grad_clip=section.grad_clip))
+        self.judge_metrics: Metrics = {}
+
+    def keep(self, group: SampledGroup) -> bool:
+        accuracy = np.mean([info.outcome == "correct" for info in group.infos])
+        return bool(self.config.training.min_accuracy <= accuracy <= self.config.training.max_accuracy)
+
+    def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
+        """The reference's log-probs, then the process-reward model's lesson, then everybody's advantages."""
+        batch = sorted(super().annotate(groups), key=lambda group: group.ordinal)
+        if not batch:
+            return
+        before = self.config.process_reward.scores == "before_update"
+        found = self.judges.logprobs(batch) if before else []
+        self._teach(batch)
+        yield from with_values(batch, advantages, SCORER, found or self.judges.logprobs(batch))
+
+    def _teach(self, batch: list[SampledGroup]) -> None:
+        section = self.config.process_reward
+        updates: list[Metrics] = []
+        for part in self._split(batch):
+            zeros = [np.zeros(len(group.infos)) for group in part]
+            self.judges.accumulate(part, zeros, ProcessRewardLoss(section.beta))
+            updates.append(self.judges.step(float(sum(len(group.infos) for group in part)), section.lr))
+        self.judge_metrics = {
+            f"process_reward/{name.split('/')[-1]}": float(np.mean([update[name] for update in updates]))
+            for name in updates[0]
+        }
+
+    def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
+        return TokenAdvantageLoss(**self.policy_loss_options())
+
+    def check_metrics(self, metrics: Metrics) -> Metrics:
+        """Add what the process-reward model reported."""
+        return super().check_metrics(metrics) | self.judge_metrics
+
+    def save(self, path: str | None = None) -> str:
+        """A checkpoint of both models; the policy's names that of the process-reward model, which stays in the run's
+        folder where `path` is given."""
+        name = f"checkpoint_{self.iteration:06d}_{self.num_recoveries}"
+        if self.judge_checkpoint is None or not self.judge_checkpoint.endswith(name):
+            self.judge_checkpoint = self.judges.save(name, {})
+        return super().save(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"process_reward": self.judge_checkpoint}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.judge_checkpoint = state.get("process_reward")
+        if self.judge_checkpoint is not None:
+            self.judges.load(self.judge_checkpoint)
+
+
+def advantages(groups: Sequence[GroupTokens]) -> list[list[np.ndarray]]:
+    """(T,) for each episode: PRIME's advantages on the policy's tokens, 0 elsewhere."""
+    masks = [[episode.origin == 1 for episode in group.episodes] for group in groups]
+    process = [
+        [ratio(group, i)[mask] for i, mask in enumerate(group_masks)]
+        for group, group_masks in zip(groups, masks, strict=True)
+    ]
+    found = prime_advantages(process, [group.rewards for group in groups])
+    answers = []
+    for group_masks, group_advantages in zip(masks, found, strict=True):
+        rows = [np.zeros(len(mask), np.float32) for mask in group_masks]
+        for row, mask, values in zip(rows, group_masks, group_advantages, strict=True):
+            row[mask] = values
+        answers.append(rows)
+    return answers
+
+
+def ratio(group: GroupTokens, place: int) -> np.ndarray:
+    """r_t (T,) of one episode; 0 where the reference did not answer, so that the outcome alone counts."""
+    reference, judged = group.guidance[place].get("reference"), group.logprobs[place]
+    assert judged is not None, "the process-reward learners skipped an episode"
+    if reference is None or reference.teacher_logprobs is None:
+        return np.zeros(len(judged), np.float32)
+    return judged - reference.teacher_logprobs

@@ -1,0 +1,71 @@
+"""Rewards as an algorithm reads them: by verdict, and with a price on length. Numpy alone, one group at a time.
+
+Shapes: every array is (G,), one entry for each episode of a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tgpo_ray.episode import EpisodeInfo
+
+
+def outcome_rewards(outcomes: Sequence[str], worth: Mapping[str, float]) -> np.ndarray:
+    """(G,) the worth of each verdict; a failed verification (timeout, error) is worth what a wrong answer is.
+
+    SimpleRL-Zero's first recipe: correct 1, wrong -0.5, unparsable -1. DAPO (2503.14476): 1, -1, -1.
+    """
+    return np.array([worth.get(outcome, worth["wrong"]) for outcome in outcomes])
+
+
+def overlong_penalty(lengths: np.ndarray, max_tokens: int, buffer: int) -> np.ndarray:
+    """(G,) between 0 and -1, falling linearly over the last `buffer` tokens before the limit.
+
+        min(0, -(length - (max_tokens - buffer)) / buffer)
+
+    DAPO (2503.14476), Eq. 13, soft overlong punishment.
+
+    Raises:
+        ValueError: a buffer outside 1..max_tokens - 1.
+    """
+    if not 0 < buffer < max_tokens:
+        raise ValueError(f"buffer must be in 1..{max_tokens - 1}, the tokens before the limit, got {buffer}")
+    return np.clip(-(np.asarray(lengths, float) - (max_tokens - buffer)) / buffer, -1.0, 0.0)
+
+
+def length_reward(lengths: np.ndarray, correct: np.ndarray) -> np.ndarray:
+    """(G,) between -0.5 and 0.5: for responses that are short within their group; a wrong one gains nothing by it.
+
+        l = 0.5 - (length - shortest) / (longest - shortest);   correct: l;   not correct: min(0, l)
+
+    Kimi k1.5 (2501.12599), section 2.3.3. All 0 where all are of one length.
+    """
+    lengths = np.asarray(lengths, float)
+    span = lengths.max() - lengths.min()
+    if span == 0.0:
+        return np.zeros_like(lengths)
+    value = 0.5 - (lengths - lengths.min()) / span
+    return np.where(np.asarray(correct, bool), value, np.minimum(value, 0.0))
+
+
+def shaped_rewards(infos: Sequence[EpisodeInfo], training: Any, max_tokens: int) -> np.ndarray:
+    """(G,) the rewards of a group's episodes after all that `training` (a GRPOTrainingConfig) says of them.
+
+    Verdicts first, then the zero of truncated ones (Oat-Zero), then the two prices on length, which add up.
+    """
+    rewards = np.array([info.reward for info in infos], float)
+    if training.outcome_rewards is not None:
+        rewards = outcome_rewards([info.outcome for info in infos], training.outcome_rewards.model_dump())
+    if training.zero_truncated:
+        rewards = np.where([info.stop_reason == "length" for info in infos], 0.0, rewards)
+    lengths = np.array([info.num_response_tokens for info in infos])
+    if training.overlong_buffer is not None:
+        rewards = rewards + overlong_penalty(lengths, max_tokens, training.overlong_buffer)
+    if training.length_weight > 0.0:
+        correct = np.array([info.outcome == "correct" for info in infos])
+        rewards = rewards + training.length_weight * length_reward(lengths, correct)
+    return rewards

@@ -1,0 +1,109 @@
+"""TGPO_R: the teacher shapes the advantages instead of adding a loss of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TeacherTermConfig
+from tgpo_ray.config.values import NonNegativeFloat
+from tgpo_ray.guidance.advantage import Signal, guidance_advantage
+
+from .grpo_config import GRPOTrainingConfig
+from .tgpo import TGPO
+from .token_losses import Metrics, PolicyLoss, guidance_metrics
+
+if TYPE_CHECKING:
+    from tgpo_ray.episode import SampledGroup
+    from tgpo_ray.kernels import TokenLoss, TokenRows
+
+
+class ShapingConfig(TeacherTermConfig):
+    """`guidance` of TGPO_R. Weight and decay are those of the authors' code; the paper gives none."""
+
+    weight: NonNegativeFloat = Field(default=0.02, description="lambda at the first iteration.")
+    decay: NonNegativeFloat = Field(default=1e-4, description="Linear schedule: what lambda loses at each iteration.")
+    signal: Signal = Field(
+        default="logp",
+        description="logp: Eq. 5, log pi(teacher's token); prob: the authors' code, pi of it; match: 1 where it was "
+        "sampled.",
+    )
+
+
+class TGPORConfig(AlgorithmConfig):
+    """Configuration of TGPO_R. The defaults are Eq. 5; with `guidance.signal: prob` it is the authors' run."""
+
+    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.tgpor:TGPOR"
+    needs_teacher: ClassVar[bool] = True
+
+    algorithm: str = Field(default="TGPOR", description="TGPOR, or an import path as my_pkg.mod:MyConfig.")
+    teachers: TeachersConfig = Field(
+        default_factory=TeachersConfig, description="Teacher pools by name; `teacher` is a map of one."
+    )
+    training: GRPOTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=GRPOTrainingConfig, description="Batch shape, optimizer, policy loss."
+    )
+    guidance: ShapingConfig = Field(default_factory=ShapingConfig, description="The teacher's term of the advantage.")
+
+
+@dataclass(frozen=True)
+class ShapedPolicyLoss(PolicyLoss):
+    """`PolicyLoss` with A_i + shaping_weight s_it for A_i, s the detached term of `guidance_advantage`.
+
+    The policy's log-probability of the teacher's token is that of the weights being trained, held fixed: the same as
+    pi_old's in an iteration's first update, where nothing has moved yet. The paper's term is pi_old's in all of them.
+    """
+
+    shaping_weight: float = 0.02
+    signal: Signal = "logp"
+
+    targets: ClassVar[tuple[str, ...]] = ("teacher.teacher_ids",)
+
+    def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
+        return super().__call__(logprobs, entropy, self.shaped(logprobs, rows))
+
+    def shaped(self, logprobs: Tensor, rows: TokenRows) -> TokenRows:
+        """The rows with shaped advantages; unchanged where there is no guidance."""
+        sampled_ids, teacher_ids = rows.targets[:, 0], rows.targets[:, 1]
+        shaping = guidance_advantage(
+            logprobs[:, 1], rows.target_mask[:, 1], signal=self.signal, sampled_ids=sampled_ids, teacher_ids=teacher_ids
+        )
+        return rows.replace(advantages=rows.advantages + self.shaping_weight * shaping)
+
+    def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
+        metrics = super().metrics(logprobs, entropy, self.shaped(logprobs, rows))
+        return metrics | guidance_metrics(logprobs, rows)
+
+
+class TGPOR(TGPO):
+    """Teacher-Guided Policy Optimization by reward shaping (arXiv 2605.13230), section 3.2, Eq. 5.
+
+        A^_it = A_i + lambda_t s_it,   lambda_t = max(weight - decay t, minimum);   then GRPO's clipped token mean
+
+        signal logp:   s = log pi(y^T_it)     Eq. 5 as printed: a penalty where the teacher's token surprises
+        signal prob:   s = pi(y^T_it)         what the authors ran, lambda 0.02 falling to 0 at iteration 200
+        signal match:  s = 1[y_it = y^T_it]   the paper's sentence: the token is rewarded that the teacher approves of
+
+    With `logp` and `prob` the term depends on the state alone, and its expected gradient is exactly 0: it adds
+    variance. `match` is the reading with an effect, the guidance gradient times the policy's own pi(y^T). Groups of
+    equal reward are shaped too; only guided tokens are.
+    """
+
+    config_class = TGPORConfig
+
+    @property
+    def loss_needs_batch(self) -> bool:
+        return False
+
+    def wanted(self) -> set[str]:
+        return {"argmax"}
+
+    def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
+        if self.guidance_weight == 0.0:
+            return PolicyLoss(**self.policy_loss_options())
+        signal = self.config.guidance.signal
+        return ShapedPolicyLoss(**self.policy_loss_options(), shaping_weight=self.guidance_weight, signal=signal)

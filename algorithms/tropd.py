@@ -1,0 +1,132 @@
+"""TrOPD: on-policy distillation within a trust region."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TraceFileConfig
+from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat, Share
+
+from .rkl import RatioAlgorithm, RatioConfig, RatioTrainingConfig
+from .teacher_ratio import TrustRegionLoss
+
+if TYPE_CHECKING:
+    from tgpo_ray.episode import SampledGroup
+    from tgpo_ray.kernels import TokenLoss
+    from tgpo_ray.teacher_group import TeacherGroup
+
+
+class TrOPDTrainingConfig(RatioTrainingConfig):
+    """`training` of TrOPD: the authors' 200 iterations of 128 x 4."""
+
+    num_iterations: Positive = Field(default=200, description="Iterations: sample, score, update, sync weights.")
+    group_size: Positive = Field(default=4, description="Episodes of one problem.")
+    updates_per_iteration: Positive = Field(default=1, description="Optimizer steps that share an iteration's groups.")
+    lr: PositiveFloat = Field(default=5e-6, description="Learning rate of AdamW.")
+    entropy_weight: NonNegativeFloat = Field(default=0.0, description="Weight of the entropy bonus.")
+
+
+class TrustConfig(RatioConfig):
+    """`guidance` of TrOPD."""
+
+    weight: NonNegativeFloat = Field(default=1.0, description="What the term on the policy's tokens is multiplied by.")
+    gate: Literal["bernoulli", "expected", "threshold"] = Field(
+        default="bernoulli", description="How P_t decides: drawn, as a weight, or by `threshold`."
+    )
+    threshold: Share = Field(default=0.5, description="Gate threshold: least P_t that is trusted.")
+    top_k: Annotated[int, Field(ge=2, le=128)] = Field(
+        default=64, description="The teacher's tokens of the forward KL."
+    )
+    outliers: Literal["forward_kl", "mask"] = Field(
+        default="forward_kl", description="What becomes of a token that the gate refuses."
+    )
+    prefix_weight: NonNegativeFloat = Field(default=1e-3, description="Weight of the likelihood of teacher prefixes.")
+    prefix_share: Share = Field(
+        default=0.0,
+        description="Part of a trace that a response begins with at first; falls to 0 by a half cosine. Above 0 needs "
+        "`traces.path`.",
+    )
+
+
+class TrOPDConfig(AlgorithmConfig):
+    """Configuration of TrOPD."""
+
+    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.tropd:TrOPD"
+    needs_teacher: ClassVar[bool] = True
+    group_relative: ClassVar[bool] = False
+
+    algorithm: str = Field(default="TrOPD", description="TrOPD, or an import path as my_pkg.mod:MyConfig.")
+    teachers: TeachersConfig = Field(
+        default_factory=TeachersConfig, description="Teacher pools by name; `teacher` is a map of one."
+    )
+    training: TrOPDTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=TrOPDTrainingConfig, description="Batch shape, optimizer."
+    )
+    guidance: TrustConfig = Field(default_factory=TrustConfig, description="Gate, outliers, prefixes.")
+    traces: TraceFileConfig = Field(
+        default_factory=TraceFileConfig, description="Where prefixes come from: `tgpo-ray traces` writes them."
+    )
+
+
+class TrOPD(RatioAlgorithm):
+    """Trust-region on-policy distillation: reverse KL where the teacher agrees to be asked, forward KL elsewhere.
+
+    TrOPD (2606.01249); the loss and our choices where it is silent: `TrustRegionLoss`. A response may begin with the
+    first tokens of a teacher's trace of its problem, which the policy continues; their part falls by a half cosine,
+    prefix_share (1 + cos(pi t / n)) / 2 at iteration t of n, to fully on-policy.
+    """
+
+    config_class = TrOPDConfig
+
+    def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
+        from tgpo_ray.trace_book import TraceShelf
+
+        config.check()
+        share = config.guidance.prefix_share  # pyright: ignore[reportAttributeAccessIssue]
+        self.traces = TraceShelf(config) if share > 0.0 else None  # before any actor starts
+        super().__init__(config, **kwargs)
+
+    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        super().build_scorers(teachers)
+        if self.traces is not None:
+            self._own(self.traces.start())
+
+    @property
+    def prefix_share(self) -> float:
+        """Part of a trace that this iteration's responses begin with."""
+        progress = min(1.0, self.iteration / self.num_iterations)
+        return self.config.guidance.prefix_share * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+    def sample(self) -> Iterator[SampledGroup]:
+        """The iteration's groups, begun by the teacher; evaluation is not."""
+        self.env_runners.prefixes = None if self.traces is None else self.traces.prefixes(self.prefix_share)
+        yield from super().sample()
+        self.env_runners.prefixes = None
+
+    def wanted(self) -> set[str]:
+        return {"logprob", f"topk:{self.config.guidance.top_k}"}
+
+    def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
+        return [np.zeros(len(group.infos)) for group in groups]
+
+    def denominator(self, groups: Sequence[SampledGroup]) -> float:
+        """All tokens that are trained on, of either writer."""
+        return float(sum(info.num_response_tokens for group in groups for info in group.infos))
+
+    def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
+        guidance = self.config.guidance
+        options: dict[str, Any] = self.policy_loss_options()
+        return TrustRegionLoss(
+            **options,
+            gate=guidance.gate,
+            threshold=guidance.threshold,
+            teacher_weight=self.guidance_weight,
+            prefix_weight=guidance.prefix_weight,
+            outlier_weight=0.0 if guidance.outliers == "mask" else 1.0,
+            eos_ids=self.eos_ids,
+        )

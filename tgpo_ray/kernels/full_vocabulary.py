@@ -1,0 +1,142 @@
+"""Divergences between whole next-token distributions of policy and teacher, both heads visited chunk by chunk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from tgpo_ray.kernels.chunks import CPU_CHUNK_BYTES, CUDA_CHUNK_BYTES, add_matmul_, matmul_into
+
+BUFFERS = 5  # (n, V) matrices alive at a time: both log-softmaxes, the gradient, and what their passes leave between
+
+
+class DivergenceOutput(NamedTuple):
+    """What `fused_divergence` returns."""
+
+    loss: Tensor  # () sum over rows of weight times divergence, with gradient
+    values: Tensor  # (N,) the divergences, detached, nats
+
+
+def fused_divergence(
+    hidden: Tensor,
+    weight: Tensor,
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    row_weights: Tensor,
+    beta: float,
+    *,
+    temperature: float = 1.0,
+    chunk_bytes: int | None = None,
+) -> DivergenceOutput:
+    """Weighted sum of the generalised Jensen-Shannon divergence over the rows, teacher q, policy p.
+
+        m = beta q + (1 - beta) p
+        D = beta KL(q||m) + (1 - beta) KL(p||m);   beta = 0: KL(q||p);   beta = 1: KL(p||q)
+        dD/dz_j = (1 - beta) p_j (log(p_j / m_j) - KL(p||m));   p_j - q_j;   p_j (log(p_j / q_j) - KL(p||q))
+
+    Agarwal et al. 2024 (GKD, 2306.13649), Eq. 1, with the two ends as TRL defines them: it is D / beta that tends to
+    the forward KL as beta tends to 0, so the scale jumps there. Both distributions are over the ids that both heads
+    have, the first min(V, V_T): rows beyond are padding. No [N, V] tensor exists.
+
+    Args:
+        hidden, weight: (N, D) and (V, D) of the policy.
+        teacher_hidden, teacher_weight: (N, D_T) and (V_T, D_T), without gradient.
+        row_weights: (N,) what each row counts; rows of 0 are not computed.
+        beta: in [0, 1], on the teacher.
+        temperature: divides both models' logits; no factor temperature^2 is added.
+
+    Raises:
+        ValueError: beta outside [0, 1], or shapes that do not fit.
+    """
+    if not 0.0 <= beta <= 1.0:
+        raise ValueError(f"beta must be in [0, 1], got {beta}: 0 is the forward KL, 1 the reverse KL")
+    if hidden.shape[1:] != weight.shape[1:] or teacher_hidden.shape[1:] != teacher_weight.shape[1:]:
+        raise ValueError(
+            f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)}, teacher_hidden "
+            f"{tuple(teacher_hidden.shape)} and teacher_weight {tuple(teacher_weight.shape)}: each pair needs one width"
+        )
+    if not len(hidden) == len(teacher_hidden) == len(row_weights):
+        raise ValueError(f"got {len(hidden)}, {len(teacher_hidden)} and {len(row_weights)} rows: they must be as many")
+    request = _Request(teacher_hidden, teacher_weight, row_weights, beta, temperature, chunk_bytes)
+    loss, values = _FusedDivergence.apply(hidden, weight, request)
+    return DivergenceOutput(loss, values)
+
+
+@dataclass(frozen=True)
+class _Request:
+    teacher_hidden: Tensor
+    teacher_weight: Tensor
+    row_weights: Tensor
+    beta: float
+    temperature: float
+    chunk_bytes: int | None
+
+
+class _FusedDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden: Tensor, weight: Tensor, request: _Request):
+        with torch.autocast(hidden.device.type, enabled=False):
+            by_hidden, by_weight, values = _visit_chunks(hidden, weight, request)
+        ctx.gradients = by_hidden, by_weight
+        ctx.mark_non_differentiable(values)
+        return (values * request.row_weights).sum(), values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss: Tensor, _):  # pyright: ignore[reportIncompatibleMethodOverride] (decorated)
+        by_hidden, by_weight = ctx.gradients
+        ctx.gradients = None
+        return by_hidden.mul_(grad_loss), by_weight.mul_(grad_loss), None
+
+
+def _visit_chunks(hidden: Tensor, weight: Tensor, request: _Request) -> tuple[Tensor, Tensor, Tensor]:
+    """dHidden (N, D), dWeight (V, D) and the divergences (N,)."""
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    shared = min(len(weight), len(request.teacher_weight))
+    heads = weight[:shared].to(hidden.dtype), request.teacher_weight[:shared]
+    by_hidden, by_weight = torch.zeros_like(hidden), torch.zeros(weight.shape, dtype=dtype, device=weight.device)
+    values = torch.zeros(len(hidden), dtype=dtype, device=hidden.device)
+    counted = request.row_weights.nonzero()[:, 0]
+    budget = request.chunk_bytes or (CUDA_CHUNK_BYTES if hidden.is_cuda else CPU_CHUNK_BYTES)
+    for rows in counted.split(max(1, budget // (BUFFERS * shared * dtype.itemsize))):
+        states = hidden[rows]  # (n, D)
+        log_p = _log_softmax(states, heads[0], request.temperature, dtype)
+        log_q = _log_softmax(request.teacher_hidden[rows], heads[1], request.temperature, dtype)
+        values[rows], gradient = divergence_and_gradient(log_p, log_q, request.beta)
+        gradient.mul_((request.row_weights[rows] / request.temperature)[:, None])
+        gradient = gradient.to(states.dtype)
+        part = states.new_empty(states.shape, dtype=dtype)
+        matmul_into(part, gradient, heads[0])
+        by_hidden[rows] = part.to(by_hidden.dtype)
+        add_matmul_(by_weight[:shared], gradient.t(), states)
+    return by_hidden, by_weight.to(weight.dtype), values
+
+
+def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
+    hidden = hidden.to(weight.dtype)
+    logits = torch.empty(len(hidden), len(weight), dtype=torch.promote_types(weight.dtype, dtype), device=hidden.device)
+    matmul_into(logits, hidden, weight.t())
+    return torch.log_softmax(logits.div_(temperature).to(dtype), -1)
+
+
+def divergence_and_gradient(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+    """(D (n,), dD/dz (n, V)) of `fused_divergence`, from log-probabilities (n, V)."""
+    p = log_p.exp()
+    if beta == 0.0:
+        q = log_q.exp()
+        return (q * (log_q - log_p)).sum(-1), p.sub_(q)
+    if beta == 1.0:
+        ratio = log_p - log_q
+        value = (p * ratio).sum(-1)
+        return value, p.mul_(ratio.sub_(value[:, None]))
+    log_beta = torch.tensor([beta, 1.0 - beta], dtype=log_p.dtype, device=log_p.device).log()
+    log_m = torch.logaddexp(log_q + log_beta[0], log_p + log_beta[1])
+    ratio = log_p - log_m
+    by_policy = (p * ratio).sum(-1)
+    by_teacher = (log_q.exp() * (log_q - log_m)).sum(-1)
+    gradient = p.mul_(ratio.sub_(by_policy[:, None])).mul_(1.0 - beta)
+    return beta * by_teacher + (1.0 - beta) * by_policy, gradient
