@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig, SFTDataConfig, TeachersConfig, TeacherTermConfig, TrainingConfig
+from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TeacherTermConfig, TraceFileConfig, TrainingConfig
 from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat, Share
 from tgpo_ray.episode import ORIGIN_POLICY
 
@@ -27,14 +27,16 @@ class GKDTrainingConfig(TrainingConfig):
     group_size: Positive = Field(default=1, description="Episodes of one problem.")
     lr: PositiveFloat = Field(default=1e-5, description="Learning rate of AdamW.")
     on_policy_share: Share = Field(
-        default=0.5, description="Share of the iterations that train on the policy's own responses; the others: `data`."
+        default=0.5,
+        description="Share of the iterations that train on the policy's own responses; the others: `traces`.",
     )
 
     def problems(self, config: AlgorithmConfig) -> Iterator[str]:
         yield from super().problems(config)
-        if self.on_policy_share < 1.0 and not getattr(config, "data").path:  # noqa: B009 (a section of GKD's own)
+        traces: Any = getattr(config, "traces", None)
+        if self.on_policy_share < 1.0 and not (traces and traces.path):
             yield (
-                f"data.path: required with training.on_policy_share {self.on_policy_share:g}: name a file of prompts "
+                f"traces.path: required with training.on_policy_share {self.on_policy_share:g}: name a file of prompts "
                 "and responses (`tgpo-ray traces` writes one), or set the share to 1.0"
             )
 
@@ -46,6 +48,12 @@ class DivergenceConfig(TeacherTermConfig):
     beta: Share = Field(
         default=0.5, description="0: forward KL(teacher||policy); 1: reverse KL; between: generalised JSD."
     )
+
+
+class GKDTraceConfig(TraceFileConfig):
+    """`traces` of GKD. Rows longer than the runners' prompt and response together are left out."""
+
+    shuffle: bool = Field(default=True, description="A new seeded order in each epoch.")
 
 
 class GKDConfig(AlgorithmConfig):
@@ -63,8 +71,8 @@ class GKDConfig(AlgorithmConfig):
         default_factory=GKDTrainingConfig, description="Batch shape, optimizer."
     )
     guidance: DivergenceConfig = Field(default_factory=DivergenceConfig, description="The divergence.")
-    data: SFTDataConfig = Field(
-        default_factory=SFTDataConfig, description="Prompts with responses, by a teacher or not."
+    traces: GKDTraceConfig = Field(
+        default_factory=GKDTraceConfig, description="Prompts with responses, by a teacher or not."
     )
 
 
@@ -73,7 +81,7 @@ class GKD(FullVocabularyAlgorithm):
 
     Agarwal et al. 2024 (2306.13649), Algorithm 1; beta on the teacher, the ends as TRL defines them. No reward is
     trained on and no gradient flows through sampling. An iteration is on-policy with probability
-    `training.on_policy_share`, else its responses are those of `data`; its rewards are then not reported.
+    `training.on_policy_share`, else its responses are those of `traces`; its rewards are then not reported.
     """
 
     config_class = GKDConfig
@@ -82,22 +90,24 @@ class GKD(FullVocabularyAlgorithm):
         from tgpo_ray.traces import TraceData
 
         config.check()
-        self.data = TraceData.read(config) if config.training.on_policy_share < 1.0 else None  # pyright: ignore
+        runners, given = config.env_runners, getattr(config.training, "on_policy_share", 1.0) < 1.0
+        limit = runners.max_prompt_tokens + runners.max_response_tokens
+        self.given = TraceData.read(config, "traces", limit) if given else None
         super().__init__(config, **kwargs)
 
     @property
     def on_policy(self) -> bool:
         """Whether this iteration samples; the same after a restart."""
         draw = np.random.default_rng([self.config.seed, 4, self.iteration]).random()
-        return self.data is None or bool(draw < self.config.training.on_policy_share)
+        return self.given is None or bool(draw < self.config.training.on_policy_share)
 
     def sample(self) -> Iterator[SampledGroup]:
-        if self.on_policy or self.data is None:
+        if self.on_policy or self.given is None:
             return super().sample()
         training = self.config.training
         size = training.groups_per_iteration * training.group_size
         # given responses count as the policy's own: they are trained on, and in the denominator
-        return iter(self.data.batch(self.iteration, size, training.groups_per_iteration, origin=ORIGIN_POLICY))
+        return iter(self.given.batch(self.iteration, size, training.groups_per_iteration, origin=ORIGIN_POLICY))
 
     def wanted(self) -> set[str]:
         return {"hidden"}

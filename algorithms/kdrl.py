@@ -36,6 +36,12 @@ class KDRLTermConfig(RatioConfig):
     )
 
 
+class KDRLTrainingConfig(RatioTrainingConfig):
+    """`training` of KDRL: GRPO's without the entropy bonus."""
+
+    entropy_weight: NonNegativeFloat = Field(default=0.0, description="Weight of the entropy bonus.")
+
+
 class KDRLConfig(AlgorithmConfig):
     """Configuration of KDRL."""
 
@@ -46,8 +52,8 @@ class KDRLConfig(AlgorithmConfig):
     teachers: TeachersConfig = Field(
         default_factory=TeachersConfig, description="Teacher pools by name; `teacher` is a map of one."
     )
-    training: RatioTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=RatioTrainingConfig, description="Batch shape, optimizer, policy loss."
+    training: KDRLTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=KDRLTrainingConfig, description="Batch shape, optimizer, policy loss."
     )
     guidance: KDRLTermConfig = Field(default_factory=KDRLTermConfig, description="The distillation term.")
 
@@ -62,7 +68,7 @@ class KDRL(RatioAlgorithm):
 
     config_class = KDRLConfig
 
-    def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
+    def ask_teachers(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
         left_out: list[SampledGroup] = []
 
         def distilled() -> Iterator[SampledGroup]:
@@ -72,7 +78,7 @@ class KDRL(RatioAlgorithm):
                 else:
                     left_out.append(group)
 
-        yield from super().annotate(distilled())
+        yield from super().ask_teachers(distilled())
         yield from left_out
 
     def kept_tokens(self, groups: Sequence[SampledGroup]) -> int:

@@ -92,7 +92,8 @@ class TeacherRatioLoss(PolicyLoss):
             signal = teacher_log_ratio(logprobs, rows, self.known(rows))
         if self.advantage_clip is not None:
             signal = signal.clamp(-self.advantage_clip, self.advantage_clip)
-        return self.reward_weight * super().advantages(logprobs, rows) + self.ratio_weight * signal
+        advantages = self.reward_weight * rows.advantages + self.ratio_weight * signal
+        return super().advantages(logprobs, rows.replace(advantages=advantages))
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
         return super().metrics(logprobs, entropy, rows) | ratio_metrics(logprobs, rows, self.known(rows))

@@ -80,9 +80,12 @@ class TGPO(GRPO):
         return self.schedule(self.iteration)
 
     def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
+        return self.ask_teachers(super().annotate(groups))
+
+    def ask_teachers(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
+        """Have each group's teacher add its guidance, unless the weight is 0."""
         from tgpo_ray.teacher_group import annotate
 
-        groups = super().annotate(groups)
         if self.guidance_weight == 0.0:
             self._release_teachers()
             return groups

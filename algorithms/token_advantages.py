@@ -22,4 +22,5 @@ class TokenAdvantageLoss(PolicyLoss):
     fields: ClassVar[tuple[str, ...]] = (f"{SCORER}.values",)
 
     def advantages(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
-        return torch.nan_to_num(rows.extra[f"{SCORER}.values"]).to(logprobs.dtype)
+        values = torch.nan_to_num(rows.extra[f"{SCORER}.values"]).to(logprobs.dtype)
+        return super().advantages(logprobs, rows.replace(advantages=values))

@@ -59,6 +59,8 @@ def type_name(annotation: Any) -> str:
         return "map"
     if annotation is type(None):
         return "null"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "map"
     return {str: "text", bool: "true | false", float: "number", int: "integer"}.get(annotation, str(annotation))
 
 

@@ -147,7 +147,7 @@ def _token_rows(
     ids = _target_ids(members, loss)  # (N, K)
     trained = _concat([np.isin(episode.origin, loss.trained_origins) for _, episode, _, _ in members], np.bool_)
     mask = ((ids >= 0) & trained[:, None]).astype(np.float32)
-    policy_tokens = [episode.num_policy_tokens for _, episode, _, _ in members]
+    trained_tokens = [int(np.isin(e.origin, loss.trained_origins).sum()) for _, e, _, _ in members]
     old = None if old_logprobs is None else _concat([old_logprobs[key] for key, *_ in members], np.float32)
     # not a number where a scorer failed: a loss must leave those rows out, and 0.0 would be the log-prob of certainty
     extra = {name: _concat(_scored(members, name, np.nan), np.float32) for name in loss.row_fields}
@@ -157,7 +157,7 @@ def _token_rows(
         advantages=torch.from_numpy(np.repeat(np.asarray([m[3] for m in members], np.float32), counts)),
         old_logprobs=None if old is None else torch.from_numpy(old),
         sequence=torch.from_numpy(np.repeat(np.arange(len(members)), counts)),
-        lengths=torch.from_numpy(np.repeat(np.asarray(policy_tokens, np.float32), counts)),
+        lengths=torch.from_numpy(np.repeat(np.asarray(trained_tokens, np.float32), counts)),
         extra={name: torch.from_numpy(values) for name, values in extra.items()},
     )
 

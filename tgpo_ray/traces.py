@@ -29,26 +29,29 @@ class TraceData:
         return len(self.episodes)
 
     @classmethod
-    def read(cls, config: Any) -> TraceData:
-        """Rows of `config.data`, tokenized with the policy's tokenizer.
+    def read(cls, config: Any, section: str = "data", max_tokens: int | None = None) -> TraceData:
+        """Rows of `config.data` (or another section), tokenized with the policy's tokenizer.
+
+        Args:
+            max_tokens: longer rows are left out; None: `max_tokens` of the section.
 
         Raises:
-            ConfigError: no file, no such column, no rows, or all rows longer than `data.max_tokens`.
+            ConfigError: no file, no such column, no rows, or all rows too long.
         """
         from transformers import AutoTokenizer
 
-        data = config.data
-        rows = read_rows(data.path, (data.prompt_column, data.response_column))
+        data = getattr(config, section)
+        limit = max_tokens or data.max_tokens
+        rows = read_rows(data.path, (data.prompt_column, data.response_column), section)
         tokenizer = AutoTokenizer.from_pretrained(config.model.tokenizer or config.model.path)
         episodes = [
             trace_episode(tokenizer, row[data.prompt_column], row[data.response_column], index)
             for index, row in enumerate(rows)
         ]
-        fitting = [e for e in episodes if len(e.prompt_ids) + len(e.response_ids) <= data.max_tokens]
+        fitting = [e for e in episodes if len(e.prompt_ids) + len(e.response_ids) <= limit]
         if not fitting:
-            raise ConfigError(
-                [f"data.max_tokens: every row of {data.path} has more than {data.max_tokens} tokens: raise it"]
-            )
+            source = f"{section}.max_tokens" if max_tokens is None else "env_runners.max_response_tokens"
+            raise ConfigError([f"{source}: every row of {data.path} has more than {limit} tokens: raise it"])
         return cls(fitting, config.seed, data.shuffle, len(episodes) - len(fitting))
 
     def batch(self, step: int, size: int, num_groups: int, *, origin: int = ORIGIN_TEACHER) -> list[SampledGroup]:

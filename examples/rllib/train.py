@@ -46,7 +46,8 @@ class GuidedPPOLearner(PPOTorchLearner):
 
     def build(self) -> None:
         super().build()
-        self._teacher: Any = RLModule.from_checkpoint(self.config.learner_config_dict["teacher"])
+        with torch.random.fork_rng():  # a new module draws its first weights: at weight 0 the run is PPO's to the bit
+            self._teacher: Any = RLModule.from_checkpoint(self.config.learner_config_dict["teacher"])
         self._weight = self.config.learner_config_dict["weight"]
         self._env_steps = 0
 

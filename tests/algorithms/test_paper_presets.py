@@ -175,7 +175,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "GKD",
         training(groups_per_iteration=128, group_size=1, updates_per_iteration=1, lr=1e-5, on_policy_share=0.5)
         | guidance(weight=1.0, beta=0.5)
-        | {"env_runners.temperature": 0.9, "teachers.default.path": QWEN3, "data.path": "openr1_math_traces.jsonl"},
+        | {"env_runners.temperature": 0.9, "teachers.default.path": QWEN3, "traces.path": "openr1_math_traces.jsonl"},
     ),
     "minillm": (
         "MiniLLM",

@@ -16,10 +16,11 @@ EXAMPLE = ROOT / "examples" / "rllib" / "train.py"
 ITERATIONS = 4
 
 PLAIN_PPO = """
-import json, sys
+import json, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import ray, train
 ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+train.train_teacher(pathlib.Path("teacher").resolve(), 1)  # the second algorithm of a process, as in the example
 algorithm = train.ppo(0).build_algo()
 print(json.dumps([algorithm.train()["env_runners"]["episode_return_mean"] for _ in range(int(sys.argv[2]))]))
 """
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.slow  # two starts of Ray, and PPO
 
 def run(folder: Path, environment: dict[str, str], *arguments: str) -> str:
     command = [sys.executable, *arguments]
-    environment = {**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**environment, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done.stdout

@@ -26,7 +26,7 @@ class TokenRows:
     advantages: Tensor  # (N,) float
     old_logprobs: Tensor | None  # (N,) float, finite everywhere; None: strictly on-policy
     sequence: Tensor  # (N,) int64, index of the episode within the micro-batch
-    lengths: Tensor  # (N,) float, policy-written tokens of that row's episode
+    lengths: Tensor  # (N,) float, tokens of that row's episode that the loss trains on
     extra: Mapping[str, Tensor] = field(default_factory=dict)  # (N, ...) by name, e.g. "teacher.teacher_logprobs"
 
     def __len__(self) -> int:
