@@ -50,7 +50,7 @@ def group() -> EpisodeGroup:
                 problem_index=0,
                 seed=0,
                 weights_version=0,
-            )  # fmt: skip
+            )
             for ids in responses
         ),
         "Question: ",
