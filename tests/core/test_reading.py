@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from tests.core.guidance_tokenizers import encode, large, sentencepiece, small
 from tgpo_ray.engine import EngineSpec
 from tgpo_ray.episode import Episode, EpisodeGroup
-from tgpo_ray.guidance import UNREADABLE_LOGPROB, TextAlignment, VocabularyMap
+from tgpo_ray.guidance import UNREADABLE_LOGPROB, TextAlignment, VocabularyMap, guidance_loss
 from tgpo_ray.models import write_model
 from tgpo_ray.teacher import Teacher, TeacherSpec
 
@@ -95,3 +97,19 @@ def test_two_tokens_of_the_teacher_that_become_one_of_the_policys_are_one_target
     for ids, logprobs in zip(said.topk_ids, said.topk_logprobs, strict=True):
         kept = ids[ids >= 0]
         assert len(kept) == len(set(kept.tolist())) and (logprobs[ids < 0] == UNREADABLE_LOGPROB).all()
+
+
+def test_a_teacher_that_is_the_policy_teaches_its_greedy_tokens(folders: dict[str, str]):
+    """Every log-ratio is 0, the guidance loss is -mean log max p, and agreement is the rate of greedy tokens."""
+    model = AutoModelForCausalLM.from_pretrained(folders["policy"], dtype=torch.float32).eval()
+    answers = teacher(folders, "policy", "auto").annotate(group(), ["argmax", "logprob"])
+    for said, episode in zip(answers, group().episodes, strict=True):
+        ids = torch.from_numpy(np.concatenate([episode.prompt_ids, episode.response_ids])).long()
+        with torch.no_grad():
+            log_p = torch.log_softmax(model(ids[None]).logits[0], -1)[len(episode.prompt_ids) - 1 : -1]  # (T, V)
+        sampled, teacher_ids = torch.from_numpy(episode.response_ids).long(), torch.from_numpy(said.teacher_ids).long()
+        log_ratio = log_p.gather(1, sampled[:, None])[:, 0] - torch.from_numpy(said.teacher_logprobs)
+        assert log_ratio.abs().max() < 1e-5
+        guidance = guidance_loss(log_p.gather(1, teacher_ids[:, None])[:, 0], torch.ones(len(sampled)))
+        torch.testing.assert_close(guidance.mean(), -log_p.amax(-1).mean(), atol=1e-6, rtol=0)
+        assert (sampled == teacher_ids).sum() == (sampled == log_p.argmax(-1)).sum()
