@@ -189,3 +189,17 @@ def test_tensorboard_hides_points_after_the_restored_iteration(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("reward")] == [(1, 1.0), (2, 9.0)]
+
+
+def test_every_diagnostic_of_guidance_has_a_name_and_a_meaning():
+    import torch
+
+    from tgpo_ray.guidance.diagnostics import GuidanceBatch, diagnostic_sums
+
+    ones, ids = torch.ones(4), torch.arange(4)
+    batch = GuidanceBatch(
+        mask=ones, sampled_ids=ids, teacher_ids=ids.flip(0), guidance_logprobs=-ones, logprobs=-ones,
+        teacher_logprobs=-2 * ones, target_logprobs=-ones, policy_argmax=ids, advantages=ones, groups=ids,
+        positions=ids,
+    )  # fmt: skip
+    assert set(diagnostic_sums(batch, guidance_weight=0.1)) <= set(METRICS)

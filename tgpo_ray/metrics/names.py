@@ -55,6 +55,13 @@ METRICS: dict[str, MetricInfo] = {
     ),
     "guidance/zero_advantage_taught": MetricInfo("share", "episodes of equal rewards that guidance still teaches"),
     "guidance/gradient_ratio": MetricInfo("", "estimate of the norm of guidance's gradient over the policy loss's"),
+    "guidance/argmax_agreement": MetricInfo(
+        "share", "guided tokens where the policy's likeliest token is the teacher's"
+    ),
+    "guidance/confidence_where_different": MetricInfo("", "the teacher's probability of its token where they differ"),
+    "guidance/log_ratio_p95": MetricInfo("nats", "95th percentile of log pi_old - log pi_T, mean over micro-batches"),
+    "guidance/log_ratio_above": MetricInfo("share", "tokens that the teacher finds 148 times less likely or worse"),
+    "guidance/kl_k3": MetricInfo("nats", "k3 estimate of KL(pi || pi_T) from the sampled tokens"),
     "guidance/log_ratio": MetricInfo("nats", "mean of log pi_old - log pi_T over the policy's tokens that were scored"),
     "guidance/scored": MetricInfo("share", "the policy's tokens whose probability the teacher gave, ends left out"),
     "guidance/trusted": MetricInfo("share", "scored tokens that passed TrOPD's gate"),
@@ -89,5 +96,7 @@ METRICS: dict[str, MetricInfo] = {
 """Every name that the package writes. An evaluation set of its own name adds `evaluation/<set>/accuracy` and so on;
 `pass@k` appears as `evaluation/pass_at_<k>`. Algorithms may add names under `loss/`, `policy/` and `guidance/`."""
 
-for _stretch in ("0-63", "64-255", "256-1023", "1024-4095", "4096+"):
-    METRICS[f"guidance/agreement/{_stretch}"] = MetricInfo("share", f"the same, response tokens {_stretch} alone")
+for _name in ("agreement", "argmax_agreement", "log_ratio"):
+    for _stretch in ("0-63", "64-255", "256-1023", "1024-4095", "4096+"):
+        _unit = METRICS[f"guidance/{_name}"].unit
+        METRICS[f"guidance/{_name}/{_stretch}"] = MetricInfo(_unit, f"the same, response tokens {_stretch} alone")

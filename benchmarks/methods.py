@@ -1,0 +1,187 @@
+"""All methods on the demo's task, with a near and a far teacher, at one budget: a table, curves and a CSV.
+
+    python benchmarks/methods.py                                       # every method, both teachers, seed 0
+    python benchmarks/methods.py --methods grpo tgpo kdrl --teachers far --seeds 0 1 2 --iterations 60
+
+The task, the policy and the far teacher are those of `make demo`: three-digit times one-digit multiplication by a
+policy with the habit of answering at once. The *far* teacher is three times as large and mostly works its answers out;
+the *near* one is the policy itself before it took up the habit. A method without a teacher is run once.
+
+The budget is the same number of iterations of the same number of rollouts, at the demo's learning rate for all: a
+method that its authors run at another rate or batch may do better with its own. SFT takes as many updates of as many
+responses. Runs go to runs/methods, one folder each; a finished run is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "demo"))
+
+import ray
+import run as demo  # pyright: ignore[reportMissingImports] (examples/demo/run.py)
+
+from tgpo_ray.cluster import connect
+from tgpo_ray.config import AlgorithmConfig
+from tgpo_ray.report import RunRecord, load_run, write_report
+from tgpo_ray.run import fit
+from tgpo_ray.train import quiet_other_packages
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTPUT = ROOT / "runs" / "methods"
+TEACHERS = {"far": "teacher", "near": "base"}  # folders of the demo's models
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: sections on top of yaml/demo/tgpo.yaml, which the method's own class must know."""
+
+    algorithm: str
+    training: dict[str, Any] = field(default_factory=dict)
+    guidance: dict[str, Any] | None = None  # None: no teacher is asked
+    traces: str = ""  # the section that reads the teacher's verified answers
+
+
+METHODS = {
+    "grpo": Method("GRPO"),
+    "dapo": Method("GRPO", {"clip_high": 0.28, "dynamic_sampling": True, "entropy_weight": 0.0}),
+    "drgrpo": Method("DrGRPO", {"updates_per_iteration": 1}),
+    "prime": Method("PRIME", {"updates_per_iteration": 1, "dynamic_sampling": False}),
+    "tgpo": Method("TGPO", guidance={"weight": 0.1}),
+    "tgpo_annealing": Method("TGPO", guidance={"weight": 0.1, "decay": 0.002}),
+    "tgpo_topk": Method("TGPO", guidance={"weight": 0.1, "label": "topk", "top_k": 8}),
+    "tgpor_logp": Method("TGPOR", guidance={"signal": "logp"}),
+    "tgpor_match": Method("TGPOR", guidance={"signal": "match", "weight": 0.2}),
+    "rkl": Method("RKL", guidance={}),
+    "op_distill": Method("OPDistill", guidance={}),
+    "kdrl": Method("KDRL", guidance={"weight": 0.1}),
+    "tropd": Method("TrOPD", guidance={"gate": "expected", "top_k": 8}),
+    "gkd": Method("GKD", {"on_policy_share": 1.0, "group_size": 8}, guidance={}),
+    "minillm": Method("MiniLLM", guidance={}),
+    "luffy": Method("LUFFY", {"updates_per_iteration": 1}, traces="traces"),
+    "sft": Method("SFT", traces="data"),
+}
+
+
+def main() -> None:
+    quiet_other_packages()
+    options = parse_arguments()
+    connect(AlgorithmConfig.from_yaml(ROOT / "yaml" / "demo" / "tgpo.yaml").ray)
+    rows: list[dict[str, Any]] = []
+    records: list[RunRecord] = []
+    try:
+        for seed in options.seeds:
+            models = demo.prepare_models(seed, 0.0, fresh=False)
+            for name, teacher in chosen(options):
+                record = train(name, teacher, seed, models, options.iterations)
+                records.append(record)
+                rows.append(row_of(name, teacher, seed, record))
+                write_table(rows)  # as it grows: an interrupted benchmark has its rows
+    finally:
+        ray.shutdown()
+    title = f"{len(rows)} runs of {options.iterations} iterations on the demo's task"
+    report = write_report(OUTPUT / "report.html", records, title=title, notes=[f"Command: python {' '.join(sys.argv)}"])
+    print(f"{OUTPUT / 'table.csv'}\n{report}")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument("--teachers", nargs="+", default=list(TEACHERS), choices=list(TEACHERS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--iterations", type=int, default=60)
+    return parser.parse_args()
+
+
+def chosen(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """(method, teacher), the teacher empty where none is asked."""
+    for name in options.methods:
+        taught = METHODS[name].guidance is not None or METHODS[name].traces
+        yield from ((name, teacher) for teacher in options.teachers) if taught else [(name, "")]
+
+
+def train(name: str, teacher: str, seed: int, models: Path, iterations: int) -> RunRecord:
+    """The record of one run, made now or found finished."""
+    label = f"{name} {teacher}".strip()
+    folder = OUTPUT / f"{name}-{teacher or 'alone'}-seed{seed}-{iterations}"
+    if not (folder / "report.html").is_file():
+        demo.console.rule(f"{label}, seed {seed}")
+        config = AlgorithmConfig.from_dict(sections(name, teacher, seed, models, iterations) | {"name": folder.name})
+        fit(config.check())
+    return load_run(str(folder), label=f"{label} seed {seed}")
+
+
+def sections(name: str, teacher: str, seed: int, models: Path, iterations: int) -> dict[str, Any]:
+    """The run's configuration as YAML would hold it."""
+    method = METHODS[name]
+    base: dict[str, Any] = AlgorithmConfig.from_yaml(ROOT / "yaml" / "demo" / "tgpo.yaml").to_dict()
+    training = {key: base["training"][key] for key in ("groups_per_iteration", "group_size", "lr")}
+    data: dict[str, Any] = {
+        "algorithm": method.algorithm,
+        "seed": seed,
+        "model": {"path": str(models / "policy")},
+        "env_runners": base["env_runners"],
+        "learners": base["learners"],
+        "evaluation": base["evaluation"],
+        "checkpointing": {"storage_path": str(OUTPUT)},
+        "training": {**training, "updates_per_iteration": 1, "num_iterations": iterations, **method.training},
+    }
+    if method.algorithm == "SFT":
+        batch = training["groups_per_iteration"] * training["group_size"]
+        data["training"] = {"num_iterations": iterations, "batch_size": batch, "lr": training["lr"]}
+    else:
+        data["envs"] = base["envs"]
+    if method.guidance is not None:
+        actors = {"num_cpus_per_replica": 0.5, "kv_cache_memory": "64MiB"}
+        data |= {"teacher": {"path": str(models / TEACHERS[teacher]), **actors}, "guidance": method.guidance}
+    if method.traces:
+        limit = {"max_tokens": 64} if method.traces == "data" else {}
+        data[method.traces] = {"path": traces(teacher, seed, models, iterations), **limit}
+    return data
+
+
+def traces(teacher: str, seed: int, models: Path, iterations: int) -> str:
+    """The teacher's verified answers to the problems of a run with this seed, written once."""
+    target = OUTPUT / f"traces-{teacher}-seed{seed}-{iterations}.jsonl"
+    if not target.is_file():
+        yaml = str(ROOT / "yaml" / "demo" / "tgpo.yaml")
+        overrides = [f"seed={seed}", f"model.path={models / 'policy'}", f"teacher.path={models / TEACHERS[teacher]}"]
+        command = [sys.executable, "-m", "tgpo_ray.cli", "traces", yaml, *overrides, "--to", str(target)]
+        subprocess.run([*command, "--num-problems", str(16 * iterations), "--num-samples", "4"], check=True, cwd=ROOT)
+    return str(target)
+
+
+def row_of(name: str, teacher: str, seed: int, record: RunRecord) -> dict[str, Any]:
+    evaluations = [row for row in record.metrics if "evaluation/accuracy" in row]
+    return {
+        "method": name,
+        "teacher": teacher,
+        "seed": seed,
+        "start": round(evaluations[0]["evaluation/accuracy"], 4),
+        "end": round(evaluations[-1]["evaluation/accuracy"], 4),
+        "best": round(max(row["evaluation/accuracy"] for row in evaluations), 4),
+        "response_length": round(evaluations[-1]["evaluation/response_length"], 1),
+        "seconds": round(record.metrics[-1].get("time/total_s", float("nan"))),
+    }
+
+
+def write_table(rows: list[dict[str, Any]]) -> None:
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    with (OUTPUT / "table.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    print(json.dumps(rows[-1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()
