@@ -75,7 +75,8 @@ METHODS = {
 def main() -> None:
     quiet_other_packages()
     options = parse_arguments()
-    connect(AlgorithmConfig.from_yaml(ROOT / "yaml" / "demo" / "tgpo.yaml").ray)
+    # PRIME has a second learner and a reference: four actors' halves and one whole, most of them idle at a time
+    connect(AlgorithmConfig.from_yaml(ROOT / "yaml" / "demo" / "tgpo.yaml", ["ray.num_cpus=4"]).ray)
     rows: list[dict[str, Any]] = []
     records: list[RunRecord] = []
     try:
