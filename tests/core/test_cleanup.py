@@ -86,6 +86,7 @@ def test_an_error_in_an_actor_keeps_what_was_there_and_ends_every_process(
     leaves_nothing(run.session)
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_the_middle_of_an_iteration_ends_every_process(
     write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
     tmp_path: Path,

@@ -78,6 +78,7 @@ def pair(before_pair: Any, tiny_models: Any, tmp_path_factory: Any) -> Iterator[
         group.stop()
 
 
+@pytest.mark.slow
 def test_two_groups_live_side_by_side(pair, groups):
     for group in pair:
         group.wait_until_ready()

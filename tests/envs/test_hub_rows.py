@@ -123,6 +123,8 @@ def test_a_name_that_is_neither_a_file_nor_a_data_set_says_so(datasets):
     assert "nor a Hugging Face data set that can be read: Couldn't" in last, last
 
 
-def test_names_of_files_are_no_data_sets(tmp_path):
+def test_names_of_files_are_no_data_sets(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # where none of these is there
     assert is_data_set("openai/gsm8k") and is_data_set("squad") and is_data_set(str(tmp_path))
     assert not any(map(is_data_set, ("train.jsonl", "data/train.parquet", "a.csv", "/no/such/place", "a/b/c", "../a")))

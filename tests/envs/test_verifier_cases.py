@@ -46,6 +46,7 @@ def test_every_row_that_must_pass_passes(judged):
     assert failed == []
 
 
+@pytest.mark.slow
 def test_every_row_that_must_pass_passes_without_its_settings_too(data_folder):
     lines = (data_folder / "verifier_cases.jsonl").read_text(encoding="utf-8").splitlines()
     with VerifierPool(deadline_s=5.0) as pool:
