@@ -39,7 +39,7 @@ def chat_turn_ids(tokenizer: Any, turns: Sequence[Sequence[Message]], response_i
     """
     delta, closing = _delta_and_closing(tokenizer, turns)
     ids, end = (tokenizer.encode(text, add_special_tokens=False) for text in (delta, closing))
-    return np.asarray(ids[_num_written(end, ids, response_ids) :], np.int32)
+    return np.asarray(ids[_num_written(end, ids, response_ids, tokenizer.all_special_ids) :], np.int32)
 
 
 def why_refused(tokenizer: Any, prompt: Sequence[Message], role: str) -> str:
@@ -136,8 +136,11 @@ def _applied(tokenizer: Any, messages: list[Message], *, add_generation_prompt: 
         raise ValueError(f"the tokenizer's chat template cannot render the roles {roles}: {error}") from error
 
 
-def _num_written(closing: list[int], delta: list[int], response: np.ndarray) -> int:
-    """How many tokens of the delta the policy has sampled: those up to its last one, where that ends a turn."""
-    last = int(response[-1]) if len(response) else -1
-    count = closing.index(last) + 1 if last in closing else 0
+def _num_written(closing: list[int], delta: list[int], response: np.ndarray, special_ids: Sequence[int]) -> int:
+    """How many tokens of the delta the policy has sampled: those that its response ends with, or those up to its
+    end-of-turn token. A blank at its end that the closing has too, after that token, is none of them."""
+    written = response[-len(closing) :].tolist() if closing else []
+    count = max(k for k in range(len(written) + 1) if written[len(written) - k :] == closing[:k])
+    if written and written[-1] in special_ids and written[-1] in closing:
+        count = max(count, closing.index(written[-1]) + 1)
     return count if delta[:count] == closing[:count] else 0

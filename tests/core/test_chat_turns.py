@@ -9,7 +9,7 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.core.chat_templates import APPENDING, DROPPING, END, STRICT, chat_tokenizer
@@ -232,6 +232,7 @@ def test_a_tokenizer_without_a_chat_template_is_named() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 255), max_size=8), st.text(max_size=20))
+@example([200], "")  # a line feed, which also follows the end of a turn
 def test_no_sampled_id_and_no_text_of_the_environment_is_lost(response: list[int], text: str) -> None:
     tokenizer = chat_tokenizer(APPENDING)
     found = tokenizer.decode(chat_turn_ids(tokenizer, [PROMPT, turn(text)], np.asarray(response, np.int32)))
