@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from pydantic import Field
@@ -90,9 +90,9 @@ class GKD(FullVocabularyAlgorithm):
         from tgpo_ray.traces import TraceData
 
         config.check()
-        runners, given = config.env_runners, getattr(config.training, "on_policy_share", 1.0) < 1.0
+        runners, training = config.env_runners, cast(GKDTrainingConfig, config.training)
         limit = runners.max_prompt_tokens + runners.max_response_tokens
-        self.given = TraceData.read(config, "traces", limit) if given else None
+        self.given = TraceData.read(config, "traces", limit) if training.on_policy_share < 1.0 else None
         super().__init__(config, **kwargs)
 
     @property

@@ -15,7 +15,7 @@ from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TeacherTermConfig
 from tgpo_ray.config.run_sections import OldLogprobs
 from tgpo_ray.config.values import NonNegativeFloat, PositiveFloat, Share
 from tgpo_ray.kernels import Divergence, TokenRows
-from tgpo_ray.token_values import GroupTokens, with_values
+from tgpo_ray.token_values import GroupTokens, placed, with_values
 
 from .full_vocabulary import HIDDEN, FullVocabularyAlgorithm, divergence_metrics
 from .process_advantages import whitened
@@ -115,21 +115,15 @@ def long_term_advantages(
     groups: Sequence[GroupTokens], *, weight: float, discount: float, reward_clip: float, length_normalization: bool
 ) -> list[list[np.ndarray]]:
     """(T,) for each episode, whitened over the batch's tokens; 0 where the policy did not write or nobody scored."""
-    masks = [[episode.origin == 1 for episode in group.episodes] for group in groups]
     returns = [
         [
             future_returns(log_ratio(group, i, reward_clip)[mask], discount, length_normalization=length_normalization)
-            for i, mask in enumerate(group_masks)
+            for i, mask in enumerate(group.masks)
         ]
-        for group, group_masks in zip(groups, masks, strict=True)
+        for group in groups
     ]
-    answers = []
-    for group_masks, group_values in zip(masks, whitened(returns), strict=True):
-        rows = [np.zeros(len(mask), np.float32) for mask in group_masks]
-        for row, mask, values in zip(rows, group_masks, group_values, strict=True):
-            row[mask] = weight * values
-        answers.append(rows)
-    return answers
+    weighted = [[weight * values for values in group] for group in whitened(returns)]
+    return placed(groups, weighted)
 
 
 def log_ratio(group: GroupTokens, place: int, clip: float) -> np.ndarray:

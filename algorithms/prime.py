@@ -10,7 +10,7 @@ from pydantic import Field
 
 from tgpo_ray.config import AlgorithmConfig, Section
 from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat, Share
-from tgpo_ray.token_values import GroupTokens, with_values
+from tgpo_ray.token_values import GroupTokens, placed, with_values
 
 from .grpo import GRPO
 from .grpo_config import GRPOTrainingConfig
@@ -96,8 +96,8 @@ class PRIME(GRPO):
         from tgpo_ray.building import build_learners
 
         section = self.config.process_reward
-        placed = (self.config, self.run_folder, self.session, "process-reward")
-        self.judges = self._own(build_learners(*placed, lr=section.lr, grad_clip=section.grad_clip))
+        where = (self.config, self.run_folder, self.session, "process-reward")
+        self.judges = self._own(build_learners(*where, lr=section.lr, grad_clip=section.grad_clip))
         self.judge_metrics: Metrics = {}
 
     def keep(self, group: SampledGroup) -> bool:
@@ -153,19 +153,8 @@ class PRIME(GRPO):
 
 def advantages(groups: Sequence[GroupTokens]) -> list[list[np.ndarray]]:
     """(T,) for each episode: PRIME's advantages on the policy's tokens, 0 elsewhere."""
-    masks = [[episode.origin == 1 for episode in group.episodes] for group in groups]
-    process = [
-        [ratio(group, i)[mask] for i, mask in enumerate(group_masks)]
-        for group, group_masks in zip(groups, masks, strict=True)
-    ]
-    found = prime_advantages(process, [group.rewards for group in groups])
-    answers = []
-    for group_masks, group_advantages in zip(masks, found, strict=True):
-        rows = [np.zeros(len(mask), np.float32) for mask in group_masks]
-        for row, mask, values in zip(rows, group_masks, group_advantages, strict=True):
-            row[mask] = values
-        answers.append(rows)
-    return answers
+    process = [[ratio(group, i)[mask] for i, mask in enumerate(group.masks)] for group in groups]
+    return placed(groups, prime_advantages(process, [group.rewards for group in groups]))
 
 
 def ratio(group: GroupTokens, place: int) -> np.ndarray:

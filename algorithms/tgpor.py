@@ -12,10 +12,11 @@ from torch import Tensor
 from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TeacherTermConfig
 from tgpo_ray.config.values import NonNegativeFloat
 from tgpo_ray.guidance.advantage import Signal, guidance_advantage
+from tgpo_ray.guidance.diagnostics import GuidanceBatch, diagnostic_sums
 
 from .grpo_config import GRPOTrainingConfig
 from .tgpo import TGPO
-from .token_losses import Metrics, PolicyLoss, guidance_metrics
+from .token_losses import Metrics, PolicyLoss
 
 if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
@@ -76,7 +77,7 @@ class ShapedPolicyLoss(PolicyLoss):
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
         metrics = super().metrics(logprobs, entropy, self.shaped(logprobs, rows))
-        return metrics | guidance_metrics(logprobs, rows)
+        return metrics | diagnostic_sums(GuidanceBatch.from_rows(logprobs, rows))
 
 
 class TGPOR(TGPO):

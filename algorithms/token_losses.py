@@ -230,17 +230,6 @@ class SoftGuidedPolicyLoss(GuidedPolicyLoss):
         return topk_guidance_loss(logprobs[:, 1:], teacher.to(logprobs.dtype), rows.target_mask[:, 1:])
 
 
-def guidance_metrics(logprobs: Tensor, rows: TokenRows) -> Metrics:
-    """How far the policy is from the teacher's token in column 1, and how many tokens have one."""
-    guided = rows.target_mask[:, 1]
-    agreement = (rows.targets[:, 0] == rows.targets[:, 1]).to(logprobs.dtype)
-    return {
-        "guidance/nll": masked_sum(-logprobs[:, 1], guided),
-        "guidance/agreement": masked_sum(agreement, guided),
-        "guidance/coverage": (guided.sum(), rows.mask.sum()),
-    }
-
-
 def masked_sum(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """(sum of the values where mask is 1, how many): detached scalars."""
     return (values.detach() * mask).sum(), mask.sum()

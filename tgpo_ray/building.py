@@ -20,7 +20,7 @@ from tgpo_ray.teacher import ServerSpec, TeacherSpec
 from tgpo_ray.teacher_group import TeacherGroup
 
 if TYPE_CHECKING:
-    from tgpo_ray.config import AlgorithmConfig, EnvRunnersConfig, TeacherConfig
+    from tgpo_ray.config import AlgorithmConfig, EnvRunnersConfig, ReferenceConfig, TeacherConfig
 
 # A teacher reads the same text in its own pieces, and its prefill asks for one token more.
 TEACHER_CONTEXT_SLACK = 1.25
@@ -146,19 +146,7 @@ def teacher_spec(config: Any, teacher: TeacherConfig) -> TeacherSpec:
 
 def build_teachers(config: Any) -> dict[str, TeacherGroup]:
     """The teacher pools of a configuration that has a `teachers` section, by name."""
-    faults = config.fault_tolerance
-    return {
-        name: TeacherGroup(
-            teacher_spec(config, teacher),
-            teacher.num_replicas,
-            num_cpus=teacher.num_cpus_per_replica,
-            num_gpus=teacher.num_gpus_per_replica or 0.0,
-            timeout_s=faults.teacher_timeout_s,
-            max_unguided_share=faults.max_unguided_share,
-            start_timeout_s=faults.start_timeout_s,
-        )
-        for name, teacher in config.teachers.items()
-    }
+    return {name: _scorers(config, teacher_spec(config, teacher), teacher) for name, teacher in config.teachers.items()}
 
 
 def reference_spec(config: AlgorithmConfig) -> TeacherSpec:
@@ -189,12 +177,17 @@ def reference_spec(config: AlgorithmConfig) -> TeacherSpec:
 
 def build_reference(config: AlgorithmConfig) -> TeacherGroup:
     """The pool of the frozen reference; its guidance goes under the scorer's name `reference`, with want `logprob`."""
-    reference, faults = config.reference, config.fault_tolerance
+    return _scorers(config, reference_spec(config), config.reference)
+
+
+def _scorers(config: AlgorithmConfig, spec: TeacherSpec, section: TeacherConfig | ReferenceConfig) -> TeacherGroup:
+    """A pool of such scorers, placed as its section says."""
+    faults = config.fault_tolerance
     return TeacherGroup(
-        reference_spec(config),
-        reference.num_replicas,
-        num_cpus=reference.num_cpus_per_replica,
-        num_gpus=reference.num_gpus_per_replica or 0.0,
+        spec,
+        section.num_replicas,
+        num_cpus=section.num_cpus_per_replica,
+        num_gpus=section.num_gpus_per_replica or 0.0,
         timeout_s=faults.teacher_timeout_s,
         max_unguided_share=faults.max_unguided_share,
         start_timeout_s=faults.start_timeout_s,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from tgpo_ray.episode import Episode, Guidance, SampledGroup
+from tgpo_ray.episode import ORIGIN_POLICY, Episode, Guidance, SampledGroup
 
 Logprobs = Mapping[tuple[int, int], np.ndarray]  # (group's ordinal, place of the episode) -> (T,)
 
@@ -26,6 +26,20 @@ class GroupTokens:
     def rewards(self) -> np.ndarray:
         """(G,)"""
         return np.asarray([episode.reward for episode in self.episodes])
+
+    @property
+    def masks(self) -> list[np.ndarray]:
+        """(T,) bool each: the tokens that the policy wrote."""
+        return [episode.origin == ORIGIN_POLICY for episode in self.episodes]
+
+
+def placed(groups: Sequence[GroupTokens], values: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
+    """(T,) float32 for each episode: `values`, one for each of the policy's tokens, in their places, 0 elsewhere."""
+    answers = [[np.zeros(len(mask), np.float32) for mask in group.masks] for group in groups]
+    for group, rows, found in zip(groups, answers, values, strict=True):
+        for row, mask, numbers in zip(rows, group.masks, found, strict=True):
+            row[mask] = numbers
+    return answers
 
 
 Compute = Callable[[Sequence[GroupTokens]], list[list[np.ndarray]]]

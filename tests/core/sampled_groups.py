@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -62,3 +63,10 @@ def forced_logprobs(model: Any, prompt: Iterable[int], response: Iterable[int]) 
     read, written = list(map(int, prompt)), list(map(int, response))
     with torch.no_grad():
         return model(torch.tensor([read + written])).logits[0].log_softmax(-1)[len(read) - 1 : -1]
+
+
+def process_of(handle: Any) -> int:
+    """The process id of a Ray actor."""
+    import ray
+
+    return ray.get(handle.__ray_call__.remote(lambda _: os.getpid()))

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.core.runner_envs import ANSWERS, CHAT, NO_NUMBER, RAISING, THREE_TURNS, write_chat_tokenizer
+from tests.core.sampled_groups import process_of
 from tgpo_ray.actors import ActorStartError
 from tgpo_ray.engine import EngineSpec, Sampling
 from tgpo_ray.env_runner import EnvRunnerSpec, EnvSpec
@@ -80,12 +81,6 @@ def fetch(groups: list[SampledGroup]) -> list[EpisodeGroup]:
     import ray
 
     return ray.get([sampled.ref for sampled in groups])
-
-
-def process_of(runner: Any) -> int:
-    import ray
-
-    return ray.get(runner.__ray_call__.remote(lambda self: os.getpid()))
 
 
 def test_a_stale_runner_refuses(group: EnvRunnerGroup):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import ray
 import torch
 
-from tests.core.sampled_groups import episode_of, forced_logprobs, group_of, guided, load
+from tests.core.sampled_groups import episode_of, forced_logprobs, group_of, guided, load, process_of
 from tgpo_ray.engine import Sampling
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.models import character_tokenizer, write_model
 from tgpo_ray.teacher import UNREADABLE_LOGPROB, Want
-from tgpo_ray.teacher_group import TeacherGroup
+from tgpo_ray.teacher_group import TeacherGroup, annotate
 from tgpo_ray.weight_buckets import fill_buckets
 
 SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]
@@ -221,3 +224,33 @@ def test_wants_are_read_by_name():
 def test_an_unknown_want_names_the_known_ones(name: str):
     with pytest.raises(ValueError, match=rf"'hidden' and 'topk:k' with k in 1..128, got '{name}'"):
         Want.parse([name])
+
+
+@pytest.mark.slow
+def test_a_real_teacher_that_is_killed_or_hangs_in_the_middle_leaves_every_group_guided(
+    teachers: dict[str, TeacherGroup], sampled: list[SampledGroup]
+):
+    """vLLM in both replicas; what the survivor and the restarted one say is what one that nobody harmed says."""
+    expected = list(annotate(sampled, lambda _: teachers["default"], ["argmax"]))
+    pool = TeacherGroup(teachers["default"].spec, 2, num_cpus=0.5, timeout_s=5.0)
+    try:
+        pool.wait_until_ready()
+        for harm in (signal.SIGKILL, signal.SIGSTOP):
+            work = [replace(group, ordinal=10 * turn + group.ordinal) for turn in range(4) for group in sampled]
+            victim = process_of(pool.handles[0])
+            os.kill(victim, signal.SIGSTOP)  # it holds its share of the work, then dies or stays as it is
+            for group in work:
+                pool.submit(group, ["argmax"])
+            os.kill(victim, harm)
+            found = {group.ordinal: group for group in pool.drain("teacher")}
+            assert sorted(found) == sorted(group.ordinal for group in work)
+            counts = pool.take_counts()
+            assert (counts.unguided, counts.restarts) == (0, 1) and counts.retries > 0, harm
+            for group in expected:
+                answers: list[Any] = [ray.get(it.guidance["teacher"]) for it in (found[group.ordinal], group)]
+                for said, unharmed in zip(*answers, strict=True):
+                    np.testing.assert_array_equal(said.teacher_ids, unharmed.teacher_ids)
+            while not all(replica.alive for replica in pool.replicas):  # the next round harms one that is up
+                list(pool.finished("teacher", wait_s=0.5))
+    finally:
+        pool.stop()

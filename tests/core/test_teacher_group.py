@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.core.misbehaving_teachers import DIES, FLAWS, HANGS, RAISES, SLOW, SLOW_S, LightTeacher, spec_of
-from tests.core.sampled_groups import episode_of, group_of
+from tests.core.sampled_groups import episode_of, group_of, process_of
 from tgpo_ray.actors import ActorStartError
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.teacher_group import ScoringCounts, TeacherGroup, annotate, scoring_metrics
@@ -60,12 +60,6 @@ def score(pool: TeacherGroup, groups: list[SampledGroup], **options: Any) -> lis
     found = list(annotate(groups, lambda _: pool, ["argmax", "logprob"], **options))
     assert sorted(group.ordinal for group in found) == [group.ordinal for group in groups]
     return found
-
-
-def process_of(handle: Any) -> int:
-    import ray
-
-    return ray.get(handle.__ray_call__.remote(lambda self: os.getpid()))
 
 
 def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:

@@ -75,6 +75,7 @@ class _Bytes:
 
     chat_template = "the contents"
     eos_token_id = None
+    all_special_ids: tuple[int, ...] = ()
 
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         return list(text.encode("utf-8", "surrogatepass"))
