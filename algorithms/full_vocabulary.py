@@ -62,12 +62,11 @@ class FullVocabularyAlgorithm(TGPO):
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         from transformers import AutoTokenizer
 
-        teacher = self.config.teachers["default"]
-        paths = [
-            local_model(model.tokenizer or model.path) for model in (self.config.model, teacher)
-        ]  # fmt: skip
-        policy_tokenizer, teacher_tokenizer = (AutoTokenizer.from_pretrained(path) for path in paths)
-        self.num_shared = num_shared_ids(policy_tokenizer.get_vocab(), teacher_tokenizer.get_vocab())
+        policy, teacher = (
+            AutoTokenizer.from_pretrained(local_model(model.tokenizer or model.path)).get_vocab()
+            for model in (self.config.model, self.config.teachers["default"])
+        )
+        self.num_shared = num_shared_ids(policy, teacher)
         super().build_scorers(teachers)
 
     @property

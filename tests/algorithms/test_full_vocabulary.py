@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.algorithms.oracles import random_logits, random_rows, through_autograd
+from tests.algorithms.oracles import LOG_Q, LOGITS, one_position, random_logits, random_rows, through_autograd
 from tgpo_ray.algorithms.full_vocabulary import HIDDEN, DivergenceLoss
 from tgpo_ray.algorithms.minillm import MiniLLMLoss, future_returns, long_term_advantages
 from tgpo_ray.episode import Episode, Guidance
@@ -21,6 +21,7 @@ from tgpo_ray.shared_vocabulary import num_shared_ids
 from tgpo_ray.token_values import GroupTokens
 
 TEACHER_WIDTH, VOCABULARY = 5, 7
+REVERSE_KL = 0.91664215  # of the fixed vector
 
 
 def taught_rows() -> tuple[TokenRows, Tensor]:
@@ -78,6 +79,33 @@ def test_minillm_adds_the_single_step_to_the_clipped_long_term():
     expected = through_autograd(formula, random_logits())
     assert value == pytest.approx(expected[0])
     torch.testing.assert_close(gradient, expected[1])
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_a_step_of_gkd_lowers_its_own_divergence(beta: float):
+    before, after = one_step(DivergenceLoss(Divergence(beta, 1.0, teacher="", num_shared=4)), LOGITS)
+    assert after < before
+
+
+def test_a_step_of_minillm_lowers_the_reverse_kl():
+    """The single step alone: its part of what follows a token is 0 where nothing does."""
+    before, after = one_step(MiniLLMLoss(against=Divergence(1.0, 1.0, teacher="", num_shared=4)), LOGITS)
+    assert before == pytest.approx(REVERSE_KL, abs=1e-8) and after < before
+
+
+def one_step(loss: DivergenceLoss | MiniLLMLoss, logits: Tensor) -> tuple[float, float]:
+    """The divergence of the fixed vector's policy from its teacher, and after one step of SGD at 0.1."""
+    head = FusedHead(torch.nn.Parameter(torch.eye(4, dtype=torch.float64)))
+    hidden = logits.clone()[None].requires_grad_()
+    optimizer, values = torch.optim.SGD([hidden], lr=0.1), []
+    for _ in range(2):
+        rows = one_position(0.0, (0,), **{HIDDEN: LOG_Q[None], "advantage.values": torch.zeros(1).double()})
+        output = token_loss_pass(head, hidden, rows, loss, 1.0, torch.eye(4, dtype=torch.float64))
+        values.append(float(output.rows.extra["divergence"]))
+        optimizer.zero_grad()
+        output.loss.backward()
+        optimizer.step()
+    return values[0], values[1]
 
 
 def test_returns_begin_after_their_token_and_are_means_of_what_is_left():

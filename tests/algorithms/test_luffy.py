@@ -44,6 +44,12 @@ def test_supervised_traces_ignore_the_advantage():
         torch.testing.assert_close(gradient[0], 0.5 * (P - one_hot(1)))
 
 
+@pytest.mark.parametrize("loss", [LUFFYLoss(), LUFFYLoss(trace_loss="nll")], ids=["shaped", "nll"])
+def test_a_step_raises_the_traces_token(loss: LUFFYLoss):
+    _, gradient = through_kernel(loss, row(1))
+    assert torch.softmax(LOGITS - 0.1 * gradient, -1).flatten()[1] > P[1]
+
+
 def test_value_and_gradient_equal_autograd_on_random_logits():
     rows = random_rows(num_targets=1)
     origin = 1 + (rows.sequence == 1).long()
