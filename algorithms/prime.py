@@ -10,6 +10,7 @@ from pydantic import Field
 
 from tgpo_ray.config import AlgorithmConfig, Section
 from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat, Share
+from tgpo_ray.storage import copy_folder, is_folder
 from tgpo_ray.token_values import GroupTokens, placed, with_values
 
 from .grpo import GRPO
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
     from tgpo_ray.teacher_group import TeacherGroup
+
+
+JUDGE_FOLDER = "process_reward"  # in a copied checkpoint
 
 
 class PRIMETrainingConfig(GRPOTrainingConfig):
@@ -134,19 +138,22 @@ class PRIME(GRPO):
         return super().check_metrics(metrics) | self.judge_metrics
 
     def save(self, path: str | None = None) -> str:
-        """A checkpoint of both models; the policy's names that of the process-reward model, which stays in the run's
-        folder where `path` is given."""
-        name = f"checkpoint_{self.iteration:06d}_{self.num_recoveries}"
-        if self.judge_checkpoint is None or not self.judge_checkpoint.endswith(name):
-            self.judge_checkpoint = self.judges.save(name, {})
-        return super().save(path)
+        """A checkpoint of both models: the policy's names the other's, and a copy at `path` holds it, too."""
+        name, judge = f"checkpoint_{self.iteration:06d}_{self.num_recoveries}", self.judge_checkpoint
+        if judge is None or not judge.endswith(name):
+            self.judge_checkpoint = judge = self.judges.save(name, {})
+        saved = super().save(path)
+        if path is not None:
+            copy_folder(judge, f"{saved}/{JUDGE_FOLDER}")
+        return saved
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"process_reward": self.judge_checkpoint}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        self.judge_checkpoint = state.get("process_reward")
+        copied = f"{self._last_checkpoint}/{JUDGE_FOLDER}"
+        self.judge_checkpoint = copied if is_folder(copied) else state.get("process_reward")
         if self.judge_checkpoint is not None:
             self.judges.load(self.judge_checkpoint)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -210,18 +211,18 @@ class Engine:
             place: of this request in what `start_scoring` was told.
             salt: cached prefixes are shared by requests of the same salt alone.
         """
+        params = self._reading.clone()
+        params.extra_args = {SCORED_PLACE: place}
+        return self._add(token_ids, params, cache_salt=salt)
+
+    @cached_property
+    def _reading(self) -> Any:
+        """Parameters of `read`, checked once; with `skip_clone` a clone is a shallow copy."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        params = SamplingParams(
-            max_tokens=1,
-            temperature=0.0,
-            detokenize=False,
-            extra_args={SCORED_PLACE: place},
-            skip_clone=True,  # nobody else has these parameters
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        return self._add(token_ids, params, cache_salt=salt)
+        final = RequestOutputKind.FINAL_ONLY
+        return SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, skip_clone=True, output_kind=final)
 
     def start_scoring(self, *arguments: Any) -> None:
         """Have the workers keep predictions; the arguments are those of `RowCollector` after the runner."""

@@ -29,3 +29,9 @@ def read_text(path: str) -> str:
     filesystem, name = pyarrow.fs.FileSystem.from_uri(absolute(path))
     with filesystem.open_input_stream(name) as stream:
         return stream.read().decode()
+
+
+def is_folder(path: str) -> bool:
+    """Whether a folder stands there."""
+    filesystem, name = pyarrow.fs.FileSystem.from_uri(absolute(path))
+    return filesystem.get_file_info(name).type == pyarrow.fs.FileType.Directory

@@ -6,6 +6,7 @@ A method joins by a line in METHODS. `make test-all` runs them.
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -94,7 +95,11 @@ def sections_of(tiny_models: dict[str, str]) -> Any:
 
 
 def weights(algorithm: Any) -> dict[str, Tensor]:
-    return {name: weight.clone() for name, weight in read_buckets(algorithm.learners.weight_buckets())}
+    return weights_of(algorithm.learners)
+
+
+def weights_of(learners: Any) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in read_buckets(learners.weight_buckets())}
 
 
 def assert_trains(algorithm: Any, reported: set[str]) -> None:
@@ -160,3 +165,27 @@ def test_dynamic_sampling_draws_on_until_its_rounds_end(make_config, sections_of
         assert all(group.task.problem_index % 2 == 0 for group in algorithm.sampled)
     finally:
         algorithm.stop()
+
+
+@pytest.mark.slow
+def test_a_copied_checkpoint_of_prime_has_both_models(make_config, sections_of, env_runners, reference, tmp_path):
+    """Where the run's own folder is gone, as on another machine."""
+    config = make_config("PRIME", **sections_of("PRIME", METHODS["prime"][1]))
+    actors = {"env_runners": env_runners, "teachers": {"reference": reference}}
+    algorithm = config.build_algo(**actors, run_folder=str(tmp_path / "run"))
+    try:
+        algorithm.train()
+        checkpoint = algorithm.save(str(tmp_path / "copy"))
+        expected = [weights_of(learners) for learners in (algorithm.learners, algorithm.judges)]
+    finally:
+        algorithm.stop()
+    shutil.rmtree(tmp_path / "run")
+    other = config.build_algo(**actors, run_folder=str(tmp_path / "other"))
+    try:
+        other.restore(checkpoint)
+        for learners, theirs in zip((other.learners, other.judges), expected, strict=True):
+            found = weights_of(learners)
+            assert max(float((found[name] - theirs[name]).abs().max()) for name in theirs) == 0.0
+        other.train()
+    finally:
+        other.stop()

@@ -221,8 +221,8 @@ class Algorithm:
         if state["algorithm"] != self.config.algorithm:
             raise ValueError(f"{path} is a checkpoint of {state['algorithm']}, this is {self.config.algorithm}")
         self.learners.load(path)
-        self.load_state_dict(state)
         self._last_state, self._last_checkpoint = state, path
+        self.load_state_dict(state)
         if self.weights is not None:
             self.weights.sync(state["weights_version"])
 
