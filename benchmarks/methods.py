@@ -19,10 +19,13 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "demo"))
@@ -32,13 +35,14 @@ import run as demo  # pyright: ignore[reportMissingImports] (examples/demo/run.p
 
 from tgpo_ray.cluster import connect
 from tgpo_ray.config import AlgorithmConfig
-from tgpo_ray.report import RunRecord, load_run, write_report
+from tgpo_ray.report import RunRecord, load_run
 from tgpo_ray.run import fit
 from tgpo_ray.train import quiet_other_packages
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "runs" / "methods"
 TEACHERS = {"far": "teacher", "near": "base"}  # folders of the demo's models
+COLORS = {"far": "#0072B2", "near": "#D55E00", "": "#1f2430"}  # told apart by colour-blind readers
 
 
 @dataclass(frozen=True)
@@ -72,26 +76,45 @@ METHODS = {
 }
 
 
+class Run(NamedTuple):
+    method: str
+    teacher: str  # "": none is asked
+    seed: int
+    record: RunRecord
+
+    def figures(self) -> dict[str, Any]:
+        """The run's row of runs.csv."""
+        iterations, accuracy = self.record.series("evaluation/accuracy")
+        assert iterations[0] == 0, "a run begins with an evaluation"
+        return {
+            "method": self.method,
+            "teacher": self.teacher,
+            "seed": self.seed,
+            "start": round(accuracy[0], 4),
+            "end": round(accuracy[-1], 4),
+            "best": round(accuracy.max(), 4),
+            "response_length": round(self.record.series("evaluation/response_length")[1][-1], 1),
+            "seconds": round(self.record.series("time/total_s")[1][-1]),
+        }
+
+
 def main() -> None:
     quiet_other_packages()
     options = parse_arguments()
     # PRIME has a second learner and a reference: four actors' halves and one whole, most of them idle at a time
     connect(AlgorithmConfig.from_yaml(ROOT / "yaml" / "demo" / "tgpo.yaml", ["ray.num_cpus=4"]).ray)
-    rows: list[dict[str, Any]] = []
-    records: list[RunRecord] = []
+    runs: list[Run] = []
     try:
         for seed in options.seeds:
             models = demo.prepare_models(seed, 0.0, fresh=False)
             for name, teacher in chosen(options):
-                record = train(name, teacher, seed, models, options.iterations)
-                records.append(record)
-                rows.append(row_of(name, teacher, seed, record))
-                write_table(rows)  # as it grows: an interrupted benchmark has its rows
+                runs.append(Run(name, teacher, seed, train(name, teacher, seed, models, options.iterations)))
+                write_rows(runs)  # as it grows: an interrupted benchmark has its rows
     finally:
         ray.shutdown()
-    title = f"{len(rows)} runs of {options.iterations} iterations on the demo's task"
-    report = write_report(OUTPUT / "report.html", records, title=title, notes=[f"Command: python {' '.join(sys.argv)}"])
-    print(f"{OUTPUT / 'table.csv'}\n{report}")
+    (OUTPUT / "table.md").write_text(table(runs))
+    draw_curves(runs, OUTPUT / "curves.svg")
+    print(f"{table(runs)}\n{OUTPUT}: runs.csv, table.md, curves.svg")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -161,27 +184,77 @@ def traces(teacher: str, seed: int, models: Path, iterations: int) -> str:
     return str(target)
 
 
-def row_of(name: str, teacher: str, seed: int, record: RunRecord) -> dict[str, Any]:
-    evaluations = [row for row in record.metrics if "evaluation/accuracy" in row]
-    return {
-        "method": name,
-        "teacher": teacher,
-        "seed": seed,
-        "start": round(evaluations[0]["evaluation/accuracy"], 4),
-        "end": round(evaluations[-1]["evaluation/accuracy"], 4),
-        "best": round(max(row["evaluation/accuracy"] for row in evaluations), 4),
-        "response_length": round(evaluations[-1]["evaluation/response_length"], 1),
-        "seconds": round(record.metrics[-1].get("time/total_s", float("nan"))),
-    }
-
-
-def write_table(rows: list[dict[str, Any]]) -> None:
+def write_rows(runs: Sequence[Run]) -> None:
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    with (OUTPUT / "table.csv").open("w", newline="") as file:
+    rows = [run.figures() for run in runs]
+    with (OUTPUT / "runs.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     print(json.dumps(rows[-1]), flush=True)
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Markdown: means over the seeds, and the least and largest end, in the order of METHODS."""
+
+    def place(run: Run) -> tuple[int, str]:
+        return list(METHODS).index(run.method), run.teacher
+
+    lines = [
+        "| method | teacher | seeds | start | end | least to largest end | response tokens at the end |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for _, group in groupby(sorted(runs, key=place), key=place):
+        rows = [run.figures() for run in group]
+        start, end, length = (np.mean([row[key] for row in rows]) for key in ("start", "end", "response_length"))
+        ends = sorted(row["end"] for row in rows)
+        name, teacher = rows[0]["method"], rows[0]["teacher"] or "none"
+        lines.append(
+            f"| `{name}` | {teacher} | {len(rows)} | {start:.3f} | {end:.3f} | {ends[0]:.3f} to {ends[-1]:.3f} "
+            f"| {length:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw_curves(runs: Sequence[Run], path: Path) -> None:
+    """Held-out accuracy over iterations, a panel for each method: thin lines are seeds, bold ones their mean."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    names = [name for name in METHODS if any(run.method == name for run in runs)]
+    width = min(len(names), 6)
+    height = -(-len(names) // width)
+    settings: dict[Any, Any] = {
+        "svg.hashsalt": "methods",
+        "svg.fonttype": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    with matplotlib.rc_context(settings):
+        figure = Figure(figsize=(1.9 * width, 1.6 * height + 0.5), layout="constrained")
+        panels = figure.subplots(height, width, sharex=True, sharey=True, squeeze=False).ravel()
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
+        for axes, name in zip(panels, names, strict=False):
+            axes.set_title(name, fontsize=9)
+            axes.tick_params(labelsize=8)
+            for teacher, color in COLORS.items():
+                _draw_seeds(axes, [run for run in runs if run[:2] == (name, teacher)], color)
+        handles = [Line2D([], [], color=color, linewidth=2) for color in COLORS.values()]
+        labels = [f"{teacher or 'no'} teacher" for teacher in COLORS]
+        figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+        figure.supxlabel("iteration", fontsize=9)
+        figure.supylabel("held-out accuracy", fontsize=9)
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _draw_seeds(axes: Any, runs: Sequence[Run], color: str) -> None:
+    curves = [run.record.series("evaluation/accuracy") for run in runs]
+    for iterations, accuracy in curves:
+        axes.plot(iterations, accuracy, color=color, linewidth=0.7, alpha=0.4)
+    if curves:
+        axes.plot(curves[0][0], np.mean([accuracy for _, accuracy in curves], axis=0), color=color, linewidth=2)
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ def run_case(name: str, backend: Any, model: Any, vocabulary: int, rounds: int) 
         "agreement": check(model, requests, named),
         "equal_to_plain": float(np.mean(np.concatenate(named["ours"]) == np.concatenate(named["plain"]))),
         "bytes_per_token": {key: result_bytes(backend, requests, want) for key, want in sizes.items()},
-        "python_us_per_token": round(min(own_python_us(backend, requests) for _ in range(3)), 2),
+        "python_us_per_token": round(min(own_python_us(backend, requests) for _ in range(6)), 2),
     }
 
 

@@ -74,51 +74,6 @@ class Completion:
     stop_reason: str  # stop | length | abort
 
 
-class WorkerExtension:
-    """What vLLM mixes into its worker, called by `collective_rpc`; runs in every tensor-parallel process."""
-
-    def tgpo_seed(self, seed: int) -> None:
-        import torch
-
-        torch.manual_seed(seed)
-
-    def tgpo_load_weights(self, buckets: Sequence[Any]) -> None:
-        """Load weight buckets one after the other: the engine never holds more than one of them beside the model."""
-        from tgpo_ray.weight_buckets import read_buckets
-
-        runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
-        runner.reload_weights(weights_iterator=read_buckets(buckets), is_checkpoint_format=True)
-        repack_heads(runner.get_model())
-
-    def tgpo_start_scoring(self, *arguments: Any) -> None:
-        """Keep what the model predicts in the requests that `Engine.read` queues from now on."""
-        from tgpo_ray.teacher.lean_scoring import RowCollector
-
-        self.tgpo_take_scores()
-        runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
-        self._tgpo_rows = RowCollector(runner, *arguments)
-
-    def tgpo_take_scores(self) -> Any:
-        """What was kept since `tgpo_start_scoring`, flat; None where this process has no logits."""
-        collector, self._tgpo_rows = getattr(self, "_tgpo_rows", None), None
-        return None if collector is None else collector.take()
-
-
-def repack_heads(model: Any) -> None:
-    """Have a tied LM head see the weights that its embedding just got.
-
-    On a CPU vLLM multiplies with a packed copy of each weight and, at a reload, renews the copies of those layers alone
-    that were sent a weight. A tied head is sent none: it would go on sampling from its first weights.
-    """
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu():
-        for module in model.modules():
-            if isinstance(module, ParallelLMHead):
-                module.quant_method.process_weights_after_loading(module)
-
-
 def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
     """Keyword arguments of vLLM's EngineArgs."""
     arguments: dict[str, Any] = {
@@ -137,7 +92,7 @@ def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
         "kv_cache_memory_bytes": spec.kv_cache_memory,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
-        "worker_extension_cls": "tgpo_ray.engine.WorkerExtension",
+        "worker_extension_cls": "tgpo_ray.worker_extension.WorkerExtension",
         "generation_config": "vllm",  # the sampling defaults of a model's folder must not leak into training
     }
     if not gpu:

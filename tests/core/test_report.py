@@ -124,6 +124,19 @@ def test_guided_runs_are_compared_with_the_others_of_their_seed():
     assert verdict(runs)[:2] == ["TGPO 0 ended 0.50 above GRPO 0.", "TGPO 1 ended 0.20 above GRPO 1."]
 
 
+def test_many_runs_are_ranked():
+    runs = [
+        record(f"run{i}", {0: 0.3, 20: i / 10}, problems=100, algorithm="TGPO" if i % 2 else "GRPO") for i in range(8)
+    ]
+    assert verdict(runs) == [
+        "run7 ended highest of 8 runs, at 0.70.",
+        "In order: run7 0.70, run6 0.60, run5 0.50, run4 0.40, run3 0.30, run2 0.20, run1 0.10, run0 0.00.",
+        "Training did harm to run1 and run0.",  # 0.20 is within 1.96 * sqrt(2) * 0.04 of 0.30
+        "Chance alone can explain gaps of up to 0.14 at this number of held-out problems.",
+    ]
+    assert len(verdict(runs[:7])) > 7
+
+
 def test_verdict_concludes_nothing_without_an_evaluation_after_training():
     for accuracies in ({}, {0: 0.3}):
         assert verdict([record("TGPO", accuracies)]) == [

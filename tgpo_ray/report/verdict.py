@@ -11,6 +11,7 @@ from .record import ACCURACY, RunRecord
 
 REWARD_WINDOW = 10  # iterations that the final training reward is a mean of
 SAME = 0.005  # accuracies nearer than this print alike at two digits
+MANY = 8  # runs from which on they are ranked: nobody reads a sentence for each pair of them
 
 
 @dataclass(frozen=True)
@@ -62,15 +63,39 @@ def verdict(runs: Sequence[RunRecord]) -> list[str]:
 
     Two ends count as different when their gap exceeds 1.96 sqrt(se_1^2 + se_2^2), the 95 % range of a gap between two
     independent samples of problems. Runs are mostly tested on the same problems, which makes this bound a careful one.
+    Many runs are ranked instead.
     """
     measured = [(run, summarize(run)) for run in runs]
     missing = [summary.label for _, summary in measured if summary.end is None]
-    sentences = [_against_start(summary) for _, summary in measured if summary.end is not None]
+    compared = [(run, summary) for run, summary in measured if summary.end is not None]
+    summaries = [summary for _, summary in compared]
+    if len(compared) >= MANY:
+        sentences = _ranking(summaries)
+    else:
+        sentences = [_against(subject, rival) for subject, rival in _pairs(compared)]
+        sentences += [_against_start(summary) for summary in summaries]
     if missing:
         sentences.append(f"{_and(missing)} recorded no held-out accuracy after training: nothing is concluded.")
-    compared = [(run, summary) for run, summary in measured if summary.end is not None]
-    sentences = [_against(subject, rival) for subject, rival in _pairs(compared)] + sentences
-    return sentences + _caveats([summary for _, summary in compared])
+    return sentences + _caveats(summaries)
+
+
+def _ranking(summaries: Sequence[Summary]) -> list[str]:
+    """Best first, who fell, and how far apart two runs may be by chance."""
+    ranked = sorted(summaries, key=lambda summary: -(summary.end or 0.0))
+    told = ", ".join(f"{summary.label} {summary.end:.2f}" for summary in ranked)
+    sentences = [
+        f"{ranked[0].label} ended highest of {len(ranked)} runs, at {ranked[0].end:.2f}.",
+        f"In order: {told}.",
+    ]
+    fallen = [summary.label for summary in ranked if (summary.change or 0.0) < -_start_noise(summary) - SAME]
+    if fallen:
+        sentences.append(f"Training did harm to {_and(fallen)}.")
+    bounds = [1.96 * 2**0.5 * summary.standard_error for summary in ranked if summary.standard_error is not None]
+    if bounds:
+        sentences.append(
+            f"Chance alone can explain gaps of up to {max(bounds):.2f} at this number of held-out problems."
+        )
+    return sentences
 
 
 def _pairs(runs: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
