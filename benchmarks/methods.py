@@ -21,7 +21,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -195,24 +194,20 @@ def write_rows(runs: Sequence[Run]) -> None:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Markdown: means over the seeds, and the least and largest end, in the order of METHODS."""
+    """Markdown: the mean accuracy at the end over the seeds, with the least and the largest."""
 
-    def place(run: Run) -> tuple[int, str]:
-        return list(METHODS).index(run.method), run.teacher
+    def cell(name: str, teacher: str) -> str:
+        ends = [run.figures()["end"] for run in runs if run[:2] == (name, teacher)]
+        return f"{np.mean(ends):.2f} ({min(ends):.2f} to {max(ends):.2f})" if ends else ""
 
+    starts = {run.seed: run.figures()["start"] for run in runs}
     lines = [
-        "| method | teacher | seeds | start | end | least to largest end | response tokens at the end |",
-        "|---|---|---|---|---|---|---|",
+        f"Start: {np.mean(list(starts.values())):.2f}, mean over seeds {', '.join(map(str, starts))}.\n",
+        "| method | no teacher | far teacher | near teacher |",
+        "|---|---|---|---|",
     ]
-    for _, group in groupby(sorted(runs, key=place), key=place):
-        rows = [run.figures() for run in group]
-        start, end, length = (np.mean([row[key] for row in rows]) for key in ("start", "end", "response_length"))
-        ends = sorted(row["end"] for row in rows)
-        name, teacher = rows[0]["method"], rows[0]["teacher"] or "none"
-        lines.append(
-            f"| `{name}` | {teacher} | {len(rows)} | {start:.3f} | {end:.3f} | {ends[0]:.3f} to {ends[-1]:.3f} "
-            f"| {length:.1f} |"
-        )
+    for name in [name for name in METHODS if any(run.method == name for run in runs)]:
+        lines.append(f"| `{name}` | {cell(name, '')} | {cell(name, 'far')} | {cell(name, 'near')} |")
     return "\n".join(lines) + "\n"
 
 

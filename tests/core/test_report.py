@@ -116,6 +116,11 @@ def test_a_fall_within_chance_is_not_called_harm():
     ]
 
 
+def test_a_run_with_teachers_is_guided_whatever_its_method():
+    runs = [record("GRPO", {0: 0.2, 20: 0.6}), record("KDRL", {0: 0.2, 20: 0.4}, teachers={"default": {"path": "t"}})]
+    assert verdict(runs)[0] == "GRPO ended 0.20 above KDRL: on this task guidance did not win."
+
+
 def test_guided_runs_are_compared_with_the_others_of_their_seed():
     runs = [
         record(f"{name} {seed}", {0: 0.2, 20: end}, algorithm=name, seed=seed)

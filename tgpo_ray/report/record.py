@@ -39,9 +39,9 @@ class RunRecord:
 
     @property
     def is_guided(self) -> bool:
-        """Whether a teacher took part, by the configuration's algorithm or, without one, by the label."""
+        """Whether a teacher took part, by the configuration's teachers; without any, by the algorithm or the label."""
         name = str(self.config.get("algorithm", self.label)).upper()
-        return name.startswith(GUIDED_ALGORITHMS)
+        return bool(self.config.get("teachers")) or name.startswith(GUIDED_ALGORITHMS)
 
 
 def load_run(folder: str | os.PathLike[str], *, label: str | None = None) -> RunRecord:
