@@ -68,3 +68,8 @@ def _own_sigterm() -> Iterator[None]:
 def has_gpus() -> bool:
     """Whether any node of the cluster offers a GPU."""
     return ray.cluster_resources().get("GPU", 0.0) > 0.0
+
+
+def node_resources() -> list[dict[str, float]]:
+    """What each living node offers."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]

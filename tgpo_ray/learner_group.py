@@ -7,7 +7,9 @@ where it can be read. Nothing here is a singleton: a policy and a process-reward
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -78,8 +80,18 @@ class LearnerGroup:
                 ray.get(self._mailbox.fail_pending.remote(root_cause(error)))
 
     def wait_until_ready(self) -> None:
-        """Block until every rank holds its model."""
-        self._call("ping")
+        """Block until every rank holds its model.
+
+        Raises:
+            LearnerError: not within `placement.start_timeout_s`, or a rank failed.
+        """
+        place, timeout_s = self.placement, self.placement.start_timeout_s
+        if self._wait(self._send("ping", [None] * place.num_learners), timeout_s) is None:
+            gpus = f" and {place.num_gpus:g} GPUs" if place.num_gpus else ""
+            raise LearnerError(
+                f"the learners did not start within {timeout_s:.0f} s (fault_tolerance.start_timeout_s): the nodes may not "
+                f"have {place.num_cpus:g} CPUs{gpus} left for each of the {place.num_learners}, see `ray status`"
+            )
 
     # -- updates -----------------------------------------------------------------------------------------------------
 
@@ -189,9 +201,12 @@ class LearnerGroup:
         for number, on_reply in pending:
             on_reply(self._wait(number))
 
-    def _wait(self, number: int) -> list[Any]:
-        ref = self._mailbox.result.remote(number)
-        while not ray.wait([ref], timeout=POLL_S)[0]:
+    def _wait(self, number: int, timeout_s: float = math.inf) -> Any:
+        """The ranks' replies to a command; None where there are none after `timeout_s`."""
+        ref, end = self._mailbox.result.remote(number), time.monotonic() + timeout_s
+        while not ray.wait([ref], timeout=min(POLL_S, timeout_s))[0]:
+            if time.monotonic() > end:
+                return None
             if not self._thread.is_alive():
                 raise LearnerError(f"the learners' Ray Train run has ended: {self._cause()}") from self._error
         status, value = ray.get(ref)
@@ -210,7 +225,7 @@ class LearnerGroup:
         with contextlib.suppress(*ACTOR_ERRORS):
             ranks: Any = ray.get(self._mailbox.stop.remote())
             self._thread.join(grace_s)
-            if self._thread.is_alive():  # they hang: Ray Train starts others, which find that the group is stopped
+            if self._thread.is_alive() and ranks:  # they hang: Ray Train starts others, which find the group stopped
                 for rank in ranks:
                     ray.kill(rank)
                 self._thread.join(KILL_S)

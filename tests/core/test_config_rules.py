@@ -225,6 +225,18 @@ def test_gpus_count_only_where_the_cluster_has_some():
         check_resources(config, {"CPU": 4.0})
 
 
+def test_an_actor_larger_than_any_node_is_refused():
+    config = tgpo().teachers(tensor_parallel_size=4)
+    cluster = {"CPU": 16.0, "GPU": 8.0}
+    check_resources(config, cluster, [{"CPU": 8.0, "GPU": 4.0}] * 2)
+    with pytest.raises(ConfigError) as caught:
+        check_resources(config, cluster, [{"CPU": 4.0, "GPU": 2.0}] * 4)
+    assert str(caught.value) == (
+        "resources: teachers.default needs 4 GPUs on one node, the largest node has 2: lower num_gpus_per_* and "
+        "tensor_parallel_size"
+    )
+
+
 def test_fractions_that_add_up_to_the_cluster_fit():
     thirds = tgpo().learners(num_cpus_per_learner=0.1).env_runners(num_cpus_per_env_runner=0.2)
     check_resources(thirds.teachers(num_cpus_per_replica=0.7), {"CPU": 1.0})

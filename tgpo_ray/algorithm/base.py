@@ -62,7 +62,7 @@ class Algorithm:
         self._times: dict[str, float] = {}
         self._owned: list[Any] = []
         try:
-            check_resources(config, ray.cluster_resources())
+            check_resources(config, ray.cluster_resources(), cluster.node_resources())
             self.config: Any = config.resolved(gpus=cluster.has_gpus())
             self.config.model.path = building.local_model(self.config.model.path)
             self.run_folder = run_folder or f"{absolute(self.config.checkpointing.storage_path)}/{self.config.name}"

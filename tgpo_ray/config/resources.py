@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,8 +51,10 @@ def resource_plan(config: AlgorithmConfig, *, gpus: bool) -> list[Row]:
     return rows
 
 
-def check_resources(config: AlgorithmConfig, cluster: Mapping[str, float]) -> None:
-    """ConfigError where `cluster` (`ray.cluster_resources()`) cannot hold all actors at once."""
+def check_resources(
+    config: AlgorithmConfig, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
+) -> None:
+    """ConfigError where `cluster` (`ray.cluster_resources()`) cannot hold all actors at once, or none of `nodes` one."""
     has_gpus = cluster.get("GPU", 0.0) > 0
     rows = resource_plan(config, gpus=has_gpus)
     problems = []
@@ -61,6 +63,13 @@ def check_resources(config: AlgorithmConfig, cluster: Mapping[str, float]) -> No
         available = float(cluster.get(kind, 0.0))
         if needed > available + 1e-6:
             problems.append(_shortage(kind, needed, available, list(zip(rows, amounts, strict=True))))
+        largest = max((float(node.get(kind, 0.0)) for node in nodes), default=available)
+        problems += [
+            f"resources: {row.key} needs {amount:g} {kind}s on one node, the largest node has {largest:g}: lower "
+            f"num_{kind.lower()}s_per_*" + (" and tensor_parallel_size" if kind == "GPU" else "")
+            for row, amount in zip(rows, amounts, strict=True)
+            if row.count and largest + 1e-6 < amount <= available
+        ]
     if problems:
         raise ConfigError(problems)
 
