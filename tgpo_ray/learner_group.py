@@ -89,7 +89,7 @@ class LearnerGroup:
         if self._wait(self._send("ping", [None] * place.num_learners), timeout_s) is None:
             gpus = f" and {place.num_gpus:g} GPUs" if place.num_gpus else ""
             raise LearnerError(
-                f"the learners did not start within {timeout_s:.0f} s (fault_tolerance.start_timeout_s): the nodes may not "
+                f"the learners did not start within {timeout_s:.0f} s (fault_tolerance.start_timeout_s): no nodes may "
                 f"have {place.num_cpus:g} CPUs{gpus} left for each of the {place.num_learners}, see `ray status`"
             )
 

@@ -54,7 +54,7 @@ def resource_plan(config: AlgorithmConfig, *, gpus: bool) -> list[Row]:
 def check_resources(
     config: AlgorithmConfig, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
 ) -> None:
-    """ConfigError where `cluster` (`ray.cluster_resources()`) cannot hold all actors at once, or none of `nodes` one."""
+    """ConfigError where `cluster` (`ray.cluster_resources()`) cannot hold all actors, or none of its `nodes` one."""
     has_gpus = cluster.get("GPU", 0.0) > 0
     rows = resource_plan(config, gpus=has_gpus)
     problems = []
