@@ -87,10 +87,10 @@ class LearnerGroup:
         """
         place, timeout_s = self.placement, self.placement.start_timeout_s
         if self._wait(self._send("ping", [None] * place.num_learners), timeout_s) is None:
-            gpus = f" and {place.num_gpus:g} GPUs" if place.num_gpus else ""
+            share = f"{place.num_cpus:g} CPUs" + (f" and {place.num_gpus:g} GPUs" if place.num_gpus else "")
             raise LearnerError(
-                f"the learners did not start within {timeout_s:.0f} s (fault_tolerance.start_timeout_s): no nodes may "
-                f"have {place.num_cpus:g} CPUs{gpus} left for each of the {place.num_learners}, see `ray status`"
+                f"the learners did not start within {timeout_s:.0f} s (fault_tolerance.start_timeout_s): the nodes may "
+                f"lack {share} for each of the {place.num_learners} (see `ray status`), or the model loads slowly"
             )
 
     # -- updates -----------------------------------------------------------------------------------------------------
