@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from io import StringIO
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import yaml
 from tests.core.sampled_groups import episode_of
 from tgpo_ray.cli import main
 from tgpo_ray.engine import EngineSpec
@@ -235,3 +238,14 @@ def test_the_command_ends_with_status_one_where_something_is_wrong(make_config, 
     assert "nothing is wrong" in capsys.readouterr().out
     assert main(["preflight", "job.yaml", "env_runners.kv_cache_memory=900TiB", "--files-only"]) == 1
     assert "lower kv_cache_memory" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_command_starts_the_actors_of_a_job_and_ends_them(make_config, clean_environment, tmp_path):
+    """Learner, runner and teacher, on a Ray of its own."""
+    storage = {"storage_path": str(tmp_path / "runs")}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(make_config("TGPO", checkpointing=storage).to_dict()))
+    command = [sys.executable, "-m", "tgpo_ray.cli", "preflight", "job.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=clean_environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing is wrong" in done.stdout and "learner and sampler" in done.stdout
