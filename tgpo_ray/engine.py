@@ -208,6 +208,11 @@ class Engine:
         while self._engine.has_unfinished_requests():
             self._engine.step()
 
+    def stop(self) -> None:
+        """End the tensor-parallel processes, whose shared memory would outlive them; a single process holds none."""
+        if self.spec.tensor_parallel_size > 1:
+            self._engine.engine_core.shutdown()
+
     def seed(self, seed: int) -> None:
         """Seed the sampler of every worker: the same requests in the same order then give the same tokens."""
         self._engine.collective_rpc("tgpo_seed", args=(seed,))

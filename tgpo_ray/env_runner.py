@@ -203,3 +203,4 @@ class EnvRunner:
         for envs in self._idle_envs:
             for env in envs:
                 env.close()
+        self._engine.stop()

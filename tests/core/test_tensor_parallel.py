@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,18 @@ TIE, BOUND = 1e-4, 1e-4  # another order of summation
 pytestmark = pytest.mark.slow
 
 
+def vllm_memory() -> set[str]:
+    """What vLLM's processes share, by file."""
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith(("psm_", "vllm_dist_"))}
+
+
 @pytest.fixture(scope="module")
-def algorithm(ray_cluster: Any, make_config: Any) -> Iterator[Any]:
+def shared_memory() -> set[str]:
+    return vllm_memory()
+
+
+@pytest.fixture(scope="module")
+def algorithm(shared_memory: set[str], ray_cluster: Any, make_config: Any) -> Iterator[Any]:
     split = {"tensor_parallel_size": 2}
     config = make_config("TGPO", env_runners=split, teacher=split, training={"importance": "truncated"})
     built = config.build_algo()
@@ -47,10 +58,11 @@ def test_a_split_teacher_says_what_transformers_says(algorithm: Any, tiny_models
         np.testing.assert_allclose(logprobs, expected, atol=BOUND)
 
 
-def test_stopping_ends_the_processes_of_both(algorithm: Any):
+def test_stopping_ends_the_processes_of_both_and_their_shared_memory(algorithm: Any, shared_memory: set[str]):
     actors = [*algorithm.env_runners._runners, *algorithm.teachers["default"].handles]
     processes = [child for actor in actors for child in psutil.Process(process_of(actor)).children(recursive=True)]
     assert len(processes) >= 4
     algorithm.stop()
     _, left = psutil.wait_procs(processes, timeout=20)
     assert not left
+    assert not vllm_memory() - shared_memory

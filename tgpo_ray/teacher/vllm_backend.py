@@ -41,7 +41,8 @@ class VllmBackend:
         return [completions(found[i]) for i in range(len(prompts))]
 
     def stop(self) -> None:
-        """Nothing to close: the engine lives in this process and ends with it."""
+        """End what the engine has outside this process."""
+        self._engine.stop()
 
     def _lean(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
         if not needs_logits(want) and not want.hidden:
