@@ -86,12 +86,14 @@ class LearnerGroup:
             LearnerError: not within `placement.start_timeout_s`, or a rank failed.
         """
         place, timeout_s = self.placement, self.placement.start_timeout_s
-        if self._wait(self._send("ping", [None] * place.num_learners), timeout_s) is None:
+        try:
+            self._wait(self._send("ping", [None] * place.num_learners), timeout_s)
+        except TimeoutError:
             share = f"{place.num_cpus:g} CPUs" + (f" and {place.num_gpus:g} GPUs" if place.num_gpus else "")
             raise LearnerError(
                 f"the learners did not start within {timeout_s:.0f} s (fault_tolerance.start_timeout_s): the nodes may "
                 f"lack {share} for each of the {place.num_learners} (see `ray status`), or the model loads slowly"
-            )
+            ) from None
 
     # -- updates -----------------------------------------------------------------------------------------------------
 
@@ -201,12 +203,12 @@ class LearnerGroup:
         for number, on_reply in pending:
             on_reply(self._wait(number))
 
-    def _wait(self, number: int, timeout_s: float = math.inf) -> Any:
-        """The ranks' replies to a command; None where there are none after `timeout_s`."""
+    def _wait(self, number: int, timeout_s: float = math.inf) -> list[Any]:
+        """The ranks' replies to a command; TimeoutError where there are none after `timeout_s`."""
         ref, end = self._mailbox.result.remote(number), time.monotonic() + timeout_s
         while not ray.wait([ref], timeout=min(POLL_S, timeout_s))[0]:
             if time.monotonic() > end:
-                return None
+                raise TimeoutError
             if not self._thread.is_alive():
                 raise LearnerError(f"the learners' Ray Train run has ended: {self._cause()}") from self._error
         status, value = ray.get(ref)
