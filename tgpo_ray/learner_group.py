@@ -227,7 +227,7 @@ class LearnerGroup:
         with contextlib.suppress(*ACTOR_ERRORS):
             ranks: Any = ray.get(self._mailbox.stop.remote())
             self._thread.join(grace_s)
-            if self._thread.is_alive():  # they hang: Ray Train starts others, which find that the group is stopped
+            if self._thread.is_alive() and ranks:  # they hang: Ray Train starts others, which find the group stopped
                 for rank in ranks:
                     ray.kill(rank)
                 self._thread.join(KILL_S)
