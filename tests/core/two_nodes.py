@@ -8,11 +8,14 @@ Prints JSON: the nodes of each kind of actor and the metrics of two iterations, 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread of Ray Train's that still waits must not connect again
 
 import ray
 from ray.cluster_utils import Cluster
