@@ -48,7 +48,10 @@ def ray_cluster() -> Iterator[Any]:
     """A local Ray that counts more CPUs than there are: the suite's actors are many and mostly idle."""
     import ray
 
-    context = ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    # "local": not a cluster that runs on this machine, nor one whose address was left in /tmp/ray
+    context = ray.init(
+        "local", num_cpus=16, include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING
+    )
     yield context
     ray.shutdown()
 
@@ -110,6 +113,10 @@ def teachers(ray_cluster: Any, make_config: Callable[..., Any]) -> Iterator[dict
     groups["default"].wait_until_ready()
     yield groups
     groups["default"].stop()
+
+
+def pytest_configure() -> None:
+    os.environ.pop("RAY_ADDRESS", None)  # no test may join a cluster that is in use
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

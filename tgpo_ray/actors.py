@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, GetTimeoutError, RayActorError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 PYDANTIC_LINK = "For further information visit"
 ACTOR_ERRORS = (ActorDiedError, ActorUnavailableError, RayActorError)
@@ -17,6 +18,12 @@ def actor(kind: type, *arguments: Any, **options: Any) -> Any:
     """A handle of a new Ray actor of this class; `options` are Ray's (num_cpus, num_gpus, runtime_env, ...)."""
     remote: Any = ray.remote(kind)
     return remote.options(**options).remote(*arguments)
+
+
+def actor_of_driver(kind: type, *arguments: Any, **options: Any) -> Any:
+    """`actor` on this process's node, without CPUs: Ray puts such a one on any node, whose loss would take it along."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return actor(kind, *arguments, num_cpus=0, scheduling_strategy=here, **options)
 
 
 class ActorStartError(RuntimeError):

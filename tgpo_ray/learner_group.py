@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from tgpo_ray.actors import ACTOR_ERRORS, actor, root_cause
+from tgpo_ray.actors import ACTOR_ERRORS, actor_of_driver, root_cause
 from tgpo_ray.batch import MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.command_mailbox import Mailbox
 from tgpo_ray.episode import SampledGroup
@@ -28,6 +28,7 @@ from tgpo_ray.learner_worker import WorkerSpec, run_rank
 
 POLL_S = 2.0
 KILL_S = 60.0  # for Ray Train to notice that its ranks were killed
+PLACE_S = 60.0  # how long Ray Train waits for a place before it calls that a failure and asks again
 
 
 class LearnersRestartedError(RuntimeError):
@@ -63,8 +64,9 @@ class LearnerGroup:
 
     def __init__(self, spec: LearnerSpec, placement: Placement, token_budget: int) -> None:
         self.spec, self.placement, self.token_budget = spec, placement, token_budget
-        self._mailbox = actor(Mailbox, placement.num_learners, num_cpus=0, max_concurrency=1000)
+        self._mailbox = actor_of_driver(Mailbox, placement.num_learners, max_concurrency=1000)
         self._error: BaseException | None = None
+        self._stopped = False
         self._pending: list[tuple[int, Callable[[list[Any]], None]]] = []
         self._sums: list[Sums] = []
         self._thread = threading.Thread(target=self._fit, name=f"{placement.name}-fit", daemon=True)
@@ -76,8 +78,13 @@ class LearnerGroup:
             _trainer(self._mailbox, self.spec, self.placement).fit()
         except BaseException as error:
             self._error = error
-            with contextlib.suppress(*ACTOR_ERRORS):  # the mailbox is gone once the group has been stopped
-                ray.get(self._mailbox.fail_pending.remote(root_cause(error)))
+        if not ray.is_initialized():  # the driver has shut it down: a call would start it again
+            return
+        with contextlib.suppress(*ACTOR_ERRORS):
+            if self._stopped:
+                ray.kill(self._mailbox)
+            elif self._error is not None:
+                ray.get(self._mailbox.fail_pending.remote(root_cause(self._error)))
 
     def wait_until_ready(self) -> None:
         """Block until every rank holds its model.
@@ -223,7 +230,11 @@ class LearnerGroup:
         return root_cause(self._error) if self._error else "no error was reported"
 
     def stop(self, grace_s: float = 20.0) -> None:
-        """End the ranks: ask, wait, then kill their processes. Safe to call twice."""
+        """End the ranks: ask, wait, then kill their processes. Safe to call twice.
+
+        Ranks that are still starting, or wait for a place, are not waited for: the mailbox stays and ends them.
+        """
+        self._stopped = True
         with contextlib.suppress(*ACTOR_ERRORS):
             ranks: Any = ray.get(self._mailbox.stop.remote())
             self._thread.join(grace_s)
@@ -231,7 +242,8 @@ class LearnerGroup:
                 for rank in ranks:
                     ray.kill(rank)
                 self._thread.join(KILL_S)
-        ray.kill(self._mailbox)
+        if not self._thread.is_alive():
+            ray.kill(self._mailbox)
 
 
 def _trainer(mailbox: Any, spec: LearnerSpec, placement: Placement) -> Any:
@@ -248,7 +260,11 @@ def _trainer(mailbox: Any, spec: LearnerSpec, placement: Placement) -> Any:
         run_config=RunConfig(
             name=placement.name,
             storage_path=placement.storage_path,
-            failure_config=FailureConfig(max_failures=placement.max_restarts),
+            failure_config=FailureConfig(
+                max_failures=placement.max_restarts,
+                # by default ranks that lost their node would wait for a place for ever, and in silence
+                controller_failure_limit=(placement.max_restarts + 1) * math.ceil(placement.start_timeout_s / PLACE_S),
+            ),
             checkpoint_config=CheckpointConfig(num_to_keep=placement.keep_checkpoints),
         ),
     )

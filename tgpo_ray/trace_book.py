@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from tgpo_ray.actors import actor, kill, wait_until_started
+from tgpo_ray.actors import actor_of_driver, kill, wait_until_started
 from tgpo_ray.config import ConfigError
 from tgpo_ray.episode import ORIGIN_TEACHER, Episode, EpisodeGroup, EpisodeInfo, SampledGroup
 from tgpo_ray.traces import read_rows
@@ -99,7 +99,7 @@ class TraceShelf:
 
     def start(self) -> TraceShelf:
         """Start the actor; Ray must be up."""
-        self._book = actor(TraceBook, *self._arguments, num_cpus=0)
+        self._book = actor_of_driver(TraceBook, *self._arguments)
         return self
 
     def wait_until_ready(self) -> None:

@@ -80,7 +80,7 @@ def main() -> None:
     parser.add_argument("--weight", type=float, default=1.0, help="of guidance at the start; 0 at half of the run")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "rllib")
     options = parser.parse_args()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         teacher = train_teacher(options.output.resolve() / "teacher", options.teacher_iterations)
         half = options.iterations * BATCH / 2

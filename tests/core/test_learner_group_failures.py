@@ -140,8 +140,8 @@ def test_rank_that_hangs_is_killed_by_stop_and_nothing_remains(pair, groups, bef
 def test_group_stops_while_it_is_still_starting(ray_cluster, tiny_models, tmp_path):
     before = train_processes()
     learners = start(Setting("torch", 1), tiny_models["policy"], tmp_path)
-    learners.stop()
-    assert not learners._thread.is_alive()
+    learners.stop(grace_s=0.0)
+    assert eventually(lambda: not learners._thread.is_alive(), 60.0)
     assert eventually(lambda: train_processes() <= before)
 
 

@@ -19,7 +19,7 @@ PLAIN_PPO = """
 import json, pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import ray, train
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
 train.train_teacher(pathlib.Path("teacher").resolve(), 1)  # the second algorithm of a process, as in the example
 algorithm = train.ppo(0).build_algo()
 print(json.dumps([algorithm.train()["env_runners"]["episode_return_mean"] for _ in range(int(sys.argv[2]))]))

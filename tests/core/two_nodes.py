@@ -1,21 +1,20 @@
 """A process of its own for test_two_nodes.py: Ray with two nodes on this machine, and a run over both.
 
-    python tests/core/two_nodes.py run.yaml CPUS_OF_THE_HEAD CPUS_OF_THE_OTHER
+    python tests/core/two_nodes.py run.yaml CPUS_OF_THE_HEAD CPUS_OF_THE_OTHER [lose]
 
-Prints JSON: the nodes of each kind of actor and the metrics of two iterations, or why the run could not start.
+Prints JSON: the nodes of each kind of actor and the metrics of two iterations, or why the run ended. With `lose` the
+second node is lost between the two.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # a thread of Ray Train's that still waits must not connect again
 
 import ray
 from ray.cluster_utils import Cluster
@@ -23,28 +22,33 @@ from ray.cluster_utils import Cluster
 from tgpo_ray.config import AlgorithmConfig
 
 
-def main(path: str, *cpus: str) -> None:
+def main(path: str, head_cpus: str, other_cpus: str, lose: str = "") -> None:
     cluster = Cluster()
-    for count in cpus:
-        cluster.add_node(num_cpus=int(count), include_dashboard=False)
+    cluster.add_node(num_cpus=int(head_cpus), include_dashboard=False)
+    other = cluster.add_node(num_cpus=int(other_cpus))
     ray.init(address=cluster.address, log_to_driver=False)
+    report: dict[str, Any] = {}
     algorithm = None
     try:
         algorithm = AlgorithmConfig.from_yaml(path).build_algo()
-        report: dict[str, Any] = {
-            "env_runners": [node_of(runner) for runner in algorithm.env_runners._runners],
-            "teachers": [node_of(teacher) for teacher in algorithm.teachers["default"].handles],
-            "learners": [node for node, _ in algorithm.learners.processes()],
-            "metrics": [algorithm.train() for _ in range(2)],
-        }
+        report["env_runners"] = [node_of(runner) for runner in algorithm.env_runners._runners]
+        report["teachers"] = [node_of(teacher) for teacher in algorithm.teachers["default"].handles]
+        report["learners"] = [node for node, _ in algorithm.learners.processes()]
+        report["lost"] = other.node_id
+        report["metrics"] = [algorithm.train()]
+        if lose:
+            cluster.remove_node(other, allow_graceful=False)
+        report["metrics"].append(algorithm.train())
     except RuntimeError as error:
-        report = {"error": f"{type(error).__name__}: {error}"}
+        report["error"] = f"{type(error).__name__}: {error}"
     finally:
         if algorithm is not None:
             algorithm.stop()
-    print(json.dumps(report))
     ray.shutdown()
     cluster.shutdown()
+    time.sleep(5.0)  # a thread of a group that was never placed would start Ray again in this time
+    report["connected_again"] = ray.is_initialized()
+    print(json.dumps(report))
 
 
 def node_of(actor: Any) -> str:
