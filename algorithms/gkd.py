@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class GKDTrainingConfig(TrainingConfig):
     """`training` of GKD: one update an iteration, since nothing in it is clipped."""
 
+    unread: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "entropy_weight", "old_logprobs")
+
     group_size: Positive = Field(default=1, description="Episodes of one problem.")
     lr: PositiveFloat = Field(default=1e-5, description="Learning rate of AdamW.")
     on_policy_share: Share = Field(

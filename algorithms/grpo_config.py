@@ -25,6 +25,9 @@ class OutcomeRewards(Section):
     unparsable: float = Field(default=0.0, description="Reward of a response without a readable answer.")
 
 
+REWARD_SHAPING = ("outcome_rewards", "zero_truncated", "overlong_buffer", "length_weight")
+
+
 class GRPOTrainingConfig(TrainingConfig):
     """`training`. The defaults are those of the paper's scripts: 300 iterations of 128 x 8, two updates each."""
 

@@ -18,6 +18,7 @@ from tgpo_ray.kernels import Divergence, TokenRows
 from tgpo_ray.token_values import GroupTokens, placed, with_values
 
 from .full_vocabulary import HIDDEN, FullVocabularyAlgorithm, divergence_metrics
+from .grpo_config import REWARD_SHAPING
 from .process_advantages import whitened
 from .rkl import RatioTrainingConfig
 from .teacher_ratio import UNREADABLE_LOGPROB
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 class MiniLLMTrainingConfig(RatioTrainingConfig):
     """`training` of MiniLLM. The sampler's log-probs are part of the reward."""
+
+    unread: ClassVar[tuple[str, ...]] = REWARD_SHAPING
 
     entropy_weight: NonNegativeFloat = Field(default=0.0, description="Weight of the entropy bonus.")
     old_logprobs: OldLogprobs | None = Field(default="sampler", description="Source of pi_old, and of the reward.")

@@ -11,6 +11,7 @@ from tgpo_ray.config.run_sections import OldLogprobs
 from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat
 
 from .clipping import NO_CLIP
+from .grpo_config import REWARD_SHAPING
 from .rkl import RKL, RatioTrainingConfig, RKLConfig
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 class OPDistillTrainingConfig(RatioTrainingConfig):
     """`training` of OPDistill. Defaults: one update of groups of 4, the rate of full fine-tuning, no entropy bonus."""
+
+    unread: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "dual_clip", *REWARD_SHAPING)
 
     groups_per_iteration: Positive = Field(default=512, description="Problems sampled in an iteration.")
     group_size: Positive = Field(default=4, description="Episodes of one problem.")

@@ -11,7 +11,7 @@ from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TeacherTermConfig
 from tgpo_ray.config.values import NonNegativeFloat, PositiveFloat, Share
 from tgpo_ray.end_of_sequence import end_of_sequence_ids
 
-from .grpo_config import GRPOTrainingConfig
+from .grpo_config import REWARD_SHAPING, GRPOTrainingConfig
 from .teacher_ratio import TeacherRatioLoss
 from .tgpo import TGPO
 
@@ -56,6 +56,12 @@ class RatioTrainingConfig(GRPOTrainingConfig):
             )
 
 
+class RKLTrainingConfig(RatioTrainingConfig):
+    """`training` of RKL, which measures rewards and does not train on them."""
+
+    unread: ClassVar[tuple[str, ...]] = REWARD_SHAPING
+
+
 class RKLConfig(AlgorithmConfig):
     """Configuration of RKL: two updates an iteration, clip 0.2, entropy 0.001, as the authors of TGPO ran it."""
 
@@ -66,8 +72,8 @@ class RKLConfig(AlgorithmConfig):
     teachers: TeachersConfig = Field(
         default_factory=TeachersConfig, description="Teacher pools by name; `teacher` is a map of one."
     )
-    training: RatioTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=RatioTrainingConfig, description="Batch shape, optimizer, policy loss."
+    training: RKLTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
+        default_factory=RKLTrainingConfig, description="Batch shape, optimizer, policy loss."
     )
     guidance: RKLTermConfig = Field(default_factory=RKLTermConfig, description="The teacher's log-ratio.")
 

@@ -12,6 +12,7 @@ from pydantic import Field
 from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TraceFileConfig
 from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat, Share
 
+from .grpo_config import REWARD_SHAPING
 from .rkl import RatioAlgorithm, RatioConfig, RatioTrainingConfig
 from .teacher_ratio import TrustRegionLoss
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 class TrOPDTrainingConfig(RatioTrainingConfig):
     """`training` of TrOPD: the authors' 200 iterations of 128 x 4."""
+
+    unread: ClassVar[tuple[str, ...]] = (
+        "clip_low", "clip_high", "dual_clip", "loss_aggregation", "kl_weight", "importance", *REWARD_SHAPING
+    )  # fmt: skip
 
     num_iterations: Positive = Field(default=200, description="Iterations: sample, score, update, sync weights.")
     group_size: Positive = Field(default=4, description="Episodes of one problem.")

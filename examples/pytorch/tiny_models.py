@@ -26,17 +26,26 @@ SYMBOLS = [*"0123456789*+=,", "\\boxed{", "}"]
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2,
          "num_key_value_heads": 2, "initializer_range": 0.08, "tie_word_embeddings": True}  # fmt: skip
 ARCHITECTURES = {"teacher": ("qwen3", {"head_dim": 32}), "policy": ("qwen2", {})}
-STAGES = {"teacher": [(200, 1.0)], "policy": [(150, 0.8), (20, 0.1)]}  # (steps, share of worked-out responses)
+LONG_SHARE = 0.1
 BATCH, LR = 64, 4e-3
 
 
-def tiny_models(folder: Path = FOLDER) -> dict[str, str]:
-    """Folders of a `teacher` (Qwen3) and a `policy` (Qwen2) of one vocabulary, trained where they are not there yet."""
+def tiny_models(folder: Path = FOLDER, long_share: float = LONG_SHARE) -> dict[str, str]:
+    """Folders of a `teacher` (Qwen3) and a `policy` (Qwen2) of one vocabulary, trained where they are not there yet.
+
+    Args:
+        long_share: worked-out responses in the policy's last 20 steps; the fewer, the stronger its habit.
+    """
+    # (steps, share of worked-out responses)
+    stages = {"teacher": [(200, 1.0)], "policy": [(150, 0.8), (20, long_share)]}
+    folders = {"teacher": folder / "teacher", "policy": folder / "policy"}
+    if long_share != LONG_SHARE:
+        folders["policy"] = folder / f"policy-{long_share:g}"
     for name, (architecture, shape) in ARCHITECTURES.items():
-        if not (folder / name / "trained").exists():
-            write_model(folder / name, architecture, character_tokenizer(SYMBOLS), seed=0, **SHAPE, **shape)
-            train(folder / name, [share for steps, share in STAGES[name] for _ in range(steps)])
-    return {name: str(folder / name) for name in ARCHITECTURES}
+        if not (folders[name] / "trained").exists():
+            write_model(folders[name], architecture, character_tokenizer(SYMBOLS), seed=0, **SHAPE, **shape)
+            train(folders[name], [share for steps, share in stages[name] for _ in range(steps)])
+    return {name: str(path) for name, path in folders.items()}
 
 
 def train(folder: Path, long_shares: list[float]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import gymnasium
 import torch
-from tiny_models import ENV_ID, TASK, tiny_models
+from tiny_models import ENV_ID, LONG_SHARE, TASK, tiny_models
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -29,8 +29,9 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=40)
     parser.add_argument("--weight", type=float, default=0.3, help="of guidance at step 0; it falls to 0 at two thirds")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--long-share", type=float, default=LONG_SHARE, help="see tiny_models; the lower, the harder")
     options = parser.parse_args()
-    models = tiny_models()
+    models = tiny_models(long_share=options.long_share)
     for weight in (0.0, options.weight):
         print(f"\n{'GRPO alone' if weight == 0.0 else f'GRPO with guidance, weight {weight}'}", flush=True)
         runs = [train(models, weight, options.iterations, seed) for seed in options.seeds]

@@ -211,6 +211,23 @@ def test_meaningless_options_are_refused_with_the_reason(sections, message):
         config_of("GRPO", **sections).check(files=False)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "training"),
+    [
+        ("TrOPD", {"kl_weight": 0.1}),
+        ("TrOPD", {"loss_aggregation": "sequence"}),
+        ("GKD", {"clip_high": 0.28}),
+        ("OPDistill", {"dual_clip": 3.0}),
+        ("RKL", {"length_weight": 0.5}),
+        ("MiniLLM", {"overlong_buffer": 8}),
+    ],
+)
+def test_a_key_that_the_loss_does_not_contain_is_refused(algorithm, training):
+    (key,) = training
+    with pytest.raises(ValueError, match=rf"training\.{key}: the loss of {algorithm} does not contain it"):
+        config_of(algorithm, **TEACHER, training=training).check(files=False)
+
+
 def test_a_teacher_that_cannot_draw_is_refused_where_its_samples_are_wanted():
     served = {"path": "teacher", "backend": "remote", "url": "http://127.0.0.1:8000"}
     sections = {"teacher": served, "guidance": {"label": "sample"}}

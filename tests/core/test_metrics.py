@@ -155,9 +155,8 @@ def test_open_writers_writes_the_jsonl_file_and_resumes_it(tmp_path):
 
 
 @pytest.mark.parametrize("package", ["tensorboard", "wandb"])
-def test_a_missing_logging_package_is_named_with_its_extra(tmp_path, package):
-    if find_spec(package) is not None:
-        pytest.skip(f"{package} is installed")
+def test_a_missing_logging_package_is_named_with_its_extra(tmp_path, package, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     reporting = Reporting(tensorboard=package == "tensorboard", wandb="project" if package == "wandb" else None)
     with pytest.raises(ValueError, match=rf"reporting.{package} is on.*tgpo-ray\[logging\]"):
         open_writers(reporting, tmp_path)
@@ -189,6 +188,21 @@ def test_tensorboard_hides_points_after_the_restored_iteration(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(event.step, event.value) for event in events.Scalars("reward")] == [(1, 1.0), (2, 9.0)]
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="needs the [logging] extra")
+def test_wandb_goes_on_with_a_restored_run_and_keeps_those_of_one_name_apart(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    first, other = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    for folder, resume_after in ((first, None), (first, 1), (other, None)):
+        for writer in open_writers(Reporting(wandb="project"), folder, resume_after=resume_after):
+            writer.write(1 + (resume_after or 0), {"guidance/nll": 0.5, "loss/total": math.nan})
+            writer.close()
+    names = [sorted(path.name for path in folder.glob("wandb/offline-run-*/*.wandb")) for folder in (first, other)]
+    assert len(names[0]) == 2 and len({*names[0]}) == 1 and len(names[1]) == 1 and names[0][0] != names[1][0]
+    (written,) = [path.read_bytes() for path in other.glob("wandb/offline-run-*/*.wandb")]
+    assert b"guidance/nll" in written and b"loss/total" not in written
 
 
 def test_every_diagnostic_of_guidance_has_a_name_and_a_meaning():

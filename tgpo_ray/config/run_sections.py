@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,8 @@ class OptimizerConfig(Section):
 
 class TrainingConfig(OptimizerConfig):
     """`training`: batch shape, optimizer and policy loss of an algorithm that samples from the policy."""
+
+    unread: ClassVar[tuple[str, ...]] = ()  # keys that the algorithm inherits and its loss does not contain
 
     num_iterations: Positive = Field(default=300, description="Iterations: sample, score, update, sync weights.")
     groups_per_iteration: Positive = Field(default=128, description="Problems sampled in an iteration.")
@@ -62,6 +64,9 @@ class TrainingConfig(OptimizerConfig):
         """A line for each rule between this section and others that is broken; a section of one's own adds to them."""
         if self.dynamic_sampling and self.group_size < 2:
             yield "training.dynamic_sampling: needs group_size >= 2, got 1: the rewards of one episode are always equal"
+        for key in self.unread:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                yield f"training.{key}: the loss of {config.algorithm} does not contain it; leave it out"
 
     def resolved_old_logprobs(self) -> OldLogprobs:
         """`old_logprobs`, or what null stands for: see the field."""

@@ -102,13 +102,18 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """Writes to Weights & Biases; `iteration` is the step of every chart, so that a restored run overlaps cleanly."""
+    """Writes to Weights & Biases; `iteration` is the step of every chart, so that a restored run overlaps cleanly.
+
+    The id that W&B gave lies in the run's folder, for a restored run to go on with.
+    """
 
     def __init__(self, project: str, folder: str | os.PathLike[str]):
         require_logging_package("wandb")
         wandb: Any = importlib.import_module("wandb")
-        name = Path(folder).resolve().name
-        self._run = wandb.init(project=project, name=name, id=name, dir=str(folder), resume="allow")
+        kept = Path(folder).resolve() / "wandb_id"
+        known = kept.read_text() if kept.exists() else None
+        self._run = wandb.init(project=project, name=kept.parent.name, id=known, dir=str(folder), resume="allow")
+        kept.write_text(self._run.id)
         self._run.define_metric("*", step_metric="iteration")
 
     def write(self, iteration: int, metrics: Mapping[str, Any]) -> None:
