@@ -28,7 +28,7 @@ from tgpo_ray.learner_worker import WorkerSpec, run_rank
 
 POLL_S = 2.0
 KILL_S = 60.0  # for Ray Train to notice that its ranks were killed
-PLACE_S = 60.0  # how long Ray Train waits for a place before it calls that a failure and asks again
+PLACE_S = 60.0  # Ray Train's default wait for a place, after which it counts a failure and asks again
 
 
 class LearnersRestartedError(RuntimeError):
@@ -262,7 +262,7 @@ def _trainer(mailbox: Any, spec: LearnerSpec, placement: Placement) -> Any:
             storage_path=placement.storage_path,
             failure_config=FailureConfig(
                 max_failures=placement.max_restarts,
-                # by default ranks that lost their node would wait for a place for ever, and in silence
+                # by default ranks that lost their node would wait for a place for ever
                 controller_failure_limit=(placement.max_restarts + 1) * math.ceil(placement.start_timeout_s / PLACE_S),
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=placement.keep_checkpoints),
