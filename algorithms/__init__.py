@@ -1,7 +1,8 @@
 """Algorithms and their configurations, imported when first asked for."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import lazy_loader
 
 if TYPE_CHECKING:
     from .dr_grpo import DrGRPO, DrGRPOConfig
@@ -18,70 +19,21 @@ if TYPE_CHECKING:
     from .tgpor import TGPOR, TGPORConfig
     from .tropd import TrOPD, TrOPDConfig
 
-_MODULES = {
-    "DrGRPO": ".dr_grpo",
-    "DrGRPOConfig": ".dr_grpo",
-    "GRPO": ".grpo",
-    "GRPOConfig": ".grpo",
-    "GKD": ".gkd",
-    "GKDConfig": ".gkd",
-    "KDRL": ".kdrl",
-    "KDRLConfig": ".kdrl",
-    "LUFFY": ".luffy",
-    "LUFFYConfig": ".luffy",
-    "MiniLLM": ".minillm",
-    "MiniLLMConfig": ".minillm",
-    "OPDistill": ".op_distill",
-    "OPDistillConfig": ".op_distill",
-    "PRIME": ".prime",
-    "PRIMEConfig": ".prime",
-    "RKL": ".rkl",
-    "RKLConfig": ".rkl",
-    "SFT": ".sft",
-    "SFTConfig": ".sft",
-    "TGPO": ".tgpo",
-    "TGPOConfig": ".tgpo",
-    "TGPOR": ".tgpor",
-    "TGPORConfig": ".tgpor",
-    "TrOPD": ".tropd",
-    "TrOPDConfig": ".tropd",
-}
-
-__all__ = [
-    "GKD",
-    "GRPO",
-    "KDRL",
-    "LUFFY",
-    "PRIME",
-    "RKL",
-    "SFT",
-    "TGPO",
-    "TGPOR",
-    "DrGRPO",
-    "DrGRPOConfig",
-    "GKDConfig",
-    "GRPOConfig",
-    "KDRLConfig",
-    "LUFFYConfig",
-    "MiniLLM",
-    "MiniLLMConfig",
-    "OPDistill",
-    "OPDistillConfig",
-    "PRIMEConfig",
-    "RKLConfig",
-    "SFTConfig",
-    "TGPOConfig",
-    "TGPORConfig",
-    "TrOPD",
-    "TrOPDConfig",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name], __name__), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "dr_grpo": ["DrGRPO", "DrGRPOConfig"],
+        "gkd": ["GKD", "GKDConfig"],
+        "grpo": ["GRPO", "GRPOConfig"],
+        "kdrl": ["KDRL", "KDRLConfig"],
+        "luffy": ["LUFFY", "LUFFYConfig"],
+        "minillm": ["MiniLLM", "MiniLLMConfig"],
+        "op_distill": ["OPDistill", "OPDistillConfig"],
+        "prime": ["PRIME", "PRIMEConfig"],
+        "rkl": ["RKL", "RKLConfig"],
+        "sft": ["SFT", "SFTConfig"],
+        "tgpo": ["TGPO", "TGPOConfig"],
+        "tgpor": ["TGPOR", "TGPORConfig"],
+        "tropd": ["TrOPD", "TrOPDConfig"],
+    },
+)

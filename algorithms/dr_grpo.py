@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig
-from tgpo_ray.config.values import NonNegativeFloat, Positive
+from tgpo_ray.config import AlgorithmConfig, NonNegativeFloat, Positive
 
 from .advantages import mean_centered
 from .grpo import GRPO

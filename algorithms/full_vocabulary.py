@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from tgpo_ray.building import local_model
 from tgpo_ray.kernels import Divergence, TokenLoss, TokenRows
-from tgpo_ray.shared_vocabulary import num_shared_ids
+from tgpo_ray.models import local_model, num_shared_ids
 
 from .tgpo import TGPO
 from .token_losses import Metrics, masked_sum
 
 if TYPE_CHECKING:
-    from tgpo_ray.teacher_group import TeacherGroup
+    from tgpo_ray.teachers import TeacherGroup
 
 HIDDEN = "teacher.hidden"
 

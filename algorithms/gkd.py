@@ -8,15 +8,25 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 import numpy as np
 from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TeacherTermConfig, TraceFileConfig, TrainingConfig
-from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat, Share
+from tgpo_ray.config import (
+    AlgorithmConfig,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    RunView,
+    Share,
+    TeachersConfig,
+    TeacherTermConfig,
+    TraceFileConfig,
+    TrainingConfig,
+)
 from tgpo_ray.episode import ORIGIN_POLICY
 
 from .full_vocabulary import DivergenceLoss, FullVocabularyAlgorithm
 from .tgpo import num_tokens
 
 if TYPE_CHECKING:
-    from tgpo_ray.algorithm import Metrics
+    from tgpo_ray.driver import Metrics
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
 
@@ -33,7 +43,7 @@ class GKDTrainingConfig(TrainingConfig):
         description="Share of the iterations that train on the policy's own responses; the others: `traces`.",
     )
 
-    def problems(self, config: AlgorithmConfig) -> Iterator[str]:
+    def problems(self, config: RunView) -> Iterator[str]:
         yield from super().problems(config)
         traces: Any = getattr(config, "traces", None)
         if self.on_policy_share < 1.0 and not (traces and traces.path):
@@ -89,7 +99,7 @@ class GKD(FullVocabularyAlgorithm):
     config_class = GKDConfig
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
-        from tgpo_ray.traces import TraceData
+        from tgpo_ray.teachers import TraceData
 
         config.check()
         runners, training = config.env_runners, cast(GKDTrainingConfig, config.training)

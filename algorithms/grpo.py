@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from tgpo_ray.algorithm import OnPolicyAlgorithm
 from tgpo_ray.config import AlgorithmConfig
+from tgpo_ray.driver import OnPolicyAlgorithm
 
 from .advantages import group_standardized
 from .grpo_config import GRPOTrainingConfig

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config import Section, TrainingConfig
-from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat
+from tgpo_ray.config import NonNegativeFloat, Positive, PositiveFloat, Section, TrainingConfig
 
 if TYPE_CHECKING:
-    from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.config import RunView
 
 
 class OutcomeRewards(Section):
@@ -69,7 +68,7 @@ class GRPOTrainingConfig(TrainingConfig):
     def needs_sampler_logprobs(self) -> bool:
         return super().needs_sampler_logprobs or self.importance != "none"
 
-    def problems(self, config: AlgorithmConfig) -> Iterator[str]:
+    def problems(self, config: RunView) -> Iterator[str]:
         """A line for each combination that has no meaning, with the reason."""
         yield from super().problems(config)
         if self.kl_weight > 0.0:
@@ -86,7 +85,7 @@ class GRPOTrainingConfig(TrainingConfig):
                 f"{self.overlong_buffer}: it is the last part of a response"
             )
 
-    def _kl_problems(self, config: AlgorithmConfig) -> Iterator[str]:
+    def _kl_problems(self, config: RunView) -> Iterator[str]:
         if self.kl_as == "loss" and self.kl_estimator == "k1":
             yield (
                 "training.kl_estimator: k1 as a loss teaches nothing: its gradient does not contain the reference, and "

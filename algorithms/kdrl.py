@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig, TeachersConfig
-from tgpo_ray.config.values import NonNegativeFloat
+from tgpo_ray.config import AlgorithmConfig, NonNegativeFloat, TeachersConfig
 
 from .rkl import RatioAlgorithm, RatioConfig, RatioTrainingConfig
 from .teacher_ratio import KDRLLoss, TeacherRatioLoss

@@ -21,10 +21,10 @@ from .grpo_config import GRPOTrainingConfig
 from .token_losses import PolicyLoss, masked_sum
 
 if TYPE_CHECKING:
-    from tgpo_ray.algorithm import Metrics
+    from tgpo_ray.driver import Metrics
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
-    from tgpo_ray.teacher_group import TeacherGroup
+    from tgpo_ray.teachers import TeacherGroup
 
     from .token_losses import Metrics as LossMetrics
 
@@ -107,7 +107,7 @@ class LUFFY(GRPO):
     config_class = LUFFYConfig
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
-        from tgpo_ray.trace_book import TraceShelf
+        from tgpo_ray.teachers import TraceShelf
 
         config.check()
         self.traces = TraceShelf(config)  # before any actor starts

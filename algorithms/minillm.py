@@ -11,11 +11,17 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor
 
-from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TeacherTermConfig
-from tgpo_ray.config.run_sections import OldLogprobs
-from tgpo_ray.config.values import NonNegativeFloat, PositiveFloat, Share
+from tgpo_ray.config import (
+    AlgorithmConfig,
+    NonNegativeFloat,
+    OldLogprobs,
+    PositiveFloat,
+    Share,
+    TeachersConfig,
+    TeacherTermConfig,
+)
+from tgpo_ray.driver import GroupTokens, placed, with_values
 from tgpo_ray.kernels import Divergence, TokenRows
-from tgpo_ray.token_values import GroupTokens, placed, with_values
 
 from .full_vocabulary import HIDDEN, FullVocabularyAlgorithm, divergence_metrics
 from .grpo_config import REWARD_SHAPING

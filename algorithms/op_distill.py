@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from tgpo_ray.config.run_sections import OldLogprobs
-from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat
+from tgpo_ray.config import NonNegativeFloat, OldLogprobs, Positive, PositiveFloat
 
 from .clipping import NO_CLIP
 from .grpo_config import REWARD_SHAPING

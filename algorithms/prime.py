@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig, Section
-from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat, Share
-from tgpo_ray.storage import copy_folder, is_folder
-from tgpo_ray.token_values import GroupTokens, placed, with_values
+from tgpo_ray.cluster import copy_folder, is_folder
+from tgpo_ray.config import AlgorithmConfig, NonNegativeFloat, Positive, PositiveFloat, RunView, Section, Share
+from tgpo_ray.driver import GroupTokens, placed, with_values
 
 from .grpo import GRPO
 from .grpo_config import GRPOTrainingConfig
@@ -20,10 +19,10 @@ from .process_reward import ProcessRewardLoss
 from .token_advantages import SCORER, TokenAdvantageLoss
 
 if TYPE_CHECKING:
-    from tgpo_ray.algorithm import Metrics
+    from tgpo_ray.driver import Metrics
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
-    from tgpo_ray.teacher_group import TeacherGroup
+    from tgpo_ray.teachers import TeacherGroup
 
 
 JUDGE_FOLDER = "process_reward"  # in a copied checkpoint
@@ -41,7 +40,7 @@ class PRIMETrainingConfig(GRPOTrainingConfig):
     min_accuracy: Share = Field(default=0.2, description="Groups of a smaller share of right answers are replaced.")
     max_accuracy: Share = Field(default=0.8, description="Groups of a larger share of right answers are replaced.")
 
-    def problems(self, config: AlgorithmConfig) -> Iterator[str]:
+    def problems(self, config: RunView) -> Iterator[str]:
         yield from super().problems(config)
         if self.min_accuracy > self.max_accuracy:
             yield (
@@ -97,7 +96,7 @@ class PRIME(GRPO):
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         super().build_scorers(teachers)
-        from tgpo_ray.building import build_learners
+        from tgpo_ray.learners import build_learners
 
         section = self.config.process_reward
         where = (self.config, self.run_folder, self.session, "process-reward")

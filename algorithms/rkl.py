@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TeacherTermConfig
-from tgpo_ray.config.values import NonNegativeFloat, PositiveFloat, Share
-from tgpo_ray.end_of_sequence import end_of_sequence_ids
+from tgpo_ray.config import (
+    AlgorithmConfig,
+    NonNegativeFloat,
+    PositiveFloat,
+    RunView,
+    Share,
+    TeachersConfig,
+    TeacherTermConfig,
+)
+from tgpo_ray.models import end_of_sequence_ids
 
 from .grpo_config import REWARD_SHAPING, GRPOTrainingConfig
 from .teacher_ratio import TeacherRatioLoss
@@ -18,7 +25,7 @@ from .tgpo import TGPO
 if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
-    from tgpo_ray.teacher_group import TeacherGroup
+    from tgpo_ray.teachers import TeacherGroup
 
 
 class RatioConfig(TeacherTermConfig):
@@ -46,7 +53,7 @@ class RKLTermConfig(RatioConfig):
 class RatioTrainingConfig(GRPOTrainingConfig):
     """`training` of the log-ratio methods."""
 
-    def problems(self, config: AlgorithmConfig) -> Iterator[str]:
+    def problems(self, config: RunView) -> Iterator[str]:
         yield from super().problems(config)
         temperature = config.env_runners.temperature
         if temperature != 1.0:

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from tgpo_ray.algorithm import Algorithm
 from tgpo_ray.config import AlgorithmConfig, SFTDataConfig, SFTTrainingConfig
+from tgpo_ray.driver import Algorithm
 
 from .token_losses import SFTLoss
 
 if TYPE_CHECKING:
-    from tgpo_ray.algorithm import Metrics
+    from tgpo_ray.driver import Metrics
 
 
 class SFTConfig(AlgorithmConfig):
@@ -41,7 +41,7 @@ class SFT(Algorithm):
     config_class = SFTConfig
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
-        from tgpo_ray.traces import TraceData
+        from tgpo_ray.teachers import TraceData
 
         config.check()
         self.data = TraceData.read(config)  # before any actor starts

@@ -14,10 +14,10 @@ from .grpo_config import GRPOTrainingConfig
 from .token_losses import GuidedPolicyLoss, SoftGuidedPolicyLoss
 
 if TYPE_CHECKING:
-    from tgpo_ray.algorithm import Metrics
+    from tgpo_ray.driver import Metrics
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
-    from tgpo_ray.teacher_group import TeacherGroup
+    from tgpo_ray.teachers import TeacherGroup
 
 
 class TGPOConfig(AlgorithmConfig):
@@ -68,7 +68,7 @@ class TGPO(GRPO):
             self._start_teachers()
 
     def _start_teachers(self) -> None:
-        from tgpo_ray.building import build_teachers
+        from tgpo_ray.teachers import build_teachers
 
         self.teachers = build_teachers(self.config)
         for group in self.teachers.values():
@@ -84,7 +84,7 @@ class TGPO(GRPO):
 
     def ask_teachers(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
         """Have each group's teacher add its guidance, unless the weight is 0."""
-        from tgpo_ray.teacher_group import annotate
+        from tgpo_ray.teachers import annotate
 
         if self.guidance_weight == 0.0:
             self._release_teachers()

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TeacherTermConfig
-from tgpo_ray.config.values import NonNegativeFloat
-from tgpo_ray.guidance.advantage import Signal, guidance_advantage
-from tgpo_ray.guidance.diagnostics import GuidanceBatch, diagnostic_sums
+from tgpo_ray.config import AlgorithmConfig, NonNegativeFloat, TeachersConfig, TeacherTermConfig
+from tgpo_ray.guidance import GuidanceBatch, Signal, diagnostic_sums, guidance_advantage
 
 from .grpo_config import GRPOTrainingConfig
 from .tgpo import TGPO

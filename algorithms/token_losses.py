@@ -8,9 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from tgpo_ray.guidance.diagnostics import GuidanceBatch, diagnostic_sums
-from tgpo_ray.guidance.loss import guidance_loss
-from tgpo_ray.guidance.topk import topk_guidance_loss
+from tgpo_ray.guidance import GuidanceBatch, diagnostic_sums, guidance_loss, topk_guidance_loss
 from tgpo_ray.kernels import TokenLoss, TokenRows
 
 from .losses import (

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TraceFileConfig
-from tgpo_ray.config.values import NonNegativeFloat, Positive, PositiveFloat, Share
+from tgpo_ray.config import (
+    AlgorithmConfig,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Share,
+    TeachersConfig,
+    TraceFileConfig,
+)
 
 from .grpo_config import REWARD_SHAPING
 from .rkl import RatioAlgorithm, RatioConfig, RatioTrainingConfig
@@ -19,7 +26,7 @@ from .teacher_ratio import TrustRegionLoss
 if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
-    from tgpo_ray.teacher_group import TeacherGroup
+    from tgpo_ray.teachers import TeacherGroup
 
 
 class TrOPDTrainingConfig(RatioTrainingConfig):
@@ -89,7 +96,7 @@ class TrOPD(RatioAlgorithm):
     config_class = TrOPDConfig
 
     def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
-        from tgpo_ray.trace_book import TraceShelf
+        from tgpo_ray.teachers import TraceShelf
 
         config.check()
         share = config.guidance.prefix_share  # pyright: ignore[reportAttributeAccessIssue]

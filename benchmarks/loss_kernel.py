@@ -28,7 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.loss_contestants import ENTROPY_LOSS, LOSS, Gemms, Gradients, Problem, contestants, naive, ours
-from tgpo_ray.kernels.chunks import release_buffers
+from tgpo_ray.kernels import release_buffers
 
 GRADIENT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 CPU_SHAPE = (2048, 256, 32768)

@@ -35,8 +35,8 @@ import run as demo  # pyright: ignore[reportMissingImports] (examples/demo/run.p
 
 from tgpo_ray.cluster import connect
 from tgpo_ray.config import AlgorithmConfig
-from tgpo_ray.report import RunRecord, load_run
-from tgpo_ray.run import fit
+from tgpo_ray.driver import fit
+from tgpo_ray.reporting import RunRecord, load_run
 from tgpo_ray.train import quiet_other_packages
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -38,8 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-from tgpo_ray.engine import EngineSpec, engine_environment
-from tgpo_ray.teacher.scoring import Scores, ScoringRequest, Want
+from tgpo_ray.models import EngineSpec, Scores, ScoringRequest, Want, engine_environment
 
 TIE = 1e-5  # logits; sums in another order differ by about 1e-6
 GOALS = {"A": 1.7, "B": 5.0}
@@ -164,7 +163,7 @@ def measure(entered: dict[str, Callable[[], Ids]], rounds: int) -> tuple[dict[st
 
 def own_python_us(backend: Any, requests: Sequence[ScoringRequest]) -> float:
     """Microseconds a token in our Python: all of `score` but vLLM's own calls and the arithmetic of the rows."""
-    from tgpo_ray.teacher.lean_scoring import RowCollector
+    from tgpo_ray.models import RowCollector
 
     spent = {"vllm": 0.0, "kept": 0.0, "arithmetic": 0.0}
 
@@ -226,7 +225,7 @@ def run_vocabulary(vocabulary: int, rounds: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
     from tgpo_ray.models import character_tokenizer, write_model
-    from tgpo_ray.teacher.vllm_backend import VllmBackend
+    from tgpo_ray.teachers import VllmBackend
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import ray
 
-from tgpo_ray.building import build_env_runners
 from tgpo_ray.config import AlgorithmConfig
+from tgpo_ray.env_runners import build_env_runners
 from tgpo_ray.models import character_tokenizer, write_model
 
 GOAL = 1.01

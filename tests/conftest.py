@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,7 @@ def make_config(tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFa
 @pytest.fixture(scope="session")
 def env_runners(ray_cluster: Any, make_config: Callable[..., Any]) -> Iterator[Any]:
     """One EnvRunner with the policy, its training and its held-out environment. Tests sync the weights they want."""
-    from tgpo_ray.building import build_env_runners
+    from tgpo_ray.env_runners.building import build_env_runners
 
     group = build_env_runners(make_config("GRPO").resolved(gpus=False))
     group.wait_until_ready()
@@ -107,12 +108,20 @@ def env_runners(ray_cluster: Any, make_config: Callable[..., Any]) -> Iterator[A
 @pytest.fixture(scope="session")
 def teachers(ray_cluster: Any, make_config: Callable[..., Any]) -> Iterator[dict[str, Any]]:
     """One pool, `default`, of one Teacher."""
-    from tgpo_ray.building import build_teachers
+    from tgpo_ray.teachers.building import build_teachers
 
     groups = build_teachers(make_config("TGPO").resolved(gpus=False))
     groups["default"].wait_until_ready()
     yield groups
     groups["default"].stop()
+
+
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what Ray and pytest put into it; `python` and `ray` are this interpreter's."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTEST_"))}
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return {**kept, "PATH": path, "OMP_NUM_THREADS": "1"}
 
 
 def pytest_configure() -> None:

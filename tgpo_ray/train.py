@@ -46,7 +46,7 @@ def train(path: str, overrides: Sequence[str], resume: str | None) -> int:
     quiet_other_packages()
     try:
         config = AlgorithmConfig.from_yaml(path, overrides).check()
-        from tgpo_ray.run import fit
+        from tgpo_ray.driver import fit
 
         result = fit(config, resume=resume)
     except ConfigError as error:
@@ -69,7 +69,7 @@ def quiet_other_packages() -> None:
 
 def report_failure(what: str, error: Exception) -> int:
     """Print the traceback where it helps, and the reason as the last line; returns the exit status."""
-    from tgpo_ray.actors import root_cause
+    from tgpo_ray.cluster import root_cause
 
     if not _raised_on_purpose(error):
         traceback.print_exception(error)

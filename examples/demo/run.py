@@ -28,12 +28,11 @@ import ray
 from rich.console import Console
 
 import tgpo_ray.envs  # noqa: F401  (registers tgpo/Arithmetic-v0)
-from tgpo_ray.cluster import connect
+from tgpo_ray.cluster import absolute, connect
 from tgpo_ray.config import AlgorithmConfig
+from tgpo_ray.driver import fit
 from tgpo_ray.models import character_tokenizer, write_model
-from tgpo_ray.report import load_run, write_report
-from tgpo_ray.run import fit
-from tgpo_ray.storage import absolute
+from tgpo_ray.reporting import load_run, write_report
 from tgpo_ray.train import quiet_other_packages
 
 ROOT = Path(__file__).resolve().parents[2]

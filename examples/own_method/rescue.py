@@ -12,8 +12,7 @@ from torch import Tensor
 from tgpo_ray.algorithms.grpo_config import GRPOTrainingConfig
 from tgpo_ray.algorithms.tgpo import TGPO
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
-from tgpo_ray.config import AlgorithmConfig, TeachersConfig, TeacherTermConfig
-from tgpo_ray.config.values import NonNegativeFloat
+from tgpo_ray.config import AlgorithmConfig, NonNegativeFloat, TeachersConfig, TeacherTermConfig
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss, TokenRows
 

@@ -15,10 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from tgpo_ray.engine import Completion, EngineSpec, Sampling
 from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, Guidance
-from tgpo_ray.teacher import ServerSpec, Teacher, TeacherSpec
-from tgpo_ray.teacher.transformers_backend import TransformersBackend
+from tgpo_ray.models import Completion, EngineSpec, Sampling
+from tgpo_ray.teachers import ServerSpec, Teacher, TeacherSpec, TransformersBackend
 
 
 def main() -> None:

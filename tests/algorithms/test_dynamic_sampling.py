@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from tests.algorithms.driver_parts import config_of, sampled_group, without_actors
-from tgpo_ray.cursor import Cursor
-from tgpo_ray.engine import Sampling
-from tgpo_ray.env_runner_group import EnvRunnerGroup
+from tgpo_ray.env_runners.cursor import Cursor
+from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.kernels import TokenLoss
+from tgpo_ray.models.engine import Sampling
 
 SAMPLING = Sampling(8)
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from tests.algorithms.oracles import LOG_Q, LOGITS, one_position, random_logits, random_rows, through_autograd
 from tgpo_ray.algorithms.full_vocabulary import HIDDEN, DivergenceLoss
 from tgpo_ray.algorithms.minillm import MiniLLMLoss, future_returns, long_term_advantages
+from tgpo_ray.driver.token_values import GroupTokens
 from tgpo_ray.episode import Episode, Guidance
-from tgpo_ray.head_weight import head_weight
 from tgpo_ray.kernels import Divergence, FusedHead, TokenRows, token_loss_pass
 from tgpo_ray.models import character_tokenizer, write_model
-from tgpo_ray.shared_vocabulary import num_shared_ids
-from tgpo_ray.token_values import GroupTokens
+from tgpo_ray.models.lm_head import head_weight
+from tgpo_ray.models.shared_vocabulary import num_shared_ids
 
 TEACHER_WIDTH, VOCABULARY = 5, 7
 REVERSE_KL = 0.91664215  # of the fixed vector

@@ -55,7 +55,7 @@ def test_constant_aggregation_does_not_know_how_long_the_batch_is():
     ],
 )
 def test_the_plan_says_what_a_step_divides_by(aggregation, said):
-    from tgpo_ray.config.plan import step_facts
+    from tgpo_ray.cli.plan import step_facts
 
     config = config_of("GRPO", training={"loss_aggregation": aggregation}, env_runners=RUNNERS)
     assert step_facts(config.resolved(gpus=False))["denominator Z"] == said
@@ -250,7 +250,7 @@ def test_meaningful_options_pass(training):
 
 
 def test_importance_asks_the_engine_for_its_logprobs():
-    from tgpo_ray.building import training_sampling
+    from tgpo_ray.env_runners.building import training_sampling
 
     wanted = {
         importance: training_sampling(config_of("GRPO", training={"importance": importance}).resolved(gpus=False))

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from tgpo_ray.metrics import METRICS
-from tgpo_ray.weight_buckets import read_buckets
+from tgpo_ray.models.weight_buckets import read_buckets
+from tgpo_ray.reporting.metrics import METRICS
 
 KL = {"kl_weight": 0.1}
 VERDICTS = {"outcome_rewards": {"correct": 1.0, "wrong": -0.5, "unparsable": -1.0}}
@@ -71,7 +71,7 @@ TRAINING = {"num_iterations": 2, "groups_per_iteration": 4, "group_size": 4, "lr
 @pytest.fixture(scope="module")
 def reference(ray_cluster: Any, make_config: Any) -> Iterator[Any]:
     """A frozen copy of the policy as it starts."""
-    from tgpo_ray.building import build_reference
+    from tgpo_ray.teachers.building import build_reference
 
     config = make_config("GRPO", training=TRAINING | KL, reference={"kv_cache_memory": "64MiB"})
     group = build_reference(config.resolved(gpus=False))

@@ -13,9 +13,9 @@ from tgpo_ray.algorithms.process_advantages import prime_advantages
 from tgpo_ray.algorithms.process_reward import ProcessRewardLoss
 from tgpo_ray.algorithms.token_advantages import TokenAdvantageLoss
 from tgpo_ray.algorithms.token_losses import REFERENCE, PolicyLoss
+from tgpo_ray.driver.token_values import GroupTokens
 from tgpo_ray.episode import Episode, Guidance
 from tgpo_ray.kernels import TokenRows
-from tgpo_ray.token_values import GroupTokens
 
 
 def judged_rows(*, seed: int = 0) -> TokenRows:

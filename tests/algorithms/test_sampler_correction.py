@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.learner_cases import episode, piece, spec_of
+from tests.core.learners.learner_cases import episode, piece, spec_of
 from tgpo_ray.algorithms.token_losses import REFERENCE, PolicyLoss
-from tgpo_ray.batch import Piece, build_batch
 from tgpo_ray.episode import Episode, Guidance
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.learner import Learner
+from tgpo_ray.learners.batch import Piece, build_batch
+from tgpo_ray.learners.learner import Learner
 
 ADVANTAGES = [1.0, -0.5, 2.0]
 

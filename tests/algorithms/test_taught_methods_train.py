@@ -13,7 +13,7 @@ import ray
 
 from tests.algorithms.test_methods_train import TRAINING, assert_trains
 from tgpo_ray.cli import main
-from tgpo_ray.cursor import Cursor
+from tgpo_ray.env_runners.cursor import Cursor
 
 SMALL = {"kv_cache_memory": "64MiB", "num_cpus_per_replica": 0.5}
 

@@ -34,8 +34,8 @@ from tgpo_ray.algorithms.teacher_ratio import (
     discounted_returns,
 )
 from tgpo_ray.algorithms.token_losses import PolicyLoss
+from tgpo_ray.guidance import UNREADABLE_LOGPROB
 from tgpo_ray.kernels import TokenLoss, TokenRows
-from tgpo_ray.teacher import UNREADABLE_LOGPROB
 
 
 def taught(token: int = SAMPLED, *, advantage: float = 0.0, correct: float = 0.0) -> TokenRows:

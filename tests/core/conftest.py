@@ -89,14 +89,6 @@ def write_job(make_config: Callable[..., Any]) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture(scope="session")
-def clean_environment() -> dict[str, str]:
-    """This process's environment without what Ray and pytest put into it; `python` and `ray` are this interpreter's."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "PYTEST_"))}
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    return {**kept, "PATH": path, "OMP_NUM_THREADS": "1"}
-
-
 @pytest.fixture
 def start_train(tmp_path: Path, clean_environment: dict[str, str]) -> Iterator[Callable[..., TrainProcess]]:
     """start_train(yaml, *overrides) -> the run, started in the YAML file's folder, with a Ray of its own."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, Guidance, SampledGroup, Task
-from tgpo_ray.teacher_group import TeacherGroup, annotate
+from tgpo_ray.teachers import TeacherGroup, annotate
 
 
 def episode_of(

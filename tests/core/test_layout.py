@@ -195,5 +195,5 @@ def test_every_public_name_resolves() -> None:
 def test_an_unknown_public_name_is_an_attribute_error() -> None:
     import tgpo_ray
 
-    with pytest.raises(AttributeError, match="no attribute 'Learner_Group'"):
+    with pytest.raises(AttributeError, match="No tgpo_ray attribute Learner_Group"):
         tgpo_ray.Learner_Group  # type: ignore[attr-defined]  # noqa: B018

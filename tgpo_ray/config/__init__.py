@@ -4,13 +4,15 @@ from tgpo_ray.config.algorithm_config import AlgorithmConfig
 from tgpo_ray.config.errors import ConfigError
 from tgpo_ray.config.loading import dump_yaml, load_file, load_yaml
 from tgpo_ray.config.registry import ALGORITHMS, import_object, resolve_algorithm
-from tgpo_ray.config.resolving import longest_episode, teachers_of
+from tgpo_ray.config.resolving import longest_episode, resolve, teachers_of
 from tgpo_ray.config.resources import Row, check_resources, resource_plan
+from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.run_sections import (
     CheckpointingConfig,
     EvaluationConfig,
     FaultToleranceConfig,
     GuidanceConfig,
+    OldLogprobs,
     OptimizerConfig,
     ReferenceConfig,
     ReportingConfig,
@@ -20,6 +22,7 @@ from tgpo_ray.config.run_sections import (
     TraceFileConfig,
     TrainingConfig,
 )
+from tgpo_ray.config.schema import json_schema
 from tgpo_ray.config.sections import (
     EnvConfig,
     EnvRunnersConfig,
@@ -27,10 +30,19 @@ from tgpo_ray.config.sections import (
     LearnersConfig,
     ModelConfig,
     RayConfig,
+    RunView,
     TeacherConfig,
     TeachersConfig,
 )
-from tgpo_ray.config.values import Section, format_bytes
+from tgpo_ray.config.values import (
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Section,
+    Share,
+    format_bytes,
+)
 
 __all__ = [
     "ALGORITHMS",
@@ -45,14 +57,22 @@ __all__ = [
     "GuidanceConfig",
     "LearnersConfig",
     "ModelConfig",
+    "NonNegative",
+    "NonNegativeFloat",
+    "OldLogprobs",
     "OptimizerConfig",
+    "Positive",
+    "PositiveFloat",
     "RayConfig",
     "ReferenceConfig",
     "ReportingConfig",
     "Row",
+    "RunConfig",
+    "RunView",
     "SFTDataConfig",
     "SFTTrainingConfig",
     "Section",
+    "Share",
     "TeacherConfig",
     "TeacherTermConfig",
     "TeachersConfig",
@@ -62,9 +82,11 @@ __all__ = [
     "dump_yaml",
     "format_bytes",
     "import_object",
+    "json_schema",
     "load_file",
     "load_yaml",
     "longest_episode",
+    "resolve",
     "resolve_algorithm",
     "resource_plan",
     "teachers_of",

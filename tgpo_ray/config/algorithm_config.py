@@ -1,65 +1,27 @@
-"""AlgorithmConfig: the sections that all algorithms share, and the RLlib-style builder over them."""
+"""AlgorithmConfig: a run's sections read, written, checked and resolved, and the RLlib-style builder over them."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
 from tgpo_ray.config.errors import ConfigError, problems_of
 from tgpo_ray.config.loading import apply_override, dump_yaml, load_file, parse_override
 from tgpo_ray.config.registry import ALGORITHMS, import_object, resolve_algorithm
 from tgpo_ray.config.resolving import resolve
 from tgpo_ray.config.rules import broken_rules
-from tgpo_ray.config.run_sections import (
-    CheckpointingConfig,
-    EvaluationConfig,
-    FaultToleranceConfig,
-    ReferenceConfig,
-    ReportingConfig,
-    TrainingConfig,
-)
-from tgpo_ray.config.sections import EnvConfig, EnvRunnersConfig, LearnersConfig, ModelConfig, RayConfig, TeachersConfig
+from tgpo_ray.config.run_config import RunConfig
+from tgpo_ray.config.sections import EnvConfig, TeachersConfig
 from tgpo_ray.config.sugar import SHORTHAND, desugar, expand_path
-from tgpo_ray.config.values import NonNegative, Section, Strict
+from tgpo_ray.config.values import Section
 
 
-class AlgorithmConfig(Strict):
-    """The configuration of one run. An algorithm subclasses it, adds its sections and names its class.
-
-    Class attributes for subclasses:
-        algo_class: the Algorithm, as a class or as `module:Name`.
-        needs_envs: the algorithm samples from environments.
-        needs_teacher: `teachers` must hold the teacher of each environment.
-        group_relative: advantages compare the episodes of a group, so a group of one has none.
-        learner_groups: what each learner group holds; all are placed as `learners` says.
-    """
-
-    algo_class: ClassVar[type | str | None] = None
-    needs_envs: ClassVar[bool] = True
-    needs_teacher: ClassVar[bool] = False
-    group_relative: ClassVar[bool] = True
-    learner_groups: ClassVar[tuple[str, ...]] = ("learner",)
-
-    algorithm: str = Field(default="", description="Name, or import path as my_pkg.mod:MyConfig.")
-    name: str | None = Field(default=None, description="Name of the run's folder; null: that of the YAML file.")
-    seed: NonNegative = Field(default=0, description="Seed of problems, sampling and training.")
-    model: ModelConfig = Field(default_factory=ModelConfig, description="The policy.")
-    envs: list[EnvConfig] = Field(default_factory=list, description="Training environments; `env` is a list of one.")
-    env_runners: EnvRunnersConfig = Field(default_factory=EnvRunnersConfig, description="Engines with environments.")
-    learners: LearnersConfig = Field(default_factory=LearnersConfig, description="Weights and optimizer.")
-    training: TrainingConfig = Field(default_factory=TrainingConfig, description="Batch shape, optimizer, loss.")
-    reference: ReferenceConfig = Field(default_factory=ReferenceConfig, description="The frozen model of a KL term.")
-    evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Held-out sets.")
-    checkpointing: CheckpointingConfig = Field(default_factory=CheckpointingConfig, description="The run's folder.")
-    fault_tolerance: FaultToleranceConfig = Field(
-        default_factory=FaultToleranceConfig, description="How much may break before the run fails."
-    )
-    reporting: ReportingConfig = Field(default_factory=ReportingConfig, description="Metrics and samples.")
-    ray: RayConfig = Field(default_factory=RayConfig, description="The cluster.")
+class AlgorithmConfig(RunConfig):
+    """The configuration of one run. An algorithm subclasses it: see `RunConfig`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -123,7 +85,7 @@ class AlgorithmConfig(Strict):
     def to_dict(self) -> dict[str, Any]:
         """Returns plain dicts, lists, numbers and text; `from_dict` reads them back to an equal config."""
         data = self.model_dump(mode="json")
-        data["algorithm"] = self.algorithm or f"{type(self).__module__}:{type(self).__qualname__}"
+        data["algorithm"] = self.algorithm_path
         return data
 
     def to_yaml(self, path: str | Path | None = None) -> str:
@@ -164,11 +126,6 @@ class AlgorithmConfig(Strict):
 
     # ---- use
 
-    @property
-    def uses_reference(self) -> bool:
-        """Whether a frozen reference scores the episodes: the loss has a KL term."""
-        return getattr(self.training, "kl_weight", 0.0) > 0.0
-
     def problems(self, *, files: bool = True) -> list[str]:
         """Returns a line for each rule between keys that is broken. `files`: look at model folders too."""
         return broken_rules(self, files=files)
@@ -198,10 +155,10 @@ class AlgorithmConfig(Strict):
 
     def fit(self) -> Any:
         """Runs the whole job and returns its `ray.train.Result`."""
-        return import_object("tgpo_ray.run:fit")(self.check())
+        return import_object("tgpo_ray.driver.run:fit")(self.check())
 
 
-def foreign_sections(data: Mapping[str, Any], model: type[AlgorithmConfig]) -> dict[str, str]:
+def foreign_sections(data: Mapping[str, Any], model: type[RunConfig]) -> dict[str, str]:
     """Returns a message for each section that other algorithms have and `model` has not."""
     messages = {}
     for key in data:

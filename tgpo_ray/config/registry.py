@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tgpo_ray.config.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tgpo_ray.config.algorithm_config import AlgorithmConfig
+from tgpo_ray.config.run_config import RunConfig
 
 ALGORITHMS = {
     "DrGRPO": "tgpo_ray.algorithms.dr_grpo:DrGRPOConfig",
@@ -34,7 +32,7 @@ def import_object(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def resolve_algorithm(algorithm: Any) -> type[AlgorithmConfig]:
+def resolve_algorithm(algorithm: Any) -> type[RunConfig]:
     """Returns the config class of an algorithm: a name of `ALGORITHMS`, `module:MyConfig` or `module:MyMethod`.
 
     A class other than a config must say `config_class = MyConfig`. ConfigError names the nearest known algorithm.
@@ -53,11 +51,9 @@ def resolve_algorithm(algorithm: Any) -> type[AlgorithmConfig]:
     return _config_class(found, path)
 
 
-def _config_class(found: Any, path: str) -> type[AlgorithmConfig]:
-    from tgpo_ray.config.algorithm_config import AlgorithmConfig  # it imports this module
-
+def _config_class(found: Any, path: str) -> type[RunConfig]:
     found = getattr(found, "config_class", found)
-    if not (isinstance(found, type) and issubclass(found, AlgorithmConfig)):
+    if not (isinstance(found, type) and issubclass(found, RunConfig)):
         raise ConfigError([f"algorithm: {path!r} is neither an AlgorithmConfig nor a class whose config_class is one"])
     return found
 

@@ -8,16 +8,16 @@ from tgpo_ray.config.run_sections import TrainingConfig
 from tgpo_ray.config.sections import TeachersConfig, resolve_dtype
 
 if TYPE_CHECKING:
-    from tgpo_ray.config.algorithm_config import AlgorithmConfig
+    from tgpo_ray.config.run_config import RunConfig
 
-ConfigT = TypeVar("ConfigT", bound="AlgorithmConfig")
+ConfigT = TypeVar("ConfigT", bound="RunConfig")
 SMALLEST_TOKEN_BUDGET = 16384
 
 
 def resolve(config: ConfigT, *, gpus: bool) -> ConfigT:
     """Returns a copy of `config` with nothing left open, for a cluster with GPUs or without."""
     config = config.model_copy(deep=True)
-    config.algorithm = config.to_dict()["algorithm"]
+    config.algorithm = config.algorithm_path
     config.name = config.name or config.algorithm.split(":")[-1].lower()
     config.model.dtype = resolve_dtype(config.model.dtype, gpus=gpus)
     if isinstance(config.training, TrainingConfig):
@@ -34,13 +34,13 @@ def resolve(config: ConfigT, *, gpus: bool) -> ConfigT:
     return config
 
 
-def _resolve_runners(config: AlgorithmConfig, *, gpus: bool) -> None:
+def _resolve_runners(config: RunConfig, *, gpus: bool) -> None:
     runners = config.env_runners
     if runners.num_gpus_per_env_runner is None:
         runners.num_gpus_per_env_runner = float(runners.tensor_parallel_size if gpus else 0)
 
 
-def _resolve_learners(config: AlgorithmConfig, *, gpus: bool) -> None:
+def _resolve_learners(config: RunConfig, *, gpus: bool) -> None:
     learners = config.learners
     if learners.token_budget is None:
         learners.token_budget = max(SMALLEST_TOKEN_BUDGET, longest_episode(config))
@@ -50,12 +50,12 @@ def _resolve_learners(config: AlgorithmConfig, *, gpus: bool) -> None:
         learners.threads_per_learner = max(1, int(learners.num_cpus_per_learner))
 
 
-def teachers_of(config: AlgorithmConfig) -> TeachersConfig:
+def teachers_of(config: RunConfig) -> TeachersConfig:
     """Returns the teachers of `config`; none where the algorithm has no such section."""
     return getattr(config, "teachers", TeachersConfig())
 
 
-def longest_episode(config: AlgorithmConfig) -> int:
+def longest_episode(config: RunConfig) -> int:
     """Returns the most tokens that one trained sequence can have: prompt and response, or a row of SFT's data."""
     data = getattr(config, "data", None)
     if data is not None:

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from tgpo_ray.config.model_files import context_length, folder_problems, kv_bytes_per_token, model_facts
 from tgpo_ray.config.resolving import longest_episode, teachers_of
 from tgpo_ray.config.run_sections import TrainingConfig
 from tgpo_ray.config.teacher_rules import teacher_backends_fit
 from tgpo_ray.config.values import format_bytes
+from tgpo_ray.models import context_length, folder_problems, kv_bytes_per_token, model_facts
 
 if TYPE_CHECKING:
-    from tgpo_ray.config.algorithm_config import AlgorithmConfig
+    from tgpo_ray.config.run_config import RunConfig
     from tgpo_ray.config.sections import ModelConfig, TeacherConfig
 
 
-def broken_rules(config: AlgorithmConfig, *, files: bool) -> list[str]:
+def broken_rules(config: RunConfig, *, files: bool) -> list[str]:
     """Returns a line for each broken rule. `files`: look at model folders too."""
     rules = (*RULES, *FILE_RULES) if files else RULES
     return [problem for rule in rules for problem in rule(config)]
 
 
-def paths_are_given(config: AlgorithmConfig) -> Iterator[str]:
+def paths_are_given(config: RunConfig) -> Iterator[str]:
     if not config.model.path:
         yield "model.path: required (folder or Hugging Face id of the policy)"
     for name, teacher in teachers_of(config).items():
@@ -33,12 +33,12 @@ def paths_are_given(config: AlgorithmConfig) -> Iterator[str]:
         yield "data.path: required (jsonl or parquet file of prompts and responses)"
 
 
-def environments_are_given(config: AlgorithmConfig) -> Iterator[str]:
+def environments_are_given(config: RunConfig) -> Iterator[str]:
     if config.needs_envs and not config.envs:
         yield "envs: required: name a training environment, as env: {id: tgpo/Math-v0, kwargs: {path: problems.jsonl}}"
 
 
-def teachers_exist(config: AlgorithmConfig) -> Iterator[str]:
+def teachers_exist(config: RunConfig) -> Iterator[str]:
     if not config.needs_teacher:
         return
     known = [name for name, _ in teachers_of(config).items()]
@@ -50,14 +50,14 @@ def teachers_exist(config: AlgorithmConfig) -> Iterator[str]:
             yield f"envs.{index}.teacher: no teacher named {env.teacher!r}; `teachers` has {', '.join(known)}"
 
 
-def groups_can_be_compared(config: AlgorithmConfig) -> Iterator[str]:
+def groups_can_be_compared(config: RunConfig) -> Iterator[str]:
     training = config.training
     if config.group_relative and isinstance(training, TrainingConfig) and training.group_size < 2:
         size = training.group_size
         yield f"training.group_size: must be >= 2, got {size}: one episode has no group to compare with"
 
 
-def updates_share_the_groups(config: AlgorithmConfig) -> Iterator[str]:
+def updates_share_the_groups(config: RunConfig) -> Iterator[str]:
     training = config.training
     if not isinstance(training, TrainingConfig):
         return
@@ -75,12 +75,12 @@ def updates_share_the_groups(config: AlgorithmConfig) -> Iterator[str]:
         )
 
 
-def training_options_fit(config: AlgorithmConfig) -> Iterator[str]:
+def training_options_fit(config: RunConfig) -> Iterator[str]:
     if isinstance(config.training, TrainingConfig):
         yield from config.training.problems(config)
 
 
-def old_logprobs_fit(config: AlgorithmConfig) -> Iterator[str]:
+def old_logprobs_fit(config: RunConfig) -> Iterator[str]:
     training = config.training
     if not isinstance(training, TrainingConfig) or training.old_logprobs != "none":
         return
@@ -91,7 +91,7 @@ def old_logprobs_fit(config: AlgorithmConfig) -> Iterator[str]:
         )
 
 
-def sampling_is_on_policy(config: AlgorithmConfig) -> Iterator[str]:
+def sampling_is_on_policy(config: RunConfig) -> Iterator[str]:
     training = config.training
     if isinstance(training, TrainingConfig) and training.max_staleness > 0:
         yield (
@@ -100,7 +100,7 @@ def sampling_is_on_policy(config: AlgorithmConfig) -> Iterator[str]:
         )
 
 
-def training_samples_the_whole_vocabulary(config: AlgorithmConfig) -> Iterator[str]:
+def training_samples_the_whole_vocabulary(config: RunConfig) -> Iterator[str]:
     top_p = config.env_runners.top_p
     if config.needs_envs and top_p < 1.0:
         yield (
@@ -109,7 +109,7 @@ def training_samples_the_whole_vocabulary(config: AlgorithmConfig) -> Iterator[s
         )
 
 
-def deepspeed_options_have_deepspeed(config: AlgorithmConfig) -> Iterator[str]:
+def deepspeed_options_have_deepspeed(config: RunConfig) -> Iterator[str]:
     learners = config.learners
     if learners.engine == "torch":
         for key, value, default in (("zero_stage", learners.zero_stage, 0), ("offload", learners.offload, "none")):
@@ -121,7 +121,7 @@ def deepspeed_options_have_deepspeed(config: AlgorithmConfig) -> Iterator[str]:
         yield f"learners.offload: optimizer_and_parameters needs zero_stage 3, got {learners.zero_stage}"
 
 
-def evaluation_has_sets(config: AlgorithmConfig) -> Iterator[str]:
+def evaluation_has_sets(config: RunConfig) -> Iterator[str]:
     evaluation = config.evaluation
     if evaluation.every is not None and not evaluation.envs:
         yield f"evaluation.envs: required with evaluation.every {evaluation.every}: name a held-out set"
@@ -131,7 +131,7 @@ def evaluation_has_sets(config: AlgorithmConfig) -> Iterator[str]:
             yield f"evaluation.envs.{index}.name: two sets are called {label!r} in the metrics; give one a name"
 
 
-def guidance_schedule_is_whole(config: AlgorithmConfig) -> Iterator[str]:
+def guidance_schedule_is_whole(config: RunConfig) -> Iterator[str]:
     guidance = getattr(config, "guidance", None)
     if guidance is None:
         return
@@ -142,14 +142,14 @@ def guidance_schedule_is_whole(config: AlgorithmConfig) -> Iterator[str]:
         yield f"guidance.minimum: must be <= guidance.weight ({guidance.weight:g}), got {guidance.minimum:g}"
 
 
-def budget_holds_the_longest_episode(config: AlgorithmConfig) -> Iterator[str]:
+def budget_holds_the_longest_episode(config: RunConfig) -> Iterator[str]:
     budget, longest = config.learners.token_budget, longest_episode(config)
     if budget is not None and budget < longest:
         source = "data.max_tokens" if hasattr(config, "data") else "max_prompt_tokens + max_response_tokens"
         yield f"learners.token_budget: must be >= {source} = {longest}, got {budget}: one sequence has to fit"
 
 
-def lengths_fit_the_context(config: AlgorithmConfig) -> Iterator[str]:
+def lengths_fit_the_context(config: RunConfig) -> Iterator[str]:
     longest = longest_episode(config)
     source = "data.max_tokens" if hasattr(config, "data") else "max_prompt_tokens + max_response_tokens"
     if config.model.max_model_len is not None and longest > config.model.max_model_len:
@@ -166,7 +166,7 @@ def lengths_fit_the_context(config: AlgorithmConfig) -> Iterator[str]:
             )
 
 
-def kv_cache_holds_one_sequence(config: AlgorithmConfig) -> Iterator[str]:
+def kv_cache_holds_one_sequence(config: RunConfig) -> Iterator[str]:
     engines: list[tuple[str, ModelConfig | TeacherConfig, int]] = [
         (f"teachers.{name}", it, it.kv_cache_memory) for name, it in teachers_of(config).items() if it.backend == "vllm"
     ]
@@ -185,14 +185,14 @@ def kv_cache_holds_one_sequence(config: AlgorithmConfig) -> Iterator[str]:
             )
 
 
-def model_folders_are_whole(config: AlgorithmConfig) -> Iterator[str]:
+def model_folders_are_whole(config: RunConfig) -> Iterator[str]:
     for where, model in _models(config):
         if model.path:
             weights = getattr(model, "backend", "") != "remote"  # a served teacher's are elsewhere
             yield from folder_problems(where, model.path, model.tokenizer, weights=weights)
 
 
-def _models(config: AlgorithmConfig) -> Iterator[tuple[str, ModelConfig | TeacherConfig]]:
+def _models(config: RunConfig) -> Iterator[tuple[str, ModelConfig | TeacherConfig]]:
     """Every model that the run loads, with the key that names it."""
     yield "model", config.model
     for name, teacher in teachers_of(config).items():
@@ -201,7 +201,7 @@ def _models(config: AlgorithmConfig) -> Iterator[tuple[str, ModelConfig | Teache
         yield "reference", _reference_model(config)
 
 
-def _reference_model(config: AlgorithmConfig) -> ModelConfig:
+def _reference_model(config: RunConfig) -> ModelConfig:
     """The reference's files: what `reference` leaves open is the policy's."""
     model = config.model
     path = config.reference.path or model.path

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config.sections import GIB, EvaluationEnvConfig
+from tgpo_ray.config.sections import GIB, EvaluationEnvConfig, RunView
 from tgpo_ray.config.values import Bytes, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Section, Share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tgpo_ray.config.algorithm_config import AlgorithmConfig
     from tgpo_ray.guidance import ConstantWeight, CosineDecay, LinearDecay
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -60,7 +59,7 @@ class TrainingConfig(OptimizerConfig):
         """Whether episodes carry the log-probs that the engine reported."""
         return self.resolved_old_logprobs() == "sampler"
 
-    def problems(self, config: AlgorithmConfig) -> Iterator[str]:
+    def problems(self, config: RunView) -> Iterator[str]:
         """A line for each rule between this section and others that is broken; a section of one's own adds to them."""
         if self.dynamic_sampling and self.group_size < 2:
             yield "training.dynamic_sampling: needs group_size >= 2, got 1: the rewards of one episode are always equal"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tgpo_ray.config.algorithm_config import AlgorithmConfig
 from tgpo_ray.config.registry import ALGORITHMS, resolve_algorithm
+from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.sugar import SHORTHAND
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -35,7 +35,7 @@ def json_schema(algorithm: str | None = None) -> dict[str, Any]:
     }
 
 
-def class_schema(model: type[AlgorithmConfig]) -> dict[str, Any]:
+def class_schema(model: type[RunConfig]) -> dict[str, Any]:
     """Returns the schema of one config class, the shorthand `teacher` and `env` included."""
     schema = model.model_json_schema()
     inner = {"teacher": "TeacherConfig", "env": "EnvConfig"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import ItemsView
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import ConfigDict, Field, RootModel, ValidationError
 
@@ -185,3 +185,10 @@ def resolve_dtype(dtype: Dtype, *, gpus: bool) -> Literal["float32", "bfloat16"]
     if dtype != "auto":
         return dtype
     return "bfloat16" if gpus else "float32"
+
+
+class RunView(Protocol):
+    """What the rules of one section may look at of the others."""
+
+    algorithm: str
+    env_runners: EnvRunnersConfig

@@ -9,7 +9,7 @@ from tgpo_ray.config.resolving import teachers_of
 from tgpo_ray.config.values import format_bytes
 
 if TYPE_CHECKING:
-    from tgpo_ray.config.algorithm_config import AlgorithmConfig
+    from tgpo_ray.config.run_config import RunConfig
     from tgpo_ray.config.sections import TeacherConfig
 
 BACKENDS_OF = {
@@ -24,7 +24,7 @@ BACKENDS_OF = {
 }
 
 
-def teacher_backends_fit(config: AlgorithmConfig) -> Iterator[str]:
+def teacher_backends_fit(config: RunConfig) -> Iterator[str]:
     for name, teacher in teachers_of(config).items():
         yield from _foreign_keys(f"teachers.{name}", teacher)
         if teacher.backend != "remote":

@@ -1,6 +1,6 @@
 """Guidance by a teacher, for any environment and any RL trainer. Needs torch and numpy alone."""
 
-from tgpo_ray.guidance.advantage import guidance_advantage
+from tgpo_ray.guidance.advantage import Signal, guidance_advantage
 from tgpo_ray.guidance.alignment import TextAlignment
 from tgpo_ray.guidance.diagnostics import (
     GuidanceBatch,
@@ -62,6 +62,7 @@ __all__ = [
     "GuidanceWeight",
     "LinearDecay",
     "Schedule",
+    "Signal",
     "TextAlignment",
     "TokenBytes",
     "TokenTranslator",

@@ -18,8 +18,7 @@ from tgpo_ray.guidance.divergence import (
 )
 from tgpo_ray.guidance.gradients import gradient_ratio
 from tgpo_ray.guidance.translator import UNREADABLE_LOGPROB
-from tgpo_ray.kernels import TokenRows
-from tgpo_ray.kernels.chunks import HeadChunks
+from tgpo_ray.kernels import HeadChunks, TokenRows
 
 Sums = dict[str, SumCount]
 POSITION_EDGES = (64, 256, 1024, 4096)

@@ -4,20 +4,32 @@ The seam: an algorithm writes a `TokenLoss` in plain torch, one row for each res
 every chunk of rows once and hands hidden states and head their gradients.
 """
 
-from tgpo_ray.kernels.chunks import chunked_logprobs
+from tgpo_ray.kernels.chunks import (
+    CPU_CHUNK_BYTES,
+    CUDA_CHUNK_BYTES,
+    HeadChunks,
+    chunked_logprobs,
+    matmul_into,
+    release_buffers,
+)
 from tgpo_ray.kernels.full_vocabulary import fused_divergence
 from tgpo_ray.kernels.fused import fused_token_loss
 from tgpo_ray.kernels.head import FusedHead, token_loss_pass
 from tgpo_ray.kernels.rows import Divergence, LossOutput, TokenLoss, TokenRows
 
 __all__ = [
+    "CPU_CHUNK_BYTES",
+    "CUDA_CHUNK_BYTES",
     "Divergence",
     "FusedHead",
+    "HeadChunks",
     "LossOutput",
     "TokenLoss",
     "TokenRows",
     "chunked_logprobs",
     "fused_divergence",
     "fused_token_loss",
+    "matmul_into",
+    "release_buffers",
     "token_loss_pass",
 ]

@@ -1,0 +1,52 @@
+"""What the tests of one learner share: its specification and batches of hand-made episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tgpo_ray.algorithms.token_losses import PolicyLoss
+from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Episode, EpisodeGroup, Guidance
+from tgpo_ray.learners.batch import Piece
+from tgpo_ray.learners.engines import EngineOptions
+from tgpo_ray.learners.learner import Learner, LearnerSpec
+
+TEMPERATURE = 0.7
+ENTROPY_WEIGHT = 0.01
+ALL = PolicyLoss(entropy_weight=ENTROPY_WEIGHT)
+
+
+def spec_of(model: str, **changes: Any) -> LearnerSpec:
+    options = changes.pop("options", EngineOptions(lr=1e-3))
+    return LearnerSpec(model, model, options, temperature=TEMPERATURE, threads=1, **changes)
+
+
+def episode(seed: int, length: int, *, guided: bool = True, environment: slice = slice(0)) -> Episode:
+    """5 prompt tokens, `length` response tokens; `environment` says which of those the environment wrote."""
+    rng = np.random.default_rng(seed)
+    prompt_ids, response_ids, teacher_ids = (rng.integers(2, 20, size).astype(np.int32) for size in (5, length, length))
+    origin = np.full(length, ORIGIN_POLICY, np.uint8)
+    origin[environment] = ORIGIN_ENVIRONMENT
+    guidance = {"teacher": Guidance(teacher_ids=teacher_ids)} if guided else {}
+    return Episode(prompt_ids, response_ids, origin, 1.0, "correct", "stop", "x", 0, 0, 1, guidance=guidance)
+
+
+def piece(key: int, episodes: Sequence[Episode], advantages: Sequence[float]) -> Piece:
+    group = EpisodeGroup(tuple(episodes))
+    return Piece(key, group, {}, np.asarray(advantages, np.float32), tuple(range(len(episodes))))
+
+
+def three_groups() -> list[Piece]:
+    """Three groups of two, 32 policy tokens; in the first an environment speaks in the middle of a response."""
+    return [
+        piece(0, [episode(0, 9, environment=slice(3, 6)), episode(1, 3)], [1.0, -1.0]),
+        piece(1, [episode(2, 6), episode(3, 1)], [0.5, -0.5]),
+        piece(2, [episode(4, 4), episode(5, 12)], [-2.0, 2.0]),
+    ]
+
+
+def weights(learner: Learner) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in learner.named_weights()}

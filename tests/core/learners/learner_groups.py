@@ -1,0 +1,116 @@
+"""What the tests of learner groups share: settings, losses that misbehave, one batch, and how weights are compared."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from tgpo_ray.algorithms.token_losses import PolicyLoss
+from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, SampledGroup, Task
+from tgpo_ray.kernels import TokenLoss
+from tgpo_ray.learners.batch import Piece
+from tgpo_ray.learners.engines import EngineOptions
+from tgpo_ray.learners.group import LearnerGroup, Placement
+from tgpo_ray.learners.learner import LearnerSpec
+from tgpo_ray.models.weight_buckets import read_buckets
+
+LOSS = PolicyLoss(entropy_weight=0.01)
+LR = 1e-3
+TOKEN_BUDGET = 40  # two or three sequences a micro-batch
+SIZES = (4, 4, 3)  # 11 episodes: two ranks cannot have as many each
+ADVANTAGES = [np.asarray([1.0, -1.0, 0.5, -0.5][:size], np.float32) for size in SIZES]
+
+Weights = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class FailingLoss(TokenLoss):
+    def __call__(self, logprobs: Any, entropy: Any, rows: Any) -> Any:
+        raise ArithmeticError("this loss always fails")
+
+
+@dataclass(frozen=True)
+class HangingLoss(TokenLoss):
+    def __call__(self, logprobs: Any, entropy: Any, rows: Any) -> Any:
+        time.sleep(10_000)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One learner group: engine, ranks, precision."""
+
+    engine: str
+    num_ranks: int
+    zero_stage: int = 0
+    dtype: str = "float32"
+    offload: str = "none"
+
+    def __str__(self) -> str:
+        stage = f"-zero{self.zero_stage}" if self.engine == "deepspeed" else ""
+        offload = "-offload" if self.offload != "none" else ""
+        return f"{self.engine}{stage}-{self.dtype}{offload}-{self.num_ranks}-ranks"
+
+    def spec(self, model: str) -> LearnerSpec:
+        options: Any = EngineOptions(
+            engine=self.engine,  # pyright: ignore[reportArgumentType]
+            dtype=self.dtype,  # pyright: ignore[reportArgumentType]
+            zero_stage=self.zero_stage,
+            offload=self.offload,  # pyright: ignore[reportArgumentType]
+            lr=LR,
+        )
+        return LearnerSpec(model, model, options, temperature=0.8, threads=1)
+
+
+def episode(rng: np.random.Generator, length: int) -> Episode:
+    prompt_ids, response_ids = (rng.integers(2, 20, size).astype(np.int32) for size in (5, length))
+    origin = np.full(length, ORIGIN_POLICY, np.uint8)
+    return Episode(prompt_ids, response_ids, origin, 1.0, "correct", "stop", "x", 0, 0, 1)
+
+
+def sampled_groups() -> list[SampledGroup]:
+    """The batch of every test here: three groups of different sizes and lengths, in Ray's object store."""
+    rng = np.random.default_rng(0)
+    found = []
+    for ordinal, size in enumerate(SIZES):
+        group = EpisodeGroup(tuple(episode(rng, int(rng.integers(3, 12))) for _ in range(size)))
+        infos = tuple(one.info() for one in group.episodes)
+        found.append(SampledGroup(ordinal, Task(0, 0, 0, ordinal), infos, ray.put(group)))
+    return found
+
+
+def start(setting: Setting, model: str, storage: Path, **changes: Any) -> LearnerGroup:
+    """A learner group that is still starting."""
+    placement = Placement(setting.num_ranks, 0.25, storage_path=str(storage), name="learners", **changes)
+    return LearnerGroup(setting.spec(model), placement, TOKEN_BUDGET)
+
+
+def num_tokens(groups: list[SampledGroup]) -> float:
+    return float(sum(group.num_policy_tokens for group in groups))
+
+
+def pieces_of(groups: list[SampledGroup]) -> list[Piece]:
+    return [
+        Piece(group.ordinal, group.ref, {}, values, tuple(range(len(values))))
+        for group, values in zip(groups, ADVANTAGES, strict=True)
+    ]
+
+
+def update(learners: LearnerGroup, groups: list[SampledGroup]) -> dict[str, float]:
+    """One update in two accumulations."""
+    learners.accumulate(groups[:2], ADVANTAGES[:2], LOSS)
+    learners.accumulate(groups[2:], ADVANTAGES[2:], LOSS)
+    return learners.step(num_tokens(groups), LR)
+
+
+def weights(learners: LearnerGroup) -> Weights:
+    return {name: weight.float().numpy().copy() for name, weight in read_buckets(learners.weight_buckets())}
+
+
+def gap(left: Weights, right: Weights) -> float:
+    assert left.keys() == right.keys()
+    return max(float(np.abs(left[name] - right[name]).max()) for name in left)

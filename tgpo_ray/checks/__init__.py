@@ -1,0 +1,25 @@
+"""What can be known to be wrong before an hour has been spent: environments, files, running actors."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from tgpo_ray.checks.environments import Subject, run_checks
+    from tgpo_ray.checks.files import check_files
+    from tgpo_ray.checks.page import PreflightError, print_results, refuse_failed
+    from tgpo_ray.checks.prompts import check_environments
+    from tgpo_ray.checks.results import MAX_SHOWN, CheckResult
+    from tgpo_ray.checks.running_actors import check_actors
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "environments": ["Subject", "run_checks"],
+        "files": ["check_files"],
+        "page": ["PreflightError", "print_results", "refuse_failed"],
+        "prompts": ["check_environments"],
+        "results": ["CheckResult", "MAX_SHOWN"],
+        "running_actors": ["check_actors"],
+    },
+)

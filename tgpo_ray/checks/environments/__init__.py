@@ -1,0 +1,12 @@
+"""What is wrong with an environment, found out before any GPU is rented: `tgpo-ray env check`.
+
+Each check is a function of a `Subject` that returns a `CheckResult`: what was measured, the bound, the fix, and the
+rows that fail. Nothing here imports torch, Ray or vLLM.
+"""
+
+from tgpo_ray.checks.results import CheckResult, Row
+
+from .playing import Played, Subject
+from .suite import CHECKS, run_checks
+
+__all__ = ["CHECKS", "CheckResult", "Played", "Row", "Subject", "run_checks"]

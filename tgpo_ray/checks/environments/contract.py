@@ -1,0 +1,151 @@
+"""Is it an environment at all: gymnasium's own checks, the same episodes everywhere, and the way to an actor."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterable
+from typing import Any
+
+from tgpo_ray.checks.results import MAX_SHOWN, CheckResult, Row, judged, shortened, skipped
+from tgpo_ray.episode import OUTCOMES
+
+from .playing import Subject, transcript
+
+NUM_COMPARED = 10  # problems that are played in several instances
+PROCESS_TIMEOUT_S = 120.0
+FIXED_RESPONSES = ("A first answer: \\boxed{1}", "A second one: 2", "A third.")
+
+
+def check_api(subject: Subject) -> CheckResult:
+    """gymnasium's `check_env`: spaces, signatures, determinism of a seed, fresh objects from each call."""
+    from gymnasium.utils.env_checker import check_env
+
+    bound, fix = "no exception", "mend what gymnasium says; TextEnv and SingleTurnEnv do all of it"
+    env = subject.make()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            check_env(env.unwrapped)
+    except Exception as error:  # assertions of the checker, and whatever the environment raises
+        return CheckResult("check_env", "failed", type(error).__name__, bound, fix, (Row(None, str(error)),))
+    finally:
+        env.close()
+    rows = tuple(Row(None, f"warning: {warning.message}") for warning in caught)
+    return CheckResult("check_env", "ok", f"{len(rows)} warnings" if rows else "passes", bound, fix, rows)
+
+
+def check_info(subject: Subject) -> CheckResult:
+    """Observations are text; the last info has an outcome and named parts of the reward."""
+    rows = []
+    for index in subject.indices[:MAX_SHOWN]:
+        played = subject.play(index, FIXED_RESPONSES)
+        rows += [Row(index, problem) for problem in _info_problems(played.prompt, played.info, done=played.done)]
+    return judged(
+        "info",
+        rows,
+        measured=f"{min(MAX_SHOWN, len(subject.indices))} episodes",
+        bound="text, outcome, reward_parts",
+        fix="return the info that TextEnv's docstring lists",
+    )
+
+
+def _info_problems(prompt: Any, info: Any, *, done: bool) -> Iterable[str]:
+    if not isinstance(prompt, str):
+        yield f"reset returned a {type(prompt).__name__}, not a text"
+    if not done:
+        return
+    if "outcome" in info and info["outcome"] not in OUTCOMES:
+        yield f"info['outcome'] is {info['outcome']!r}, not one of {', '.join(OUTCOMES)}"
+    parts = info.get("reward_parts", {})
+    if not isinstance(parts, dict) or not all(isinstance(part, int | float) for part in parts.values()):
+        yield f"info['reward_parts'] is {shortened(parts)}, not numbers by name"
+
+
+def check_determinism(subject: Subject) -> CheckResult:
+    """The same seed and index give the same episode: in two instances, in another order, in another process."""
+    episodes = [(index, subject.gold(index) or FIXED_RESPONSES) for index in subject.indices[:NUM_COMPARED]]
+    first = _transcripts(subject.make(), episodes, subject.seed)
+    backwards = _transcripts(subject.make(), episodes[::-1], subject.seed)[::-1]
+    rows = _differences(episodes, first, backwards, "a second instance, played in another order")
+    measured = f"{len(episodes)} episodes, 2 instances"
+    try:
+        rows += _differences(episodes, first, _elsewhere(subject, episodes), "another process")
+        measured += ", 2 processes"
+    except (TypeError, subprocess.SubprocessError) as error:  # TypeError: arguments that JSON has no type for
+        rows += [] if isinstance(error, TypeError) else [Row(None, _last_line(error))]
+    return judged(
+        "determinism",
+        rows,
+        measured=measured,
+        bound="equal transcripts",
+        fix="draw from self.np_random alone (hash() of a text differs between processes, sets have no order), keep no "
+        "state from one episode to the next, return durations as tgpo_ray.envs.Seconds",
+    )
+
+
+def _transcripts(env: Any, episodes: Iterable[tuple[int, Iterable[str]]], seed: int) -> list[str]:
+    try:
+        return [transcript(env, index, seed, responses) for index, responses in episodes]
+    finally:
+        env.close()
+
+
+def _differences(episodes: Any, first: list[str], other: list[str], where: str) -> list[Row]:
+    found = []
+    for (index, _), a, b in zip(episodes, first, other, strict=True):
+        if a != b:
+            at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+            start = max(0, at - 20)
+            found.append(Row(index, f"{where}: {a[start : at + 30]!r} became {b[start : at + 30]!r}"))
+    return found
+
+
+def _elsewhere(subject: Subject, episodes: Any) -> list[str]:
+    job = {"id": subject.id, "kwargs": subject.kwargs, "seed": subject.seed, "episodes": episodes}
+    # another hash seed, so that what depends on the order of a set shows
+    hash_seed = "1" if os.environ.get("PYTHONHASHSEED") == "0" else "0"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": hash_seed}
+    done = subprocess.run(
+        [sys.executable, "-m", "tgpo_ray.checks.environments.second_process"],
+        input=json.dumps(job),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=PROCESS_TIMEOUT_S,
+        check=True,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _last_line(error: subprocess.SubprocessError) -> str:
+    text = (getattr(error, "stderr", None) or str(error)).strip()
+    return f"another process failed: {text.splitlines()[-1]}"
+
+
+def check_pickling(subject: Subject) -> CheckResult:
+    """What travels to an actor is the id and the arguments; an environment that pickles whole is better still."""
+    bound = "the spec gives the same episode"
+    if not subject.indices:
+        return skipped("pickling", "no problem to play", bound)
+    index = subject.indices[0]
+    episode = [(index, subject.gold(index) or FIXED_RESPONSES)]
+    expected = _transcripts(subject.make(), episode, subject.seed)
+    rows, how = [], "environment and spec"
+    try:
+        copy = pickle.loads(pickle.dumps(subject.env.unwrapped))
+        rows += _differences(episode, expected, _transcripts(copy, episode, subject.seed), "the pickled environment")
+    except Exception as error:  # pickle raises what the objects inside raise
+        how = f"spec alone ({type(error).__name__} on the environment)"
+    try:
+        identity, kwargs = pickle.loads(pickle.dumps((subject.id, subject.kwargs)))
+        remade = Subject(identity, kwargs).make()
+        rows += _differences(episode, expected, _transcripts(remade, episode, subject.seed), "made from its spec")
+    except Exception as error:
+        rows.append(Row(None, f"id and arguments: {type(error).__name__}: {error}"))
+    fix = "take plain values as arguments, open files and start processes when they are first needed"
+    return judged("pickling", rows, measured=how, bound=bound, fix=fix)

@@ -1,0 +1,141 @@
+"""The environment under check, episodes played in it, and transcripts that two of them can be compared by."""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from tgpo_ray.env_runners import make_env
+
+NUM_PROCEDURAL = 50  # problems looked at where there is no last one
+
+
+@dataclass(frozen=True)
+class Played:
+    """One episode: what was answered, and what the environment said."""
+
+    index: int
+    responses: tuple[str, ...]
+    prompt: str
+    rewards: tuple[float, ...]  # of each turn
+    info: Mapping[str, Any]  # of the last turn
+    done: bool
+    seconds: float  # of the slowest step
+
+    @property
+    def reward(self) -> float:
+        return sum(self.rewards)
+
+    @property
+    def verdict(self) -> str:
+        """`reward 0.0, wrong, read as '3'`."""
+        parts = [f"reward {self.reward:g}"]
+        parts += [str(self.info[key]) for key in ("outcome", "detail") if self.info.get(key)]
+        if self.info.get("answer") is not None:
+            parts.append(f"read as {str(self.info['answer'])[:60]!r}")
+        return ", ".join(parts) + ("" if self.done else ", the episode goes on")
+
+
+@dataclass
+class Subject:
+    """What is checked, and how thoroughly."""
+
+    id: str
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    limit: int = 500  # rows looked at; 0: all
+    seed: int = 0
+    reward_range: tuple[float, float] = (0.0, 1.0)
+    tokenizer: Any = None  # transformers', where prompt lengths are to be measured
+    max_prompt_tokens: int | None = None
+    played: list[Played] = field(default_factory=list)  # every episode so far
+
+    def make(self) -> Any:
+        """A new instance."""
+        return make_env(self.id, self.kwargs)
+
+    @cached_property
+    def env(self) -> Any:
+        return self.make()
+
+    @property
+    def num_problems(self) -> int | None:
+        return getattr(self.env.unwrapped, "num_problems", None)
+
+    @cached_property
+    def indices(self) -> list[int]:
+        """The problems looked at: all, or `limit` of them, the same ones at each call."""
+        count = self.num_problems
+        if count is None:
+            return list(range(min(self.limit or NUM_PROCEDURAL, NUM_PROCEDURAL)))
+        if self.limit == 0 or count <= self.limit:
+            return list(range(count))
+        return sorted(random.Random(self.seed).sample(range(count), self.limit))
+
+    @property
+    def looked_at(self) -> str:
+        """`200 of 8000 problems looked at`."""
+        of_all = "" if self.num_problems is None else f" of {self.num_problems}"
+        return f"{len(self.indices)}{of_all} problems looked at"
+
+    def gold(self, index: int) -> tuple[str, ...] | None:
+        """The responses, one a turn, that the environment says are right; None where it knows none."""
+        if not hasattr(self.env.unwrapped, "gold_response"):
+            return None
+        self.env.reset(seed=self.seed, options={"index": index})  # what is right may depend on a shuffle
+        known = self.env.unwrapped.gold_response(index)
+        if known is None:
+            return None
+        return (known,) if isinstance(known, str) else tuple(known)
+
+    def play(self, index: int, responses: Sequence[str], during: AbstractContextManager[Any] | None = None) -> Played:
+        """One episode in `env`, remembered; its steps within the context `during`."""
+        prompt, _ = self.env.reset(seed=self.seed, options={"index": index})
+        rewards: list[float] = []
+        slowest, info, done = 0.0, {}, False
+        with during or nullcontext():
+            for response in responses:
+                start = time.monotonic()
+                _, reward, terminated, truncated, info = self.env.step(response)
+                slowest = max(slowest, time.monotonic() - start)
+                rewards.append(reward)
+                done = terminated or truncated
+                if done:
+                    break
+        self.played.append(Played(index, tuple(responses), prompt, tuple(rewards), info, done, slowest))
+        return self.played[-1]
+
+
+def transcript(env: Any, index: int, seed: int, responses: Iterable[str]) -> str:
+    """Everything an episode says, as one line of JSON; durations are left out."""
+    said: list[Any] = list(env.reset(seed=seed, options={"index": index}))
+    for response in responses:
+        *turn, info = env.step(response)
+        said += [*turn, info]
+        if turn[2] or turn[3]:
+            break
+    return json.dumps(plain(said), sort_keys=True)
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's types; whatever JSON has no type for becomes its `repr`."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and _is_duration(value):
+        return "a duration"
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return plain(value.tolist()) if hasattr(value, "tolist") else repr(value)
+
+
+def _is_duration(value: float) -> bool:
+    """True for `tgpo_ray.envs.Seconds`, of which any two are equal; this package never imports environments."""
+    kind = type(value)
+    return kind is not float and kind(0.0) == kind(1.0)

@@ -1,0 +1,37 @@
+"""All checks, in the order in which an author wants to hear of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from tgpo_ray.checks.results import CheckResult, Row
+
+from .contract import check_api, check_determinism, check_info, check_pickling
+from .deadlines import check_deadline
+from .playing import Subject
+from .tokens import check_masks, check_prompts
+from .verifying import check_gold, check_near_misses, check_rewards
+
+CHECKS: tuple[Callable[[Subject], CheckResult], ...] = (
+    check_api,
+    check_info,
+    check_determinism,
+    check_pickling,
+    check_gold,
+    check_near_misses,
+    check_rewards,
+    check_deadline,
+    check_prompts,
+    check_masks,
+)
+
+
+def run_checks(subject: Subject) -> Iterator[CheckResult]:
+    """The results one by one, as they are there. A check that the environment makes raise has failed."""
+    for check in CHECKS:
+        try:
+            yield check(subject)
+        except Exception as error:  # whatever somebody's environment raises
+            name = check.__name__.removeprefix("check_").replace("_", " ")
+            row = Row(None, f"{type(error).__name__}: {error}")
+            yield CheckResult(name, "failed", "raised", "runs to its end", "mend what raises", (row,))

@@ -1,0 +1,108 @@
+"""Every environment is made and asked for its prompts on the driver, before any actor starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tgpo_ray.env_runners import EnvSpec, explained, prompt_ids, why_refused
+
+if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig
+
+LOOK_S = 5.0  # an environment may take long to reset: what was not seen by then, the runner checks
+NUM_PROCEDURAL = 16
+NUM_LONGEST = 8  # prompts that are tokenized, the longest in characters
+
+
+def check_environments(config: AlgorithmConfig) -> None:
+    """Fail on a missing file, a wrong column, an unknown id, or a prompt that is too long.
+
+    Raises:
+        ConfigError: names the environment, the cause and the fix.
+    """
+    from tgpo_ray.config import ConfigError
+    from tgpo_ray.env_runners import all_envs
+
+    keys = [f"envs.{i}" for i in range(len(config.envs))]
+    keys += [f"evaluation.envs.{i}" for i in range(len(config.evaluation.envs))]
+    specs = all_envs(config)
+    tokenizer = _tokenizer(config) if specs else None
+    problems = []
+    for key, spec in zip(keys, specs, strict=True):
+        try:
+            problems += [f"{key} ({spec.id}): {problem}" for problem in _problems(spec, tokenizer, config)]
+        except Exception as error:  # whatever a user's environment raises
+            problems.append(f"{key} ({spec.id}): {explained(spec.id, error)}")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _tokenizer(config: AlgorithmConfig) -> Any:
+    """The policy's tokenizer; None for a Hugging Face id that is not in this machine's cache: nothing is downloaded.
+
+    Raises:
+        ConfigError: a folder whose tokenizer cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    from tgpo_ray.config import ConfigError
+
+    source = config.model.tokenizer or config.model.path
+    local = Path(source).expanduser().is_dir()
+    try:
+        return AutoTokenizer.from_pretrained(
+            source, trust_remote_code=config.model.trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # transformers raises OSError, ValueError, ImportError, and what its parsers raise
+        if not local:
+            return None
+        key = "model.tokenizer" if config.model.tokenizer else "model.path"
+        reason = str(error).strip().splitlines()[0]
+        raise ConfigError([f"{key}: {source} has a tokenizer that cannot be read: {reason}"]) from error
+
+
+def _problems(spec: EnvSpec, tokenizer: Any, config: AlgorithmConfig) -> Iterator[str]:
+    """A line where the longest prompt is too long, and one where the chat template rewrites earlier turns."""
+    env = spec.make()
+    try:
+        prompts = _prompts(env, config.seed)
+        role = _later_role(env)
+    finally:
+        env.close()
+    if tokenizer is None:
+        return
+    limit = config.env_runners.max_prompt_tokens
+    prompts.sort(key=lambda found: len(str(found[2].get("messages") or found[1])), reverse=True)
+    lengths = [(len(prompt_ids(tokenizer, text, info)), index) for index, text, info in prompts[:NUM_LONGEST]]
+    longest, index = max(lengths, default=(0, 0))
+    if longest > limit:
+        yield (
+            f"problem {index} has a prompt of {longest} tokens, env_runners.max_prompt_tokens is {limit}: raise it "
+            "(the model's context permitting) or leave such problems out of the data"
+        )
+    chats = (info["messages"] for _, _, info in prompts if info.get("messages") is not None)
+    refusal = "" if role is None else next((why_refused(tokenizer, chat, role) for chat in chats), "")
+    if refusal:
+        yield refusal
+
+
+def _later_role(env: Any) -> str | None:
+    """The role in which the environment says that it goes on with a chat; None where it does not, or does not say."""
+    several = (getattr(env.unwrapped, "max_turns", None) or 1) > 1
+    return getattr(env.unwrapped, "turn_role", None) if several else None
+
+
+def _prompts(env: Any, seed: int) -> list[tuple[int, str, dict[str, Any]]]:
+    """(index, prompt, info) of the rows, or of some problems of a procedural environment."""
+    count = getattr(env.unwrapped, "num_problems", None)
+    found = []
+    start = time.monotonic()
+    for index in range(NUM_PROCEDURAL if count is None else count):
+        prompt, info = env.reset(seed=seed, options={"index": index})
+        found.append((index, prompt, info))
+        if time.monotonic() - start > LOOK_S:
+            break
+    return found

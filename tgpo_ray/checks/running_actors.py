@@ -1,0 +1,213 @@
+"""Checks on the running actors: a few episodes are sampled and scored, nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tgpo_ray.checks.read_back import ReadBack, read_back
+from tgpo_ray.checks.results import CheckResult, Row, judged, skipped
+from tgpo_ray.cluster import ACTOR_ERRORS, root_cause
+from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup, Guidance, SampledGroup, Task
+from tgpo_ray.models import Sampling
+
+if TYPE_CHECKING:
+    from tgpo_ray.teachers import TeacherGroup
+
+NUM_PROBLEMS, GROUP_SIZE, MAX_TOKENS = 2, 2, 64  # of the probe, for each environment
+PROBE_SEED = 0
+MEAN_GAP = {"float32": 1e-3, "bfloat16": 0.05}  # nats; two engines sum in another order, bfloat16 in 8 bits
+LARGEST_GAP = {"float32": 1e-2, "bfloat16": 1.0}  # of a single token: rare tokens have small, coarse probabilities
+LEAST_AGREEMENT = {"float32": 0.95, "bfloat16": 0.9}  # ties may fall either way
+REPEATS = 0.9  # a text that says the same token again and again looks the same shifted
+WANT = ("argmax", "logprob")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Some of the policy's episodes, with the sampler's log-probs."""
+
+    groups: list[SampledGroup]
+    held: list[EpisodeGroup]  # the same, fetched
+
+
+def check_actors(algorithm: Any) -> Iterator[CheckResult]:
+    """The results, one by one. `algorithm` has built its actors and synced its weights."""
+    if algorithm.env_runners is None or not algorithm.config.envs:
+        yield skipped("actors", "the algorithm samples from no environment", "stated")
+        return
+    probe = sampled_probe(algorithm)
+    yield check_sampler(algorithm, probe)
+    reference = getattr(algorithm, "reference", None)
+    for name, pool in getattr(algorithm, "teachers", {}).items():
+        if pool is not reference:
+            yield from check_pool(f"teacher {name}", pool, probe, _unmapped_limit(algorithm.config))
+    if reference is not None:
+        yield from check_pool("the reference", reference, probe, 0.0)
+        yield check_reference(algorithm, reference, probe)
+
+
+def _unmapped_limit(config: Any) -> float:
+    """`max_unmapped_share` of the section that has it: `guidance`, or another method's."""
+    limits = (getattr(section, "max_unmapped_share", None) for section in vars(config).values())
+    return next((limit for limit in limits if limit is not None), 1.0)
+
+
+def sampled_probe(algorithm: Any) -> Probe:
+    """Episodes of the first problems of every training environment; the cursor stays where it is."""
+    import ray
+
+    runners, places = algorithm.config.env_runners, range(len(algorithm.config.envs))
+    tasks = [
+        Task(env_index, problem, PROBE_SEED, ordinal=env_index * NUM_PROBLEMS + problem)
+        for env_index in places
+        for problem in range(min(NUM_PROBLEMS, algorithm.env_runners.num_problems[env_index] or NUM_PROBLEMS))
+    ]
+    sampling = Sampling(min(MAX_TOKENS, runners.max_response_tokens), runners.temperature, logprobs=True)
+    groups = sorted(
+        algorithm.env_runners.sample(tasks, GROUP_SIZE, sampling, PROBE_SEED), key=lambda group: group.ordinal
+    )
+    held: list[EpisodeGroup] = ray.get([group.ref for group in groups])
+    return Probe(groups, held)
+
+
+def check_sampler(algorithm: Any, probe: Probe) -> CheckResult:
+    """Learner and sampler are the same policy: the same weights, the same temperature, the same positions."""
+    name, bound = "learner and sampler", MEAN_GAP[algorithm.config.model.dtype]
+    gaps = algorithm.learners.sampler_gaps(probe.groups)
+    if not len(gaps):
+        return skipped(name, "the policy wrote nothing", f"mean <= {bound:g} nats")
+    mean = float(gaps.mean())
+    return judged(
+        name,
+        [Row(None, f"mean gap {mean:.3g} nats over {len(gaps)} tokens")] if not mean <= bound else [],
+        measured=f"log-probs of {len(gaps)} tokens differ by {mean:.2g} nats, at most {gaps.max():.2g}",
+        bound=f"mean <= {bound:g} nats",
+        fix="are model.hf_overrides, dtype and tokenizer those of the engine? Is vLLM's version a supported one?",
+    )
+
+
+def check_pool(who: str, pool: TeacherGroup, probe: Probe, max_unmapped: float) -> Iterator[CheckResult]:
+    """One pool of scorers; what its actors raise is a failure of its own."""
+    from ray.exceptions import RayTaskError
+
+    dtype = pool.spec.engine.dtype
+    try:
+        answers = _answers(pool, probe)
+        yield _replicas_agree(who, answers, dtype)
+        yield _labels_are_mapped(who, answers[0], max_unmapped)
+        yield _reads_itself(who, pool, probe, dtype)
+    except (*ACTOR_ERRORS, RayTaskError) as error:
+        row = Row(None, root_cause(error))
+        yield judged(f"scoring by {who}", [row], measured="raised", bound="runs to its end", fix="mend what raises")
+
+
+def _answers(pool: TeacherGroup, probe: Probe) -> list[list[Guidance]]:
+    """What every replica says of all episodes, in their order."""
+    import ray
+
+    refs = [[handle.annotate.remote(group.ref, list(WANT)) for group in probe.groups] for handle in pool.handles]
+    return [[guidance for said in ray.get(row) for guidance in said] for row in refs]
+
+
+def _flat(answers: list[Guidance]) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and log-probs of all episodes' tokens, one after the other."""
+    ids, logprobs = zip(*((_given(it.teacher_ids), _given(it.teacher_logprobs)) for it in answers), strict=True)
+    return np.concatenate(ids), np.concatenate(logprobs)
+
+
+def _given(values: np.ndarray | None) -> np.ndarray:
+    assert values is not None  # the probe asked for them
+    return values
+
+
+def _replicas_agree(who: str, answers: list[list[Guidance]], dtype: str) -> CheckResult:
+    name, least, largest = f"replicas of {who}", LEAST_AGREEMENT[dtype], LARGEST_GAP[dtype]
+    bound = f"argmax >= {least:.0%} equal, log-probs within {largest:g} nats"
+    if len(answers) == 1:
+        return skipped(name, "there is one", bound)
+    ids, logprobs = _flat(answers[0])
+    rows, agreements, gaps = [], [1.0], [0.0]
+    for number, other in enumerate(answers[1:], start=1):
+        other_ids, other_logprobs = _flat(other)
+        agreements.append(float((ids == other_ids).mean()))
+        gaps.append(float(np.abs(logprobs - other_logprobs).max()))
+        if agreements[-1] < least or not gaps[-1] <= largest:
+            rows.append(Row(None, f"0 and {number}: argmax {agreements[-1]:.1%} equal, gap {gaps[-1]:.3g} nats"))
+    measured = f"{len(answers)} replicas, {len(ids)} tokens: argmax {min(agreements):.1%} equal, gap {max(gaps):.2g}"
+    return judged(
+        name, rows, measured=measured, bound=bound, fix="do all nodes hold the same model files and versions?"
+    )
+
+
+def _labels_are_mapped(who: str, answers: list[Guidance], limit: float) -> CheckResult:
+    ids, _ = _flat(answers)
+    share = float((ids < 0).mean())
+    return judged(
+        f"targets of {who}",
+        [Row(None, f"{share:.1%} of its tokens have no id in the policy's vocabulary")] if share > limit else [],
+        measured=f"{share:.1%} of {len(ids)} unmapped",
+        bound=f"at most {limit:.0%} (guidance.max_unmapped_share)" if limit else "none: it has the policy's tokenizer",
+        fix="choose a teacher with the policy's tokenizer, set guidance.unmapped: first_piece, or raise the limit",
+    )
+
+
+def _reads_itself(who: str, pool: TeacherGroup, probe: Probe, dtype: str) -> CheckResult:
+    """A teacher is a copy of itself: what it wrote greedily is its argmax, at that position and at no other."""
+    import ray
+
+    look = partial(read_back, groups=probe.held, max_tokens=MAX_TOKENS // 2)
+    name, least, largest = f"positions of {who}", LEAST_AGREEMENT[dtype], MEAN_GAP[dtype]
+    bound = f"agrees >= {least:.0%}, less when shifted by one; log-probs within {largest:g} nats"
+    if pool.spec.backend == "remote":
+        return skipped(name, "a served teacher writes no log-probs of its own", bound)
+    found: Any = ray.get(pool.handles[0].__ray_call__.remote(look))
+    return judged(
+        name,
+        _misplaced(found, least, largest),
+        measured=(
+            f"agrees with its own {found.num_tokens} tokens {found.agreement:.1%}, shifted {found.shifted:.1%}; "
+            f"gap {found.gap:.2g}, shifted {found.shifted_gap:.2g} nats"
+        ),
+        bound=bound,
+        fix="positions are off: is this vLLM a supported version? Report it with this table",
+    )
+
+
+def _misplaced(found: ReadBack, least: float, largest: float) -> list[Row]:
+    rows = []
+    if found.agreement < least:
+        rows.append(Row(None, f"its argmax is what it wrote at {found.agreement:.1%} of the positions"))
+    if found.shifted >= found.agreement and found.shifted < REPEATS:
+        rows.append(Row(None, f"shifted by one it agrees as often: {found.shifted:.1%}"))
+    if not found.gap <= largest:
+        rows.append(Row(None, f"its log-probs differ from those it sampled with by {found.gap:.3g} nats"))
+    return rows
+
+
+def check_reference(algorithm: Any, pool: TeacherGroup, probe: Probe) -> CheckResult:
+    """Before the first update, a reference with the policy's own weights gives the sampler's log-probs."""
+    config = algorithm.config
+    bound = MEAN_GAP[config.model.dtype]
+    name, said = "reference and policy", f"mean <= {bound:g} nats"
+    if config.reference.path is not None or algorithm.iteration > 0 or config.env_runners.temperature != 1.0:
+        return skipped(name, "they differ by intention: another model, a trained policy or a temperature", said)
+    gaps = np.concatenate(
+        [
+            np.abs(_given(guidance.teacher_logprobs) - _given(episode.old_logprobs))[episode.origin == ORIGIN_POLICY]
+            for guidance, episode in zip(
+                _answers(pool, probe)[0], [it for group in probe.held for it in group.episodes], strict=True
+            )
+        ]
+    )
+    return judged(
+        name,
+        [Row(None, f"mean gap {gaps.mean():.3g} nats")] if not gaps.mean() <= bound else [],
+        measured=f"log-probs of {len(gaps)} tokens differ by {gaps.mean():.2g} nats",
+        bound=said,
+        fix="the reference is not the model that the policy starts from: look at reference.path and model.path",
+    )

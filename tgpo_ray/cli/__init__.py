@@ -1,0 +1,15 @@
+"""The command `tgpo-ray`, a file for each command."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from tgpo_ray.cli.commands import main
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "commands": ["main"],
+    },
+)

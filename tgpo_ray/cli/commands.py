@@ -1,0 +1,187 @@
+"""`tgpo-ray`: train, plan, schema, evaluate, export, report, make-models, traces, preflight, env."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tgpo_ray.cli.env import add_env_command
+from tgpo_ray.train import (
+    EXIT_USAGE,
+    add_train_arguments,
+    quiet_other_packages,
+    report_failure,
+    train,
+    train_overrides,
+)
+
+if TYPE_CHECKING:
+    from tgpo_ray.driver import Algorithm
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of the console script; returns the exit status."""
+    sys.path.insert(0, os.getcwd())  # as `python -m` does: `algorithm: my_pkg:MyMethod` may lie in this folder
+    options = build_parser().parse_args(arguments)
+    quiet_other_packages()
+    try:
+        return options.run(options)
+    except (ValueError, OSError) as error:
+        print(f"tgpo-ray {options.command}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except RuntimeError as error:
+        return report_failure(f"tgpo-ray {options.command}", error)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tgpo-ray", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        text = (run.__doc__ or "").splitlines()[0]
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    add_train_arguments(command("train", _train))
+    for name, run in (("plan", _plan), ("evaluate", _evaluate), ("export", _export)):
+        sub = command(name, run)
+        sub.add_argument("config", help="YAML file of the run")
+        sub.add_argument("overrides", nargs="*", metavar="key=value")
+        if name != "plan":
+            sub.add_argument("--checkpoint", required=name == "export", help="checkpoint folder; default: the model")
+        if name == "export":
+            sub.add_argument("--to", required=True, help="folder or URI of the Hugging Face model to write")
+    command("schema", _schema).add_argument("algorithm", nargs="?", help="one algorithm's schema; default: all")
+    report = command("report", _report)
+    report.add_argument("folders", nargs="+", help="run folders to compare")
+    report.add_argument("--to", default="report.html")
+    models = command("make-models", _make_models)
+    models.add_argument("--data", required=True, help="jsonl whose `problem` column the tokenizers are trained on")
+    models.add_argument("--to", default="models", help="folder to write policy/ and teacher/ into")
+    models.add_argument("--seed", type=int, default=0)
+    _add_traces_arguments(command("traces", _traces))
+    preflight = command("preflight", _preflight)
+    preflight.add_argument("config", help="YAML file of the run")
+    preflight.add_argument("overrides", nargs="*", metavar="key=value")
+    preflight.add_argument("--files-only", action="store_true", help="start no actor and load no model")
+    add_env_command(commands)
+    return parser
+
+
+def _add_traces_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="YAML file whose envs and teacher are used")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--to", required=True, help="jsonl file to write; must not exist")
+    parser.add_argument("--teacher", default="default", help="its name in `teachers`")
+    parser.add_argument("--num-problems", type=int, help="problems to answer; default: every row of the environments")
+    parser.add_argument("--num-samples", type=int, default=1, help="tries at each problem; the first right one is kept")
+    parser.add_argument("--temperature", type=float, default=0.7)
+
+
+def _train(options: argparse.Namespace) -> int:
+    """Run the job of a YAML file."""
+    return train(options.config, train_overrides(options), options.resume)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    """Print the resolved configuration, who gets which CPUs and GPUs, and the teacher's last step."""
+    from rich.console import Console
+
+    from tgpo_ray.checks import check_environments
+    from tgpo_ray.cli.plan import render_plan
+    from tgpo_ray.config import AlgorithmConfig
+
+    config = AlgorithmConfig.from_yaml(options.config, options.overrides)
+    Console().print(render_plan(config))
+    check_environments(config.check())
+    return 0
+
+
+def _traces(options: argparse.Namespace) -> int:
+    """Have a teacher answer the environments' problems; write its verified answers for SFT and LUFFY."""
+    from tgpo_ray.cli.traces import write_traces
+
+    return write_traces(options)
+
+
+def _preflight(options: argparse.Namespace) -> int:
+    """Check models, memory, vocabularies and running actors before a run; exits 1 where something is wrong."""
+    from tgpo_ray.checks import print_results
+    from tgpo_ray.cli.preflight import all_results
+    from tgpo_ray.config import AlgorithmConfig
+
+    config = AlgorithmConfig.from_yaml(options.config, options.overrides).check()
+    results = all_results(config, with_actors=not options.files_only)
+    return 0 if print_results(f"preflight {options.config}", results) else 1
+
+
+def _schema(options: argparse.Namespace) -> int:
+    """Print the JSON schema of the YAML files, for editors."""
+    from tgpo_ray.config import json_schema
+
+    print(json.dumps(json_schema(options.algorithm), indent=2))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    """Evaluate a model, or a checkpoint of a run, on `evaluation.envs`."""
+    with _algorithm(options) as algorithm:
+        metrics, _ = algorithm.evaluate()
+    print(json.dumps(metrics, indent=2))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Write a checkpoint as a Hugging Face folder."""
+    with _algorithm(options, with_runners=False) as algorithm:
+        print(algorithm.export(options.to))
+    return 0
+
+
+@contextmanager
+def _algorithm(options: argparse.Namespace, *, with_runners: bool = True) -> Iterator[Algorithm]:
+    """The algorithm of the YAML file, restored where a checkpoint is named; its own folder is a temporary one."""
+    from tgpo_ray.config import AlgorithmConfig, ConfigError
+    from tgpo_ray.driver import Algorithm
+
+    config = AlgorithmConfig.from_yaml(options.config, options.overrides)
+    if with_runners and not config.evaluation.envs:
+        raise ConfigError(["evaluation.envs: required here: name at least one held-out set"])
+    with tempfile.TemporaryDirectory(prefix="tgpo-ray-") as folder:
+        algorithm = Algorithm(config, run_folder=folder, with_runners=with_runners)
+        try:
+            if options.checkpoint:
+                algorithm.restore(options.checkpoint)
+            yield algorithm
+        finally:
+            algorithm.stop()
+
+
+def _report(options: argparse.Namespace) -> int:
+    """Write one HTML page that compares runs."""
+    from tgpo_ray.reporting import load_run, write_report
+
+    runs = [load_run(folder) for folder in options.folders]
+    print(write_report(Path(options.to), runs, title=", ".join(run.label for run in runs)))
+    return 0
+
+
+def _make_models(options: argparse.Namespace) -> int:
+    """Write tiny random Qwen2 (policy) and Qwen3 (teacher) folders with tokenizers trained on a data set."""
+    from tgpo_ray.models import make_text_models
+
+    for folder in make_text_models(options.data, options.to, options.seed):
+        print(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

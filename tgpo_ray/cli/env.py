@@ -1,0 +1,237 @@
+"""`tgpo-ray env list | show | play | check`: look at an environment, answer it, and find out what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tgpo_ray.checks import CheckResult
+
+MAX_PROBLEM = 10**9
+FENCE = "```"
+
+
+def add_env_command(commands: Any) -> None:
+    """Add `env` with its sub-commands to the sub-parsers of `tgpo-ray`."""
+    text = "List, show, play and check environments."
+    env = commands.add_parser("env", help=text, description=text)
+    subs = env.add_subparsers(dest="env_command", required=True)
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], *, takes_env: bool = True) -> Any:
+        text = (run.__doc__ or "").splitlines()[0]
+        sub = subs.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        if takes_env:
+            sub.add_argument("id", help="tgpo/Math-v0, my_module:MyEnv-v0, or an id of an installed package")
+            help_text = "the environment's arguments: a JSON object, or key=value with YAML values"
+            sub.add_argument("--kwargs", nargs="+", default=[], metavar="key=value", help=help_text)
+            sub.add_argument("--seed", type=int, default=0)
+        return sub
+
+    command("list", _list, takes_env=False)
+    for sub in (command("show", _show), command("play", _play)):
+        sub.add_argument("-n", type=int, default=5 if "show" in sub.prog else 1, help="how many problems")
+        sub.add_argument("--index", type=int, default=0, help="the first of them")
+    check = command("check", _check)
+    check.add_argument("--limit", type=int, default=500, help="rows looked at, drawn at random; 0: all")
+    check.add_argument("--tokenizer", help="folder or id of the policy's tokenizer, to measure prompts with")
+    check.add_argument("--max-prompt-tokens", type=int, help="the bound for prompts; needs --tokenizer")
+    check.add_argument("--reward-range", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"))
+
+
+def parsed_kwargs(items: Iterable[str]) -> dict[str, Any]:
+    """A JSON object, or `key=value` with values read as YAML 1.2.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    from tgpo_ray.config import load_yaml
+
+    items = list(items)
+    if len(items) == 1 and items[0].lstrip().startswith("{"):
+        try:
+            return dict(json.loads(items[0]))
+        except json.JSONDecodeError as error:
+            raise ValueError(f'--kwargs is not JSON: {error}; write {{"path": "x.jsonl"}} or path=x.jsonl') from None
+    found = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--kwargs takes key=value or one JSON object, got {item!r}")
+        found[key] = load_yaml(value, f"--kwargs {key}")
+    return found
+
+
+def _made(env_id: str, kwargs: dict[str, Any]) -> Any:
+    from tgpo_ray.env_runners import explained, make_env
+
+    try:
+        return make_env(env_id, kwargs)
+    except Exception as error:  # whatever a user's constructor raises
+        raise ValueError(f"{env_id}: {explained(env_id, error)}") from error
+
+
+def _list(options: argparse.Namespace) -> int:
+    """List the environments of this package and of installed packages."""
+    from tgpo_ray.env_runners import description, listed_ids, load_plugins
+
+    ids = listed_ids()
+    width = max(map(len, ids))
+    for env_id in ids:
+        print(f"{env_id:{width}}  {description(env_id)}")
+    problems = load_plugins().problems
+    for point, problem in problems.items():
+        print(f"cannot load the entry point {point}: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    """Print problems: prompts as the policy gets them, and gold responses."""
+    env = _made(options.id, parsed_kwargs(options.kwargs))
+    for index in _indices(env, options):
+        prompt, info = env.reset(seed=options.seed, options={"index": index})
+        print(f"--- problem {index}")
+        _print_chat(info)
+        if not info.get("messages"):
+            print(prompt)
+        gold = getattr(env.unwrapped, "gold_response", lambda index: None)(index)
+        _print_gold(env, (gold,) if isinstance(gold, str) else gold)
+        print()
+    env.close()
+    return 0
+
+
+def _print_chat(info: dict[str, Any]) -> None:
+    for message in info.get("messages") or ():
+        print(f"[{message['role']}]\n{message['content']}")
+
+
+def _print_gold(env: Any, responses: tuple[str, ...] | None) -> None:
+    """The right responses; of several, one a turn, with what the environment says in between."""
+    if responses is None or len(responses) == 1:
+        print("--- gold response: unknown" if responses is None else f"--- gold response\n{responses[0]}")
+        return
+    print("--- gold responses, turn by turn")
+    for number, response in enumerate(responses, start=1):
+        print(f"[policy]\n{response}")
+        if number < len(responses):
+            text, *_, info = env.step(response)
+            _print_chat(info)
+            if not info.get("messages"):
+                print(f"[environment]\n{text.strip()}")
+
+
+def _indices(env: Any, options: argparse.Namespace) -> range:
+    count = getattr(env.unwrapped, "num_problems", None)
+    if not 0 <= options.index < (MAX_PROBLEM if count is None else count):
+        raise ValueError(f"--index must be in [0, {count}), got {options.index}: there is no such problem")
+    return range(options.index, min(options.index + options.n, MAX_PROBLEM if count is None else count))
+
+
+def _play(options: argparse.Namespace) -> int:
+    """Answer problems at the terminal; an empty line outside a block of code ends an answer, Ctrl-D ends the game."""
+    env = _made(options.id, parsed_kwargs(options.kwargs))
+    try:
+        for index in _indices(env, options):
+            print(f"--- problem {index}")
+            if not _play_one(env, index, options.seed):
+                break
+    finally:
+        env.close()
+    return 0
+
+
+def _play_one(env: Any, index: int, seed: int) -> bool:
+    """One episode; False where the input ended before it."""
+    text, info = env.reset(seed=seed, options={"index": index})
+    for message in info.get("messages") or ({"content": text},):
+        print(message["content"])
+    total, done = 0.0, False
+    while not done:
+        answer = _answer()
+        if answer is None:
+            return False
+        text, reward, terminated, truncated, info = env.step(answer)
+        total, done = total + reward, terminated or truncated
+        print(text.strip("\n") if not done else f"--- reward {total:g}{_told(info)}")
+    return True
+
+
+def _answer() -> str | None:
+    """Lines up to an empty one that is not inside a block of code; None where the input has ended."""
+    print("your answer (an empty line ends it):", flush=True)
+    lines: list[str] = []
+    fenced = False
+    while (line := sys.stdin.readline()) and (fenced or line != "\n"):
+        fenced ^= line.lstrip().startswith(FENCE)
+        lines.append(line.rstrip("\n"))
+    return None if not lines and not line else "\n".join(lines)
+
+
+def _told(info: dict[str, Any]) -> str:
+    said = [(key, str(info[key])) for key in ("outcome", "answer", "detail") if info.get(key) not in (None, "")]
+    return "".join(f", {key} {text if text.isprintable() else repr(text)}" for key, text in said)
+
+
+def _check(options: argparse.Namespace) -> int:
+    """Check an environment before anything is trained with it; exits 1 where something is wrong."""
+    from tgpo_ray.checks import Subject, run_checks
+
+    if options.max_prompt_tokens is not None and options.tokenizer is None:
+        raise ValueError("--max-prompt-tokens needs --tokenizer: the folder of the policy's tokenizer")
+    kwargs = parsed_kwargs(options.kwargs)
+    env = _made(options.id, kwargs)
+    env.close()
+    low, high = options.reward_range
+    subject = Subject(
+        options.id,
+        kwargs,
+        limit=options.limit,
+        seed=options.seed,
+        reward_range=(low, high),
+        tokenizer=_tokenizer(options.tokenizer),
+        max_prompt_tokens=options.max_prompt_tokens,
+    )
+    results = list(run_checks(subject))
+    _print_results(options.id, results)
+    return 1 if any(result.failed for result in results) else 0
+
+
+def _tokenizer(source: str | None) -> Any:
+    if source is None:
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except Exception as error:  # OSError, ValueError, ImportError, and what its parsers raise
+        raise ValueError(f"--tokenizer {source} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+
+
+def _print_results(env_id: str, results: list[CheckResult]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from tgpo_ray.checks import MAX_SHOWN
+
+    colours = {"ok": "green", "failed": "red", "skipped": "yellow"}
+    columns = ("measured", "bound", "fix") if any(result.failed for result in results) else ("measured", "bound")
+    table = Table("check", "", *columns, title=f"env check {env_id}")
+    for result in results:
+        cells = (result.measured, result.bound, result.fix if result.failed else "")[: len(columns)]
+        table.add_row(result.name, Text(result.status, style=colours[result.status]), *map(Text, cells))
+    console = Console()
+    console.print(table)
+    for result in results:
+        for row in result.rows[:MAX_SHOWN]:
+            where = "" if row.index is None else f"problem {row.index}: "
+            console.print(Text(f"{result.name}: {where}{row.text}"))
+        if len(result.rows) > MAX_SHOWN:
+            console.print(Text(f"{result.name}: {len(result.rows) - MAX_SHOWN} more"))
+    failed = [result.name for result in results if result.failed]
+    console.print(Text(f"failed: {', '.join(failed)}" if failed else "nothing is wrong"))

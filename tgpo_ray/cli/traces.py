@@ -1,0 +1,153 @@
+"""`tgpo-ray traces`: have a teacher answer an environment's problems, keep what the verifier approves, write a file.
+
+SFT trains on that file (`data.path`), LUFFY mixes it into groups (`traces.path`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
+import ray
+
+from tgpo_ray.checks import check_environments
+from tgpo_ray.cluster import connection as cluster
+from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, env_runner_spec
+from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup, SampledGroup
+from tgpo_ray.models import Sampling, local_model
+
+if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig, TeacherConfig
+
+
+def write_traces(options: argparse.Namespace) -> int:
+    """Sample the teacher on the environments, verify, and write the right answers as jsonl."""
+    from tgpo_ray.config import AlgorithmConfig
+
+    target = Path(options.to)
+    if target.exists():
+        raise ValueError(f"--to: {target} exists already: name another file, or move it away")
+    for name in ("num_problems", "num_samples"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: must be >= 1, got {value}")
+    config = AlgorithmConfig.from_yaml(options.config, options.overrides).check()
+    teacher = teacher_of(config, options.teacher)
+    check_environments(config)
+    owns_ray = cluster.connect(config.ray)
+    try:
+        config = config.resolved(gpus=cluster.has_gpus())
+        runners = build_writers(config, teacher)
+        try:
+            asked, kept = _write(config, runners, options, target)
+        finally:
+            runners.stop()
+    finally:
+        if owns_ray:
+            ray.shutdown()
+    print(f"{target}: {kept} traces of {asked} problems ({kept / asked:.1%} had a right answer)")
+    return 0
+
+
+def teacher_of(config: AlgorithmConfig, name: str) -> TeacherConfig:
+    """The section of this teacher.
+
+    Raises:
+        ConfigError: the file has no teachers, or none of that name.
+    """
+    from tgpo_ray.config import ConfigError
+
+    teachers: Any = getattr(config, "teachers", None)
+    if not teachers:
+        raise ConfigError(
+            [f"teachers: required here, {config.algorithm} has none: use a file of an algorithm with one"]
+        )
+    if name not in teachers:
+        known = ", ".join(known for known, _ in teachers.items())
+        raise ConfigError([f"teachers.{name}: no such teacher; there is: {known}"])
+    return teachers[name]
+
+
+def build_writers(config: AlgorithmConfig, teacher: TeacherConfig) -> EnvRunnerGroup:
+    """EnvRunners that hold the teacher in place of the policy: the same environments, verifiers and limits."""
+    spec = env_runner_spec(config)
+    engine = replace(
+        spec.engine,
+        model=local_model(teacher.path),
+        tokenizer=teacher.tokenizer and local_model(teacher.tokenizer),
+        dtype=teacher.dtype,
+        kv_cache_memory=teacher.kv_cache_memory,
+        max_num_seqs=teacher.max_num_seqs,
+        tensor_parallel_size=teacher.tensor_parallel_size,
+        hf_overrides=teacher.hf_overrides,
+    )
+    envs = spec.envs[: len(config.envs)]
+    return EnvRunnerGroup(
+        replace(spec, engine=engine, envs=envs, gpu=bool(teacher.num_gpus_per_replica), frozen=True),
+        teacher.num_replicas,
+        num_cpus=teacher.num_cpus_per_replica,
+        num_gpus=teacher.num_gpus_per_replica or 0.0,
+        max_restarts=config.fault_tolerance.max_env_runner_restarts,
+        start_timeout_s=config.fault_tolerance.start_timeout_s,
+        sample_timeout_s=config.fault_tolerance.sample_timeout_s,
+    )
+
+
+def _write(
+    config: AlgorithmConfig, runners: EnvRunnerGroup, options: argparse.Namespace, target: Path
+) -> tuple[int, int]:
+    """(problems asked, traces kept). Rows are written as they come; the file has its name only once it is whole."""
+    rows = runners.num_problems
+    count = options.num_problems or _all_rows(rows)
+    tasks = Cursor(rows, [env.weight for env in config.envs], config.seed).next(count)
+    sampling = Sampling(
+        config.env_runners.max_response_tokens,
+        temperature=options.temperature,
+        stop=tuple(config.env_runners.stop),
+    )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".partial")
+    kept = 0
+    with partial.open("w", encoding="utf-8") as file:
+        for number, group in enumerate(runners.sample(tasks, options.num_samples, sampling, config.seed), 1):
+            kept += _keep(group, file)
+            if number % max(1, count // 20) == 0:
+                print(f"{number}/{count} problems, {kept} traces", flush=True)
+    partial.rename(target)
+    return count, kept
+
+
+def _all_rows(rows: list[int | None]) -> int:
+    if any(count is None for count in rows):
+        raise ValueError("--num-problems is required: one of the environments makes its problems up, without end")
+    return sum(count for count in rows if count is not None)
+
+
+def _keep(group: SampledGroup, file: TextIO) -> bool:
+    """Write the group's first right answer, if there is one."""
+    episodes: EpisodeGroup = ray.get(group.ref)
+    for row in _right_answers(episodes):
+        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        return True
+    return False
+
+
+def _right_answers(group: EpisodeGroup) -> Iterator[dict[str, Any]]:
+    """Rows of the responses that are right, complete, and the model's own from end to end."""
+    for episode, text in zip(group.episodes, group.response_texts, strict=True):
+        own = bool(np.all(episode.origin == ORIGIN_POLICY))
+        if episode.outcome == "correct" and episode.stop_reason == "stop" and own:
+            yield {
+                "prompt": group.prompt_text,
+                "response": text,
+                "reward": episode.reward,
+                "env": episode.env_id,
+                "problem_index": episode.problem_index,
+                "seed": episode.seed,
+                "num_tokens": len(episode.response_ids),
+            }

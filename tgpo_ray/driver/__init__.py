@@ -1,0 +1,21 @@
+"""The stages of an iteration and of a whole run, one after the other. The driver holds no tokens."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from tgpo_ray.driver.algorithm import Algorithm, Metrics
+    from tgpo_ray.driver.on_policy import OnPolicyAlgorithm
+    from tgpo_ray.driver.run import fit
+    from tgpo_ray.driver.token_values import GroupTokens, placed, with_values
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "algorithm": ["Algorithm", "Metrics"],
+        "on_policy": ["OnPolicyAlgorithm"],
+        "run": ["fit"],
+        "token_values": ["GroupTokens", "placed", "with_values"],
+    },
+)

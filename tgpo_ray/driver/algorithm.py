@@ -1,0 +1,256 @@
+"""Algorithm: builds the actors that a configuration describes, trains iteration by iteration, and ends them all."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, ClassVar
+
+import ray
+
+from tgpo_ray.checks import check_environments
+from tgpo_ray.cluster import absolute, copy_folder, read_text
+from tgpo_ray.cluster import connection as cluster
+from tgpo_ray.config import AlgorithmConfig, check_resources
+from tgpo_ray.driver.evaluation import evaluate
+from tgpo_ray.driver.weight_sync import WeightSync
+from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, all_envs, build_env_runners
+from tgpo_ray.episode import SampledGroup
+from tgpo_ray.learners import LearnersRestartedError, build_learners
+from tgpo_ray.models import local_model
+from tgpo_ray.teachers import TeacherGroup
+
+STATE_FILE = "algorithm.json"
+
+Metrics = dict[str, float]
+
+
+class Algorithm:
+    """Base of all algorithms: actors, checkpoints, evaluation. A subclass defines `training_step`.
+
+    Args:
+        config: checked here, before Ray starts.
+        env_runners, teachers: ready groups to use instead of building them; they are left running at `stop`.
+        run_folder: where checkpoints go; default `<checkpointing.storage_path>/<name>`.
+        session: how many times this run has been started, counted from 1: each has its own checkpoint folder.
+        with_runners: False leaves the engines out, where only weights are wanted (export).
+
+    Raises:
+        ConfigError: a rule between keys, a missing model or data file, too small a cluster.
+        ActorStartError: an engine did not come up.
+    """
+
+    config_class: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
+
+    def __init__(
+        self,
+        config: AlgorithmConfig,
+        *,
+        env_runners: EnvRunnerGroup | None = None,
+        teachers: Mapping[str, TeacherGroup] | None = None,
+        run_folder: str | None = None,
+        session: int = 1,
+        with_runners: bool = True,
+    ) -> None:
+        config.check()
+        check_environments(config)
+        self._owns_ray = cluster.connect(config.ray)
+        self.iteration, self.session = 0, session
+        self.num_recoveries = 0
+        self._times: dict[str, float] = {}
+        self._owned: list[Any] = []
+        try:
+            check_resources(config, ray.cluster_resources(), cluster.node_resources())
+            self.config: Any = config.resolved(gpus=cluster.has_gpus())
+            self.config.model.path = local_model(self.config.model.path)
+            self.run_folder = run_folder or f"{absolute(self.config.checkpointing.storage_path)}/{self.config.name}"
+            self._check_runners(env_runners)
+            self.learners = self._own(build_learners(self.config, self.run_folder, session))
+            self._build(env_runners, teachers, with_runners=with_runners)
+        except BaseException:
+            self.stop()
+            raise
+        self._last_state = self.state_dict()
+        self._last_checkpoint = ""
+
+    def _check_runners(self, env_runners: EnvRunnerGroup | None) -> None:
+        if env_runners is not None and env_runners.spec.envs != all_envs(self.config):
+            raise ValueError(
+                f"env_runners were built for the environments {[env.id for env in env_runners.spec.envs]}, the "
+                f"configuration has {[env.id for env in all_envs(self.config)]} (or other arguments of them): "
+                "build the group from this configuration"
+            )
+
+    def _build(
+        self,
+        env_runners: EnvRunnerGroup | None,
+        teachers: Mapping[str, TeacherGroup] | None,
+        *,
+        with_runners: bool,
+    ) -> None:
+        """Start everything at once, then wait: the engines' start-ups overlap."""
+        self.env_runners: Any = env_runners  # EnvRunnerGroup, where the algorithm or its evaluation has one
+        wanted = with_runners and (self.config.needs_envs or bool(self.config.evaluation.envs))
+        if env_runners is None and wanted:
+            self.env_runners = self._own(build_env_runners(self.config))
+        self.build_scorers(teachers)
+        for group in self._owned:
+            group.wait_until_ready()
+        self.weights: Any = None  # WeightSync, where there are runners
+        self.cursor: Any = None  # Cursor, likewise
+        if self.env_runners is not None:
+            self.weights = WeightSync(self.learners, self.env_runners)
+            self.weights.sync()
+            rows = self.env_runners.num_problems[: len(self.config.envs)]
+            self.cursor = Cursor(rows, [env.weight for env in self.config.envs], self.config.seed)
+
+    def _own(self, group: Any) -> Any:
+        self._owned.append(group)
+        return group
+
+    def _disown(self, group: Any) -> None:
+        """End a group now, if it was started here."""
+        if group in self._owned:
+            self._owned.remove(group)
+            group.stop()
+
+    # ---- what an algorithm must say
+
+    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        """Start the teachers that the algorithm needs (or take the ready ones). None here."""
+
+    def training_step(self) -> Metrics:
+        """One iteration: from problems (or data) to updated weights; returns what it measured."""
+        raise NotImplementedError(f"{type(self).__name__} must define training_step() -> metrics")
+
+    def train(self) -> Metrics:
+        """One iteration; returns its metrics (names: tgpo_ray.reporting.metrics.METRICS).
+
+        If learners die on the way, everything goes back to the last checkpoint and on from there.
+        """
+        start = time.monotonic()
+        self._times = {}
+        metrics = None
+        while metrics is None:
+            try:
+                metrics = self.training_step()
+            except LearnersRestartedError as error:
+                self.recover(error)
+        self.iteration += 1
+        seconds = time.monotonic() - start
+        metrics |= {f"time/{name}_s": value for name, value in self._times.items()}
+        if "tokens/response" in metrics:
+            metrics["throughput/response_tokens_per_s"] = metrics["tokens/response"] / seconds
+        return metrics | {"time/iteration_s": seconds}
+
+    def sampling_seed(self) -> int:
+        return self.config.seed * 1_000_003 + self.iteration * 1_009
+
+    @contextmanager
+    def timer(self, name: str) -> Iterator[None]:
+        """Add the seconds of the block to this iteration's `time/<name>_s`."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self._times[name] = self._times.get(name, 0.0) + time.monotonic() - start
+
+    # ---- around the iterations
+
+    @property
+    def num_iterations(self) -> int:
+        return self.config.training.num_iterations
+
+    def evaluate(self) -> tuple[Metrics, list[SampledGroup]]:
+        """Metrics of the held-out sets under `evaluation/`, and some of the groups.
+
+        Raises:
+            ValueError: the configuration has no `evaluation.envs`.
+        """
+        if self.env_runners is None or not self.config.evaluation.envs:
+            raise ValueError("evaluation.envs is empty: name at least one held-out environment to evaluate on")
+        start = time.monotonic()
+        self.before_evaluation()
+        metrics, groups = evaluate(self.config, self.env_runners, self.sampling_seed() + 1)
+        return metrics | {"time/evaluate_s": time.monotonic() - start}, groups
+
+    def before_evaluation(self) -> None:
+        """Nothing: the runners have the newest weights after every iteration."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the driver knows and a restored run needs; schedules follow from `iteration`."""
+        return {
+            "algorithm": self.config.algorithm,
+            "iteration": self.iteration,
+            "weights_version": self.weights.version if self.weights else 0,
+            "cursor": self.cursor.state_dict() if self.cursor else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.iteration = state["iteration"]
+        if self.cursor is not None and state["cursor"] is not None:  # None: saved by a run without runners
+            self.cursor.load_state_dict(state["cursor"])
+
+    def save(self, path: str | None = None) -> str:
+        """Write a checkpoint into the run's folder, and a copy of it to `path` (a folder or a URI); returns where."""
+        name = f"checkpoint_{self.iteration:06d}"
+        if self.num_recoveries:  # the iteration may have been saved before it was taken back
+            name += f"_{self.num_recoveries}"
+        if not self._last_checkpoint.endswith(name):
+            state = self.state_dict()
+            self._last_checkpoint = self.learners.save(name, {STATE_FILE: json.dumps(state)})
+            self._last_state = state  # only now: a save that failed is nothing to go back to
+        if path is None:
+            return self._last_checkpoint
+        copy_folder(self._last_checkpoint, path)
+        return absolute(path)
+
+    def restore(self, path: str) -> None:
+        """Continue from a checkpoint: weights, optimizer, step, schedule, cursor and random state.
+
+        Raises:
+            ValueError: no checkpoint there, or one of another algorithm.
+        """
+        path = absolute(path)
+        try:
+            state = json.loads(read_text(f"{path}/{STATE_FILE}"))
+        except FileNotFoundError:
+            raise ValueError(f"{path} is not a checkpoint: it holds no {STATE_FILE}") from None
+        if state["algorithm"] != self.config.algorithm:
+            raise ValueError(f"{path} is a checkpoint of {state['algorithm']}, this is {self.config.algorithm}")
+        self.learners.load(path)
+        self._last_state, self._last_checkpoint = state, path
+        self.load_state_dict(state)
+        if self.weights is not None:
+            self.weights.sync(state["weights_version"])
+
+    def recover(self, error: LearnersRestartedError | None) -> None:
+        """Go back to the last checkpoint (or the start), where Ray Train has put the learners."""
+        while error is not None:
+            self.num_recoveries += 1
+            print(f"{error}: going back from iteration {self.iteration} to {self._last_state['iteration']}", flush=True)
+            self.load_state_dict(self._last_state)
+            try:
+                self.learners.wait_until_ready()
+                if self.weights is not None:
+                    self.weights.sync()
+                error = None
+            except LearnersRestartedError as again:
+                error = again
+
+    def export(self, path: str) -> str:
+        """Write the policy as a Hugging Face folder that transformers and a vLLM server load; returns where."""
+        self.learners.export(absolute(path))
+        return absolute(path)
+
+    def stop(self) -> None:
+        """End every actor that was started here, and Ray if it was; safe to call twice."""
+        owned, self._owned = self._owned, []
+        with ExitStack() as stack:  # whichever fails to end, the others and Ray are ended too
+            if self._owns_ray:
+                self._owns_ray = False
+                stack.callback(ray.shutdown)
+            for group in reversed(owned):
+                stack.callback(group.stop)

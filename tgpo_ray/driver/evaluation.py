@@ -1,0 +1,76 @@
+"""Held-out evaluation on the runners' engines: every problem by index, avg@k and pass@k."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+
+from tgpo_ray.env_runners import EnvRunnerGroup, evaluation_tasks
+from tgpo_ray.episode import EpisodeGroup, SampledGroup
+
+if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig
+
+MAX_SAMPLES = 8  # groups whose texts go to samples.jsonl
+
+
+def evaluate(
+    config: AlgorithmConfig, runners: EnvRunnerGroup, seed: int
+) -> tuple[dict[str, float], list[SampledGroup]]:
+    """Metrics under `evaluation/`, and some groups for the report.
+
+    The sets are walked by index with seeds of their own, so that two evaluations see the same problems.
+    """
+    from tgpo_ray.env_runners import evaluation_sampling
+
+    section = config.evaluation
+    first = len(config.envs)
+    metrics: dict[str, float] = {}
+    sets: list[list[SampledGroup]] = []
+    for i, env in enumerate(section.envs):
+        tasks = evaluation_tasks(first + i, runners.num_problems[first + i], section.max_problems, config.seed)
+        groups = list(runners.sample(tasks, section.num_samples, evaluation_sampling(config), seed))
+        sets.append(sorted(groups, key=lambda group: group.ordinal))
+        if len(section.envs) > 1:
+            metrics |= {f"evaluation/{env.label}/{name}": value for name, value in summary(sets[-1]).items()}
+    for name in ("accuracy", "reward", "response_length", "truncated"):
+        metrics[f"evaluation/{name}"] = float(np.mean([summary(groups)[name] for groups in sets]))
+    metrics["evaluation/num_problems"] = float(sum(map(len, sets)))
+    if section.num_samples > 1:
+        name = f"pass_at_{section.num_samples}"
+        metrics[f"evaluation/{name}"] = float(np.mean([summary(groups)[name] for groups in sets]))
+    return metrics, [group for groups in sets for group in groups[:MAX_SAMPLES]]
+
+
+def summary(groups: Sequence[SampledGroup]) -> dict[str, float]:
+    """avg@k, pass@k (any of the k samples is right), mean reward and length of one set."""
+    right = np.asarray([[info.outcome == "correct" for info in group.infos] for group in groups])  # (P, k)
+    infos = [info for group in groups for info in group.infos]
+    return {
+        "accuracy": float(right.mean()),
+        f"pass_at_{right.shape[1]}": float(right.any(axis=1).mean()),
+        "reward": float(np.mean([info.reward for info in infos])),
+        "response_length": float(np.mean([info.num_response_tokens for info in infos])),
+        "truncated": float(np.mean([info.stop_reason == "length" for info in infos])),
+    }
+
+
+def sample_rows(groups: Iterable[SampledGroup], iteration: int, phase: str) -> list[dict[str, Any]]:
+    """Rows of samples.jsonl: prompts, responses and their rewards, fetched from the object store."""
+    rows = []
+    for group in groups:
+        episodes: EpisodeGroup = ray.get(group.ref)
+        rows.append(
+            {
+                "iteration": iteration,
+                "phase": phase,
+                "prompt": episodes.prompt_text,
+                "responses": list(episodes.response_texts),
+                "rewards": [episode.reward for episode in episodes.episodes],
+                "outcomes": [episode.outcome for episode in episodes.episodes],
+            }
+        )
+    return rows

@@ -1,0 +1,29 @@
+"""vLLM engines with environments, which answer tasks with groups of episodes."""
+
+from typing import TYPE_CHECKING
+
+import lazy_loader
+
+if TYPE_CHECKING:
+    from tgpo_ray.env_runners.building import build_env_runners, env_runner_spec, evaluation_sampling, training_sampling
+    from tgpo_ray.env_runners.chat_turns import why_refused
+    from tgpo_ray.env_runners.cursor import Cursor, evaluation_tasks
+    from tgpo_ray.env_runners.env_spec import EnvSpec, all_envs
+    from tgpo_ray.env_runners.group import EnvRunnerGroup
+    from tgpo_ray.env_runners.registry import BUILT_IN_ENVS, description, explained, listed_ids, load_plugins, make_env
+    from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, prompt_ids
+    from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "building": ["build_env_runners", "env_runner_spec", "evaluation_sampling", "training_sampling"],
+        "chat_turns": ["why_refused"],
+        "cursor": ["Cursor", "evaluation_tasks"],
+        "env_spec": ["EnvSpec", "all_envs"],
+        "group": ["EnvRunnerGroup"],
+        "registry": ["BUILT_IN_ENVS", "description", "explained", "listed_ids", "load_plugins", "make_env"],
+        "rollout": ["Rollout", "RunningGroup", "prompt_ids"],
+        "runner": ["EnvRunner", "EnvRunnerSpec"],
+    },
+)

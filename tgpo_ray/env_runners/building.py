@@ -1,0 +1,70 @@
+"""From a resolved configuration to its runners, and to how they sample."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tgpo_ray.env_runners.env_spec import all_envs
+from tgpo_ray.env_runners.group import EnvRunnerGroup
+from tgpo_ray.env_runners.runner import EnvRunnerSpec
+from tgpo_ray.models import EngineSpec, Sampling, local_model
+
+if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig
+
+
+def engine_spec(config: AlgorithmConfig) -> EngineSpec:
+    """The runners' engine."""
+    model, runners = config.model, config.env_runners
+    return EngineSpec(
+        model=model.path,
+        tokenizer=model.tokenizer and local_model(model.tokenizer),
+        dtype=model.dtype,
+        max_model_len=model.max_model_len or runners.max_prompt_tokens + runners.max_response_tokens,
+        kv_cache_memory=runners.kv_cache_memory,
+        max_num_seqs=runners.max_num_seqs,
+        tensor_parallel_size=runners.tensor_parallel_size,
+        hf_overrides=model.hf_overrides,
+        trust_remote_code=model.trust_remote_code,
+        seed=config.seed,
+    )
+
+
+def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:
+    runners = config.env_runners
+    return EnvRunnerSpec(
+        engine=engine_spec(config),
+        envs=all_envs(config),
+        max_prompt_tokens=runners.max_prompt_tokens,
+        num_verifier_threads=runners.num_verifier_workers,
+        gpu=bool(runners.num_gpus_per_env_runner),
+    )
+
+
+def build_env_runners(config: AlgorithmConfig) -> EnvRunnerGroup:
+    runners, faults = config.env_runners, config.fault_tolerance
+    return EnvRunnerGroup(
+        env_runner_spec(config),
+        runners.num_env_runners,
+        num_cpus=runners.num_cpus_per_env_runner,
+        num_gpus=runners.num_gpus_per_env_runner or 0.0,
+        max_restarts=faults.max_env_runner_restarts,
+        start_timeout_s=faults.start_timeout_s,
+        sample_timeout_s=faults.sample_timeout_s,
+    )
+
+
+def training_sampling(config: AlgorithmConfig) -> Sampling:
+    runners = config.env_runners
+    return Sampling(
+        max_tokens=runners.max_response_tokens,
+        temperature=runners.temperature,
+        top_p=runners.top_p,
+        logprobs=config.training.needs_sampler_logprobs,
+        stop=tuple(runners.stop),
+    )
+
+
+def evaluation_sampling(config: AlgorithmConfig) -> Sampling:
+    runners = config.env_runners
+    return Sampling(runners.max_response_tokens, temperature=config.evaluation.temperature, stop=tuple(runners.stop))

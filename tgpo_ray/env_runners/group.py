@@ -1,0 +1,225 @@
+"""EnvRunnerGroup: a pool of EnvRunner actors that samples groups of episodes and outlives the death of any of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from tgpo_ray.cluster import ACTOR_ERRORS, actor, kill, wait_until_started
+from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
+from tgpo_ray.episode import SampledGroup, Task
+from tgpo_ray.models import Sampling, engine_environment
+
+if TYPE_CHECKING:
+    from tgpo_ray.teachers import Prefixes
+
+POLL_S = 1.0
+SEEDS_OF_A_ROUND = 100  # one for each runner; ten rounds stay below the next iteration's
+
+
+@dataclass
+class _Share:
+    """The tasks that one runner works on, and the stream it answers with."""
+
+    runner: int
+    stream: Any
+    tasks: dict[int, Task]  # by ordinal, those not finished yet
+    since: float = field(default_factory=time.monotonic)
+
+
+class EnvRunnerGroup:
+    """Several EnvRunners behind one `sample`.
+
+    Args:
+        spec: what each runner is made of.
+        num_env_runners: how many.
+        num_cpus, num_gpus: Ray resources of one runner.
+        max_restarts: how many deaths of runners the group absorbs over its life.
+        start_timeout_s, sample_timeout_s: seconds that a start, and the wait for any next group, may take.
+    """
+
+    def __init__(
+        self,
+        spec: EnvRunnerSpec,
+        num_env_runners: int = 1,
+        *,
+        num_cpus: float = 1.0,
+        num_gpus: float = 0.0,
+        max_restarts: int = 10,
+        start_timeout_s: float = 600.0,
+        sample_timeout_s: float = 600.0,
+    ) -> None:
+        self.spec = spec
+        self._options: dict[str, Any] = {
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "runtime_env": {"env_vars": engine_environment(gpu=spec.gpu)},
+        }
+        self._restarts_left = max_restarts
+        self._start_timeout_s, self._sample_timeout_s = start_timeout_s, sample_timeout_s
+        self.num_restarts = 0
+        self.weights_version = 0
+        self._buckets: Sequence[Any] | None = None
+        self.prefixes: Prefixes | None = None  # where responses begin with a teacher's words; None: nowhere
+        self._runners = [self._start() for _ in range(num_env_runners)]
+        self._ready = False
+        self._rows: list[int | None] = []
+
+    def _start(self) -> Any:
+        return actor(EnvRunner, self.spec, **self._options)
+
+    def wait_until_ready(self) -> None:
+        """Block until every runner holds an engine.
+
+        Raises:
+            ActorStartError: vLLM or an environment did not come up; the message has the cause.
+        """
+        if not self._ready:
+            try:
+                self._wait(self._runners)
+            except BaseException:
+                self.stop()
+                raise
+            self._ready = True
+            self._rows = ray.get(self._runners[0].num_problems.remote())
+
+    def _wait(self, runners: Sequence[Any]) -> None:
+        engine = self.spec.engine
+        hint = (
+            f"It loads model {engine.model!r} into vLLM with a KV cache of {engine.kv_cache_memory / 2**20:.0f} MiB "
+            f"and a context of {engine.max_model_len} tokens"
+        )
+        wait_until_started(runners, "EnvRunner", hint, self._start_timeout_s)
+
+    @property
+    def num_problems(self) -> list[int | None]:
+        """Rows of each environment in `spec.envs`; None where procedural."""
+        self.wait_until_ready()
+        return self._rows
+
+    def sync_weights(self, version: int, buckets: Sequence[Any]) -> None:
+        """Give every runner these weights under this version, and keep them for a runner that restarts."""
+        self.wait_until_ready()
+        self._buckets, self.weights_version = buckets, version
+        pending = {runner.sync_weights.remote(version, buckets): i for i, runner in enumerate(self._runners)}
+        for ref, index in pending.items():
+            try:
+                ray.get(ref, timeout=self._sample_timeout_s)
+            except ACTOR_ERRORS as error:
+                self._replace(index, error)
+
+    def sample(
+        self,
+        tasks: Sequence[Task],
+        group_size: int,
+        sampling: Sampling,
+        seed: int,
+        *,
+        keep: Callable[[SampledGroup], bool] | None = None,
+        more: Callable[[int], Sequence[Task]] | None = None,
+        max_rounds: int = 10,
+    ) -> Iterator[SampledGroup]:
+        """Sample a group for each task and yield the groups as they finish, each exactly once.
+
+        A runner that dies is restarted with the current weights, and what it had not finished is sampled again.
+
+        Args:
+            keep: whether a group is yielded. Those that it refuses are replaced, in the next round, by the groups of as
+                many tasks from `more`, which take over their ordinals; a round begins when the one before has ended, so
+                that which tasks are drawn does not depend on who finished first.
+            more: draws tasks, e.g. `Cursor.next`; needed with `keep`.
+            max_rounds: what is still refused after as many rounds is left out.
+
+        Raises:
+            ValueError: `keep` without `more`.
+            TimeoutError: no runner finished anything for `sample_timeout_s`.
+            RuntimeError: more deaths than `max_restarts`.
+        """
+        if keep is not None and more is None:
+            raise ValueError("keep needs more: where the tasks come from that replace a refused group")
+        for number in range(max_rounds):
+            refused: list[int] = []
+            for group in self._sample_round(tasks, group_size, sampling, seed + number * SEEDS_OF_A_ROUND):
+                if keep is None or keep(group):
+                    yield group
+                else:
+                    refused.append(group.ordinal)
+            if not refused or more is None or number == max_rounds - 1:
+                return
+            drawn = zip(sorted(refused), more(len(refused)), strict=True)
+            tasks = [replace(task, ordinal=ordinal) for ordinal, task in drawn]
+
+    def _sample_round(
+        self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int
+    ) -> Iterator[SampledGroup]:
+        self.wait_until_ready()
+        shares = self._deal(tasks, group_size, sampling, seed)
+        while shares:
+            ready, _ = ray.wait([share.stream for share in shares], num_returns=1, timeout=POLL_S)
+            if not ready:
+                self._check_deadline(shares)
+                continue
+            share = next(share for share in shares if share.stream is ready[0])
+            try:
+                group = self._next_group(share)
+            except StopIteration:
+                assert not share.tasks, "a runner ended its stream before its last group"
+                shares.remove(share)
+                continue
+            except ACTOR_ERRORS as error:
+                self._replace(share.runner, error)
+                shares.remove(share)
+                left = list(share.tasks.values())
+                shares.append(self._give(share.runner, left, group_size, sampling, seed))
+                continue
+            yield group
+
+    def _deal(self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int) -> list[_Share]:
+        hands = [tasks[i :: len(self._runners)] for i in range(len(self._runners))]
+        return [self._give(i, hand, group_size, sampling, seed) for i, hand in enumerate(hands) if hand]
+
+    def _give(self, runner: int, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int) -> _Share:
+        method = self._runners[runner].sample.options(num_returns="streaming")
+        stream = method.remote(tasks, group_size, sampling, seed + runner, self.prefixes)
+        return _Share(runner, stream, {task.ordinal: task for task in tasks})
+
+    @staticmethod
+    def _next_group(share: _Share) -> SampledGroup:
+        ref = next(share.stream)
+        # The figures follow at once, and they alone are fetched: a runner that dies between the two would otherwise
+        # leave a group that is an error. What ends a stream is its last item.
+        ordinal, infos = ray.get(next(share.stream, ref))
+        share.since = time.monotonic()
+        return SampledGroup(ordinal, share.tasks.pop(ordinal), infos, ref)
+
+    def _check_deadline(self, shares: Sequence[_Share]) -> None:
+        silent = time.monotonic() - max(share.since for share in shares)
+        if silent > self._sample_timeout_s:
+            raise TimeoutError(
+                f"no EnvRunner finished a group for {silent:.0f} s (fault_tolerance.sample_timeout_s): an environment "
+                "that does not return from step, or an engine that is too slow for max_response_tokens"
+            )
+
+    def _replace(self, index: int, error: BaseException) -> None:
+        """Restart a dead runner; it is stale, so it gets the current weights before any work."""
+        if self._restarts_left == 0:
+            raise RuntimeError(
+                "an EnvRunner died and fault_tolerance.max_env_runner_restarts is used up; last cause: " + str(error)
+            ) from error
+        self._restarts_left -= 1
+        self.num_restarts += 1
+        ray.kill(self._runners[index])  # one that is only out of reach would keep its resources
+        self._runners[index] = self._start()
+        self._wait([self._runners[index]])
+        if self._buckets is not None:
+            ray.get(self._runners[index].sync_weights.remote(self.weights_version, self._buckets))
+
+    def stop(self) -> None:
+        """End every runner and its processes."""
+        kill(self._runners)
+        self._runners = []
+        self._buckets = None

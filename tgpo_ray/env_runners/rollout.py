@@ -1,0 +1,179 @@
+"""One episode while it is being written: the conversation between an environment and the engine.
+
+Sampled ids are never decoded and encoded again: what the engine returns is appended as it is, and after it only what
+the environment adds: its text encoded on its own, or what the chat template writes around its messages.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tgpo_ray.env_runners.chat_turns import Message, chat_turn_ids
+from tgpo_ray.episode import (
+    ORIGIN_ENVIRONMENT,
+    ORIGIN_POLICY,
+    ORIGIN_TEACHER,
+    OUTCOMES,
+    Episode,
+    EpisodeGroup,
+    Task,
+)
+from tgpo_ray.models import Completion
+
+
+def prompt_ids(tokenizer: Any, prompt: str, info: dict[str, Any]) -> np.ndarray:
+    """(P,) int32: the first observation as the model reads it, through its chat template where `info` has messages.
+
+    Raises:
+        ValueError: messages, and a tokenizer without a chat template.
+    """
+    if info.get("messages") is not None:
+        if getattr(tokenizer, "chat_template", "") is None:
+            raise ValueError(
+                "the prompt is a chat, and the tokenizer has no chat template: use prompt: plain, or set "
+                "model.tokenizer to a folder whose tokenizer has one"
+            )
+        ids = tokenizer.apply_chat_template(info["messages"], add_generation_prompt=True, return_dict=False)
+    else:
+        ids = tokenizer.encode(prompt, add_special_tokens=True)
+    return np.asarray(ids, np.int32)
+
+
+@dataclass
+class Rollout:
+    """The state of one running episode."""
+
+    env: Any  # gymnasium.Env[str, str], reset to the task
+    turns: list[list[Message]] = field(
+        default_factory=list
+    )  # the environment's, of a chat: the prompt's messages first
+    stop_reason: str = "stop"
+    ids: list[np.ndarray] = field(default_factory=list)  # response pieces, in order
+    origins: list[np.ndarray] = field(default_factory=list)
+    logprobs: list[np.ndarray] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    turn_ends: list[int] = field(default_factory=list)
+    turn_rewards: list[float] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+    done: bool = False
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(map(len, self.ids))
+
+    def add_completion(self, completion: Completion) -> None:
+        self._append(completion.token_ids, ORIGIN_POLICY, completion.logprobs)
+        self.stop_reason = completion.stop_reason
+        self.turn_ends.append(self.num_tokens)
+
+    @classmethod
+    def begun(cls, env: Any, info: dict[str, Any]) -> Rollout:
+        """The rollout of an environment whose `reset` returned `info`."""
+        messages = info.get("messages")
+        return cls(env, [] if messages is None else [list(messages)])
+
+    def environment_ids(self, tokenizer: Any, observation: str) -> np.ndarray:
+        """(T,) int32: the environment's turn after the last step, as the model is to read it.
+
+        Where the step's info has `messages`, what the chat template adds for them; else the observation as it stands.
+
+        Raises:
+            ValueError: messages after a prompt without them, or a template that cannot append them.
+        """
+        messages = self.info.get("messages")
+        if messages is None:
+            return np.asarray(tokenizer.encode(observation, add_special_tokens=False), np.int32)
+        if not self.turns or not messages:
+            has = "an empty list of messages" if self.turns else "messages after a prompt that was none"
+            raise ValueError(f"the info of step() has {has}: a chat begins with info['messages'] of reset()")
+        self.turns.append(list(messages))
+        return chat_turn_ids(tokenizer, self.turns, self.ids[-1])
+
+    def begin_with(self, prefix: np.ndarray) -> None:
+        """Let the response begin with these ids (T,), written by a teacher; before the first completion."""
+        if len(prefix):
+            self._append(prefix, ORIGIN_TEACHER, None)
+
+    def turn_ids(self) -> np.ndarray:
+        """(T,) int32 of the turn that was just completed; a first turn with its prefix."""
+        first = len(self.turn_ends) == 1
+        return np.concatenate(self.ids) if first else self.ids[-1]
+
+    def add_environment_tokens(self, token_ids: np.ndarray) -> None:
+        self._append(token_ids, ORIGIN_ENVIRONMENT, None)
+
+    def _append(self, token_ids: np.ndarray, origin: int, logprobs: np.ndarray | None) -> None:
+        self.ids.append(token_ids)
+        self.origins.append(np.full(len(token_ids), origin, np.uint8))
+        self.logprobs.append(np.zeros(len(token_ids), np.float32) if logprobs is None else logprobs)
+
+    def step(self, text: str) -> str:
+        """Give the response to the environment and return its next observation. Runs in a thread."""
+        observation, reward, terminated, truncated, info = self.env.step(text)
+        self.texts.append(text)
+        self.turn_rewards.append(float(reward))
+        self.info = info
+        # a response that hit its token limit cannot go on: the context is spent
+        self.done = terminated or truncated or self.stop_reason != "stop"
+        return observation
+
+
+@dataclass
+class RunningGroup:
+    """The G rollouts of one task."""
+
+    task: Task
+    prompt_text: str
+    prompt_ids: np.ndarray  # (P,) int32
+    rollouts: list[Rollout]
+    num_open: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.num_open = len(self.rollouts)
+
+    def finish(self, env_id: str, weights_version: int, *, with_logprobs: bool) -> EpisodeGroup:
+        episodes = tuple(
+            finished_episode(rollout, self, env_id, weights_version, with_logprobs=with_logprobs)
+            for rollout in self.rollouts
+        )
+        return EpisodeGroup(episodes, self.prompt_text, tuple("".join(rollout.texts) for rollout in self.rollouts))
+
+
+def finished_episode(
+    rollout: Rollout, group: RunningGroup, env_id: str, weights_version: int, *, with_logprobs: bool
+) -> Episode:
+    """The finished rollout as an Episode.
+
+    Raises:
+        ValueError: the environment returned a reward that is not a finite number, or an unknown outcome.
+    """
+    reward = sum(rollout.turn_rewards)
+    where = f"{env_id}, problem {group.task.problem_index}, seed {group.task.seed}"
+    if not math.isfinite(reward):
+        raise ValueError(
+            f"{where}: the environment returned the reward {reward}; a reward must be a finite number. "
+            f"Response: {''.join(rollout.texts)[:200]!r}"
+        )
+    outcome = str(rollout.info.get("outcome", "correct" if reward > 0 else "wrong"))
+    if outcome not in OUTCOMES:
+        raise ValueError(f"{where}: info['outcome'] must be one of {', '.join(OUTCOMES)}, got {outcome!r}")
+    return Episode(
+        prompt_ids=group.prompt_ids,
+        response_ids=np.concatenate(rollout.ids).astype(np.int32),
+        origin=np.concatenate(rollout.origins),
+        reward=reward,
+        outcome=outcome,
+        stop_reason=rollout.stop_reason,
+        env_id=env_id,
+        problem_index=group.task.problem_index,
+        seed=group.task.seed,
+        weights_version=weights_version,
+        old_logprobs=np.concatenate(rollout.logprobs) if with_logprobs else None,
+        turn_ends=np.asarray(rollout.turn_ends, np.int32),
+        turn_rewards=np.asarray(rollout.turn_rewards, np.float32),
+        reward_parts=dict(rollout.info.get("reward_parts", {})),
+    )

@@ -1,0 +1,194 @@
+"""EnvRunner: one actor with a vLLM engine and its environments; groups of episodes leave it as they finish."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tgpo_ray.env_runners.env_spec import EnvSpec
+from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, prompt_ids
+from tgpo_ray.episode import EpisodeGroup, EpisodeInfo, Task
+from tgpo_ray.models import Engine, EngineSpec, Sampling, completions
+
+if TYPE_CHECKING:
+    from tgpo_ray.teachers import Prefixes
+
+EOS_DECODE_OPTIONS = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+
+
+@dataclass(frozen=True)
+class EnvRunnerSpec:
+    """What one runner is made of."""
+
+    engine: EngineSpec
+    envs: tuple[EnvSpec, ...]  # training environments first, then those for evaluation
+    max_prompt_tokens: int
+    num_verifier_threads: int = 1
+    gpu: bool = False
+    frozen: bool = False  # the weights on disk are those to sample from: no sync is waited for
+
+
+class EnvRunner:
+    """Samples groups of episodes. Wrapped in a Ray actor by EnvRunnerGroup; usable without Ray as it is."""
+
+    def __init__(self, spec: EnvRunnerSpec) -> None:
+        self._spec = spec
+        self._idle_envs: list[list[Any]] = [[env.make()] for env in spec.envs]
+        self._engine = Engine(spec.engine, gpu=spec.gpu)
+        self._threads = ThreadPoolExecutor(spec.num_verifier_threads, thread_name_prefix="env-step")
+        # None: STALE, the weights on disk are not the learners'
+        self._version: int | None = 0 if spec.frozen else None
+
+    def num_problems(self) -> list[int | None]:
+        """Rows of each environment; None where it is procedural."""
+        return [getattr(envs[0].unwrapped, "num_problems", None) for envs in self._idle_envs]
+
+    def sync_weights(self, version: int, buckets: Sequence[Any]) -> int:
+        """Load the buckets and answer for them under `version` from now on."""
+        if self._spec.engine.tensor_parallel_size > 1:
+            import ray
+
+            # vLLM's tensor-parallel processes are not Ray's: references mean nothing to them
+            buckets = [ray.get(bucket) if isinstance(bucket, ray.ObjectRef) else bucket for bucket in buckets]
+        self._engine.load_weights(buckets)
+        self._version = version
+        return version
+
+    def sample(
+        self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int, prefixes: Prefixes | None = None
+    ) -> Iterator[EpisodeGroup | tuple[int, tuple[EpisodeInfo, ...]]]:
+        """Sample a group for each task; yields the group itself and then `(ordinal, infos)`, group by group.
+
+        Args:
+            prefixes: teacher-written beginnings of responses, by prompt, which the policy continues.
+
+        Raises:
+            RuntimeError: the engine's weights were never synced.
+            ValueError: a prompt above `max_prompt_tokens`, a reward that is not finite.
+        """
+        if self._version is None:
+            raise RuntimeError("this EnvRunner's weights are stale: call sync_weights before sample")
+        self._engine.seed(seed)
+        self._requests: dict[str, tuple[RunningGroup, list[Rollout]]] = {}
+        self._steps: dict[Future[str], tuple[RunningGroup, Rollout]] = {}
+        try:
+            groups = [self._start_group(task, group_size, sampling, prefixes) for task in tasks]
+            for group in self._finished_groups(groups, sampling):
+                finished = group.finish(
+                    self._spec.envs[group.task.env_index].id, self._version, with_logprobs=sampling.logprobs
+                )
+                yield finished
+                yield group.task.ordinal, tuple(episode.info() for episode in finished.episodes)
+        finally:
+            self._engine.abort_all()
+
+    def _start_group(self, task: Task, group_size: int, sampling: Sampling, prefixes: Prefixes | None) -> RunningGroup:
+        envs = [self._acquire_env(task.env_index) for _ in range(group_size)]
+        resets = [env.reset(seed=task.seed, options={"index": task.problem_index}) for env in envs]
+        prompt, info = resets[0]
+        ids = prompt_ids(self._engine.tokenizer, prompt, info)
+        if len(ids) > self._spec.max_prompt_tokens:
+            raise ValueError(
+                f"{self._spec.envs[task.env_index].id}, problem {task.problem_index}: the prompt has "
+                f"{len(ids)} tokens, env_runners.max_prompt_tokens is {self._spec.max_prompt_tokens}: "
+                "raise it (the model's context permitting) or leave such problems out of the data"
+            )
+        rollouts = [Rollout.begun(env, info) for env, (_, info) in zip(envs, resets, strict=True)]
+        group = RunningGroup(task, prompt, ids, rollouts)
+        if prefixes is not None:
+            prefix = prefixes.of(prompt)[: sampling.max_tokens - 1]
+            for rollout in rollouts:
+                rollout.begin_with(prefix)
+            ids, sampling = (
+                np.concatenate([ids, prefix]),
+                replace(sampling, max_tokens=sampling.max_tokens - len(prefix)),
+            )
+        self._requests[self._engine.generate(ids, sampling, n=group_size)] = (group, group.rollouts)
+        return group
+
+    def _finished_groups(self, groups: list[RunningGroup], sampling: Sampling) -> Iterator[RunningGroup]:
+        open_groups = len(groups)
+        while open_groups:
+            if self._engine.busy:
+                for output in self._engine.step():
+                    self._on_output(output)
+            for group in self._collect_steps(sampling):
+                open_groups -= 1
+                yield group
+
+    def _on_output(self, output: Any) -> None:
+        group, rollouts = self._requests.pop(output.request_id)
+        for rollout, completion in zip(rollouts, completions(output), strict=True):
+            rollout.add_completion(completion)
+            future = self._threads.submit(rollout.step, self._decode(rollout.turn_ids()))
+            self._steps[future] = (group, rollout)
+
+    def _decode(self, ids: np.ndarray) -> str:
+        return self._engine.tokenizer.decode(ids, **EOS_DECODE_OPTIONS)
+
+    def _collect_steps(self, sampling: Sampling) -> Iterator[RunningGroup]:
+        """Groups whose last episode has its reward; the others go on with the environment's answer."""
+        if not self._steps:
+            return
+        # while the engine has work, look without waiting; otherwise the environments are all there is to wait for
+        done, _ = wait(self._steps, timeout=0 if self._engine.busy else None, return_when=FIRST_COMPLETED)
+        for future in done:
+            group, rollout = self._steps.pop(future)
+            observation = self._observation(future, group.task)
+            if not rollout.done and not self._continue(group, rollout, observation, sampling):
+                rollout.stop_reason = "length"
+                rollout.done = True
+            if rollout.done:
+                self._release_env(group.task.env_index, rollout.env)
+                group.num_open -= 1
+                if group.num_open == 0:
+                    yield group
+
+    def _observation(self, future: Future[str], task: Task) -> str:
+        """What the environment answered; an exception of its own is named with the problem and the line that raised."""
+        try:
+            return future.result()
+        except Exception as error:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            raise RuntimeError(
+                f"{self._where(task)}: step raised {type(error).__name__}: {error} ({last.filename}:{last.lineno}); "
+                "an environment must score any text"
+            ) from error
+
+    def _where(self, task: Task) -> str:
+        return f"{self._spec.envs[task.env_index].id}, problem {task.problem_index}, seed {task.seed}"
+
+    def _continue(self, group: RunningGroup, rollout: Rollout, observation: str, sampling: Sampling) -> bool:
+        """Queue the next turn; False where the environment's text leaves no room for an answer."""
+        try:
+            added = rollout.environment_ids(self._engine.tokenizer, observation)
+        except ValueError as error:
+            raise ValueError(f"{self._where(group.task)}, turn {len(rollout.turn_ends)}: {error}") from error
+        room = sampling.max_tokens - rollout.num_tokens - len(added)
+        if room <= 0:
+            return False
+        rollout.add_environment_tokens(added)
+        ids = np.concatenate([group.prompt_ids, *rollout.ids])
+        turn = Sampling(room, sampling.temperature, sampling.top_p, sampling.logprobs, sampling.stop)
+        self._requests[self._engine.generate(ids, turn)] = (group, [rollout])
+        return True
+
+    def _acquire_env(self, env_index: int) -> Any:
+        idle = self._idle_envs[env_index]
+        return idle.pop() if len(idle) > 1 else self._spec.envs[env_index].make()
+
+    def _release_env(self, env_index: int, env: Any) -> None:
+        self._idle_envs[env_index].append(env)
+
+    def stop(self) -> None:
+        """Close environments (and with them their verifier processes) and the engine."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for envs in self._idle_envs:
+            for env in envs:
+                env.close()
+        self._engine.stop()

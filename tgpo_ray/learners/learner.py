@@ -1,0 +1,258 @@
+"""Learner: one rank that accumulates gradients over micro-batches and takes the optimizer step."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tgpo_ray.episode import ORIGIN_POLICY
+from tgpo_ray.kernels import FusedHead, LossOutput, TokenLoss, token_loss_pass
+from tgpo_ray.learners.batch import MicroBatch, TrainBatch, build_batch
+from tgpo_ray.learners.engines import EngineOptions, make_engine
+from tgpo_ray.models import fill_buckets, head_weight, load_model
+
+Sums = dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class LearnerSpec:
+    """What a rank trains, and how."""
+
+    model: str
+    tokenizer: str
+    options: EngineOptions
+    temperature: float = 1.0  # that of the sampler: log-probs are those of softmax(z / temperature)
+    hf_overrides: dict[str, Any] = field(default_factory=dict)
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+    threads: int | None = None
+    seed: int = 0
+
+
+class PolicyModule(nn.Module):
+    """Trunk, head and loss: all that DeepSpeed sees. Its output never holds a [tokens, vocabulary] tensor."""
+
+    def __init__(self, model: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.temperature = temperature
+        head = self.model.get_output_embeddings()
+        self.model.set_output_embeddings(FusedHead(head.weight, getattr(head, "bias", None)))
+
+    @property
+    def head(self) -> FusedHead:
+        return self.model.get_output_embeddings()
+
+    def forward(
+        self, batch: TrainBatch, loss: TokenLoss | None = None, teacher_weight: Tensor | None = None
+    ) -> LossOutput | Tensor:
+        """LossOutput of the micro-batch, or (N,) log-probs of the sampled tokens where `loss` is None."""
+        trunk = self.model.base_model
+        hidden = trunk(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).last_hidden_state  # (B, T, D)
+        hidden = hidden.flatten(0, 1).index_select(0, batch.row_index)  # (N, D)
+        with torch.autocast(hidden.device.type, enabled=False):
+            if loss is None:
+                logprobs, _ = self.head(hidden, targets=batch.rows.targets[:, :1], temperature=self.temperature)
+                return logprobs[:, 0]
+            return token_loss_pass(self.head, hidden, batch.rows, loss, self.temperature, teacher_weight)
+
+
+def load_policy(spec: LearnerSpec) -> nn.Module:
+    """The Hugging Face causal model with the same overrides that vLLM gets.
+
+    Raises:
+        ValueError: the model bends its logits after the head (soft-capping, scaling), which the fused head would miss;
+            an override that the model's configuration does not have, which transformers would pass over in silence.
+    """
+    # torch's engine keeps float32 weights under autocast; DeepSpeed keeps its own float32 copy of bfloat16 ones
+    half = spec.options.engine == "deepspeed" and spec.options.dtype == "bfloat16"
+    model: Any = load_model(
+        spec.model,
+        dtype=torch.bfloat16 if half else torch.float32,
+        hf_overrides=spec.hf_overrides,
+        trust_remote_code=spec.trust_remote_code,
+    )
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    return model
+
+
+class Learner:
+    """One rank. Runs inside a Ray Train worker; usable alone, in one process, as it is."""
+
+    def __init__(self, spec: LearnerSpec) -> None:
+        if spec.threads:
+            torch.set_num_threads(spec.threads)
+        torch.manual_seed(spec.seed)
+        self._spec = spec
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self._device = _device()
+        self._model: Any = load_policy(spec)
+        self._engine = make_engine(PolicyModule(self._model, spec.temperature), spec.options, self._device)
+        self._old_logprobs: dict[tuple[int, int], np.ndarray] = {}
+        self._teacher_weights: dict[str, Tensor] = {}
+        self.num_steps = 0
+
+    def accumulate(self, micro_batches: Sequence[MicroBatch], loss: TokenLoss) -> Sums:
+        """Add the gradients of the summed loss and return metrics as (sum, count)."""
+        totals: dict[str, list[Tensor]] = {}
+        self._engine.module.train()
+        for micro_batch in micro_batches:
+            batch = self._build(micro_batch, loss)
+            with self._engine.autocast():
+                output = self._engine.module(batch, loss, self._teacher_weight(loss))
+            self._engine.backward(output.loss)
+            for name, (total, count) in loss.metrics(output.logprobs, output.entropy, output.rows).items():
+                seen = totals.setdefault(name, [torch.zeros(()), torch.zeros(())])
+                seen[0], seen[1] = seen[0] + total.detach().cpu(), seen[1] + count.detach().cpu()
+        return {name: (float(total), float(count)) for name, (total, count) in totals.items()}
+
+    def _teacher_weight(self, loss: TokenLoss) -> Tensor | None:
+        """The head of the teacher whose whole distribution the loss needs, loaded once."""
+        if loss.divergence is None:
+            return None
+        path = loss.divergence.teacher
+        if path not in self._teacher_weights:
+            self._teacher_weights[path] = head_weight(path).to(self._device)
+        return self._teacher_weights[path]
+
+    def remember_logprobs(self, micro_batches: Sequence[MicroBatch]) -> None:
+        """Keep log pi(y_t) under the present weights: the `old_logprobs` of the updates to come in this iteration."""
+        for micro_batch in micro_batches:
+            self._old_logprobs |= self.logprobs(micro_batch)
+
+    def logprobs(self, micro_batch: MicroBatch) -> dict[tuple[int, int], np.ndarray]:
+        """(T,) log-probs of each episode's response tokens under the present weights, by (group key, member)."""
+        self._engine.module.eval()
+        batch = self._build(micro_batch, TokenLoss(), old=False)
+        with torch.no_grad(), self._engine.autocast():
+            logprobs = self._engine.module(batch).float().cpu()
+        counts = torch.bincount(batch.rows.sequence.cpu(), minlength=len(batch.keys)).tolist()
+        return {key: values.numpy() for key, values in zip(batch.keys, logprobs.split(counts), strict=True)}
+
+    def sampler_gaps(self, micro_batches: Sequence[MicroBatch]) -> list[np.ndarray]:
+        """|learner - sampler| log-prob of each of the policy's tokens, an array an episode. No gradient is touched."""
+        gaps = []
+        for micro_batch in micro_batches:
+            found = self.logprobs(micro_batch)
+            for key, episode, *_ in (member for piece in micro_batch for member in _members(piece)):
+                written = episode.origin == ORIGIN_POLICY
+                gaps.append(np.abs(found[key] - episode.old_logprobs)[written])
+        return gaps
+
+    def step(self, denominator: float, lr: float) -> dict[str, float]:
+        """Divide the accumulated gradients by the global count, clip, update.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; nothing has been saved since.
+        """
+        norm = self._engine.step(denominator, lr)
+        self.num_steps += 1
+        if not np.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient norm of update {self.num_steps} is {norm}: lower training.lr or training.grad_clip, or "
+                "look for rewards or log-probs that are not finite; the last checkpoint is intact"
+            )
+        return {"grad_norm": norm}
+
+    def forget_logprobs(self) -> None:
+        self._old_logprobs.clear()
+
+    def _build(self, micro_batch: MicroBatch, loss: TokenLoss, *, old: bool = True) -> TrainBatch:
+        members = [member for piece in micro_batch for member in _members(piece)]
+        logprobs = self._chosen_old_logprobs(members, loss) if old else None
+        return build_batch(members, loss, logprobs, self._device)
+
+    def _chosen_old_logprobs(
+        self, members: Sequence[Any], loss: TokenLoss
+    ) -> Mapping[tuple[int, int], np.ndarray] | None:
+        """The learner's own where it remembered them, else the sampler's where episodes carry them, else None."""
+        keys = [key for key, *_ in members]
+        remembered = [key in self._old_logprobs for key in keys]
+        assert all(remembered) or not any(remembered), "a micro-batch mixes episodes of two updates"
+        if any(remembered):
+            return self._old_logprobs
+        if not loss.corrects_sampler and keys and all(episode.old_logprobs is not None for _, episode, *_ in members):
+            return {key: episode.old_logprobs for key, episode, *_ in members}
+        return None
+
+    def weight_buckets(self) -> list[Any]:
+        """References to the weights under their Hugging Face names; rank 0 returns them, the others take part."""
+        if self.rank != 0:
+            for _ in self.named_weights():  # ZeRO-3 gathers each parameter from every rank
+                pass
+            return []
+        return [ray.put(bucket) for bucket in fill_buckets(self.named_weights())]
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(Hugging Face name, weight in the precision that vLLM runs in); tied weights once, under the input's name."""
+        for name, weight in self._engine.named_weights():
+            yield name.removeprefix("model."), weight.detach().to(self._published_dtype)
+
+    @property
+    def _published_dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self._spec.options.dtype == "bfloat16" else torch.float32
+
+    def export(self, folder: Path) -> None:
+        """Write a Hugging Face folder: weights, config with the overrides, tokenizer, generation config."""
+        from transformers import AutoTokenizer
+
+        state = {}
+        for name, weight in self.named_weights():
+            if self.rank == 0:
+                state[name] = weight.to("cpu", copy=True)
+        if self.rank != 0:
+            return
+        self._model.save_pretrained(folder, state_dict=state)
+        tokenizer = AutoTokenizer.from_pretrained(self._spec.tokenizer, trust_remote_code=self._spec.trust_remote_code)
+        tokenizer.save_pretrained(folder)
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's part of a checkpoint: weights, optimizer, step count, random state."""
+        self._engine.save(folder)
+        torch.save({"torch": torch.get_rng_state()}, folder / f"rng_{self.rank}.pt")
+        if self.rank == 0:
+            (folder / "learner.json").write_text(json.dumps({"num_steps": self.num_steps}))
+
+    def load(self, folder: Path) -> None:
+        """Continue from a checkpoint."""
+        self._engine.load(folder)
+        rng = folder / f"rng_{self.rank}.pt"
+        if rng.is_file():
+            torch.set_rng_state(torch.load(rng, weights_only=True)["torch"])
+        self.num_steps = json.loads((folder / "learner.json").read_text())["num_steps"]
+
+
+def _members(piece: Any) -> Iterator[tuple[tuple[int, int], Any, Mapping[str, Any], float]]:
+    """(key, episode, guidance by scorer, advantage) of each of the piece's episodes; fetches what is a reference."""
+    group = _fetch(piece.ref)
+    guidance = {scorer: _fetch(ref) for scorer, ref in piece.guidance.items()}
+    for i in piece.members:
+        scorers = {**group.episodes[i].guidance, **{scorer: answers[i] for scorer, answers in guidance.items()}}
+        yield (piece.key, i), group.episodes[i], scorers, float(piece.advantages[i])
+
+
+def _fetch(value: Any) -> Any:
+    return ray.get(value) if isinstance(value, ray.ObjectRef) else value
+
+
+def _device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if not ray.is_initialized():
+        return torch.device("cuda")
+    from ray.train.torch import get_device
+
+    return get_device()

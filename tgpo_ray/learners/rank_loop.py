@@ -1,0 +1,146 @@
+"""The training function that Ray Train runs on every rank: a loop over the mailbox's commands."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch.distributed as dist
+
+from tgpo_ray.cluster import copy_folder
+from tgpo_ray.learners.learner import Learner, LearnerSpec
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What a rank needs to know: whom to ask for work, and what to train."""
+
+    mailbox: Any
+    learner: LearnerSpec
+    group_id: str
+
+
+def run_rank(config: dict[str, WorkerSpec]) -> None:
+    """Join the present incarnation, load, and obey until `stop`."""
+    worker = config["worker"]
+    rank = dist.get_rank()
+    token = _shared_token()
+    context = ray.get_runtime_context()
+    start: Any = ray.get(
+        worker.mailbox.join.remote(token, rank, context.get_node_id(), os.getpid(), context.current_actor)
+    )
+    if start is None:
+        return
+    try:
+        rank_loop = RankLoop(worker, rank, token)
+    except Exception as error:  # loading a model again would fail again: end here, without Ray Train's restarts
+        traceback.print_exc()
+        reason = f"learner rank {rank} cannot load {worker.learner.model!r}: {type(error).__name__}: {error}"
+        ray.get(worker.mailbox.fail_pending.remote(reason))
+        return
+    if start.resume_from is not None:
+        rank_loop.load(start.resume_from)
+    rank_loop.run()
+
+
+def _shared_token() -> str:
+    """A name for this start of the ranks, drawn by rank 0."""
+    names = [os.urandom(8).hex()]
+    dist.broadcast_object_list(names, src=0)
+    return names[0]
+
+
+class RankLoop:
+    """One rank's answers to commands; each public method is a command of its name."""
+
+    def __init__(self, worker: WorkerSpec, rank: int, token: str) -> None:
+        self._mailbox, self._rank, self._token = worker.mailbox, rank, token
+        self._learner = Learner(worker.learner)
+
+    def run(self) -> None:
+        done = 0
+        while True:
+            command: Any = ray.get(self._mailbox.next_command.remote(self._token, self._rank, done))
+            if command is None:
+                continue
+            if command.name == "stop":
+                return
+            done = command.number
+            value, error = self._obey(command.name, command.payload)
+            ray.get(self._mailbox.reply.remote(self._token, self._rank, done, value, error))
+
+    def _obey(self, name: str, payload: Any) -> tuple[Any, str]:
+        """(value, "") or (None, message). An error ends the command, not the rank: the driver decides what follows."""
+        try:
+            return (getattr(self, name)(payload) if payload is not None else getattr(self, name)()), ""
+        except Exception as error:
+            traceback.print_exc()
+            return None, f"learner rank {self._rank}, {name}: {type(error).__name__}: {error}"
+
+    def ping(self) -> int:
+        return self._rank
+
+    def accumulate(self, payload: Any) -> Any:
+        micro_batches, loss = payload
+        return self._learner.accumulate(micro_batches, loss)
+
+    def remember_logprobs(self, payload: Any) -> None:
+        self._learner.remember_logprobs(payload)
+
+    def logprobs(self, payload: Any) -> Any:
+        """A reference to them, in a list, so that the mailbox passes it on and fetches no numbers."""
+        found: dict[tuple[int, int], Any] = {}
+        for micro_batch in payload:
+            found |= self._learner.logprobs(micro_batch)
+        return [ray.put(found)]
+
+    def sampler_gaps(self, payload: Any) -> Any:
+        return self._learner.sampler_gaps(payload)
+
+    def forget_logprobs(self) -> None:
+        self._learner.forget_logprobs()
+
+    def step(self, payload: tuple[float, float]) -> dict[str, float]:
+        num_tokens, lr = payload
+        return self._learner.step(num_tokens, lr)
+
+    def weight_buckets(self) -> list[Any]:
+        return self._learner.weight_buckets()
+
+    def save(self, payload: tuple[str, dict[str, str]]) -> None:
+        """Every rank reports its own files; Ray Train merges them into one checkpoint folder."""
+        import ray.train
+
+        name, files = payload
+        with tempfile.TemporaryDirectory() as folder:
+            self._learner.save(Path(folder))
+            if self._rank == 0:
+                for filename, text in files.items():
+                    Path(folder, filename).write_text(text)
+            ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+
+    def load(self, path: str) -> None:
+        with _local(path) as folder:
+            self._learner.load(folder)
+
+    def export(self, path: str) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self._learner.export(Path(folder))
+            if self._rank == 0:
+                copy_folder(folder, path)
+
+
+@contextlib.contextmanager
+def _local(path: str) -> Iterator[Path]:
+    """The checkpoint as a local folder, downloaded where it is a URI."""
+    from ray.train import Checkpoint
+
+    with Checkpoint(path).as_directory() as folder:
+        yield Path(folder)

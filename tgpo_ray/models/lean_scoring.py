@@ -1,0 +1,212 @@
+"""Inside vLLM's worker: predictions of the response rows alone, through the model's own LM head.
+
+`prompt_logprobs` forms the logits of every prompt position, normalises and ranks them, and hands out a Python object a
+token. Here the final hidden states of the rows that are asked for are taken where the model leaves them, the LM head
+visits them chunk by chunk, and what remains of a row is a few numbers in a flat array.
+
+`RowCollector` stands on these parts of vLLM's model runners, which are no public interface: `execute_model`, its
+`execute_model_state` with the hidden states, `scheduler_output`, and where each request's rows lie. Both of vLLM's
+runners are served. The backend compares the outcome with `prompt_logprobs` before it relies on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from tgpo_ray.models.engine import SCORED_PLACE
+from tgpo_ray.models.scoring import ScoringRequest, Want
+
+# Logits of one chunk, float32. On a CPU they should stay in the cache for the passes that follow; on a GPU a product of
+# too few rows is wasted.
+CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
+
+Partings = dict[int, list[tuple[int, int]]]  # place of a request -> (row, place of a mate that needs this row as well)
+
+
+@dataclass(frozen=True)
+class ScoredRows:
+    """Predictions as the worker computed them, flat."""
+
+    spans: np.ndarray  # (S, 3) int64: place of the request, the first of its rows here, the row after the last
+    fields: dict[str, np.ndarray]  # fields of Scores: (n, ...), the rows of all spans one after the other
+
+
+class Span(NamedTuple):
+    """Rows of one request that one step of the engine computed."""
+
+    place: int
+    start: int  # row of the request
+    stop: int
+    position: int  # of `start` among the step's hidden states
+
+
+class RowCollector:
+    """Stands before a model runner's `execute_model` until `take`, and scores the rows that its steps compute."""
+
+    def __init__(
+        self, runner: Any, requests: Sequence[ScoringRequest], partings: Partings, want: Want, seed: int
+    ) -> None:
+        self._runner, self._requests, self._partings, self._want = runner, requests, partings, want
+        self._generator = torch.Generator().manual_seed(seed)
+        self._places: dict[str, int] = {}  # by the engine's request id
+        self._spans: list[Span] = []
+        self._parts: list[dict[str, torch.Tensor]] = []
+        self._error: Exception | None = None
+        self._execute = runner.execute_model
+        runner.execute_model = self._execute_model
+
+    def take(self) -> ScoredRows | None:
+        """Everything scored, and the runner as it was. None in a process that has no logits.
+
+        Raises:
+            RuntimeError: scoring a step failed.
+        """
+        self._runner.execute_model = self._execute
+        if self._error is not None:
+            raise RuntimeError(f"lean scoring failed: {type(self._error).__name__}: {self._error}") from self._error
+        if not self._parts:
+            return None
+        spans = np.array([span[:3] for span in self._spans], np.int64)
+        fields = {name: torch.cat([part[name] for part in self._parts]).cpu().numpy() for name in self._parts[0]}
+        return ScoredRows(spans, fields)
+
+    def _execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+        output = self._execute(scheduler_output, *args, **kwargs)
+        try:
+            self._keep(scheduler_output, self._runner.execute_model_state)
+        except Exception as error:  # a step that vLLM does not finish would leave its engine unusable: `take` raises
+            self._error = error
+        return output
+
+    def _keep(self, scheduler_output: Any, state: Any) -> None:
+        for request in scheduler_output.scheduled_new_reqs:
+            place = ((request.sampling_params and request.sampling_params.extra_args) or {}).get(SCORED_PLACE)
+            if place is not None:
+                self._places[request.req_id] = place
+        hidden = None if state is None else state.hidden_states  # None: not the last pipeline stage
+        if hidden is not None and (spans := self._spans_of(scheduler_output, state)):
+            self._score(hidden, spans)
+
+    def _spans_of(self, scheduler_output: Any, state: Any) -> list[Span]:
+        """Which rows this step has, and where. Row r of a request is predicted at its position first + r - 1."""
+        counts, positions, spans = scheduler_output.num_scheduled_tokens, None, []
+        for request_id, computed in _computed_before(scheduler_output):
+            place = self._places.get(request_id)
+            if place is None:
+                continue
+            request = self._requests[place]
+            begin = request.first - 1
+            start, stop = max(computed, begin), min(computed + counts[request_id], len(request.ids) - 1)
+            if start < stop:
+                positions = _positions(self._runner, state) if positions is None else positions
+                at = positions[request_id] + start - computed
+                spans.append(Span(place, start - begin, stop - begin, at))
+                for row, mate in self._partings.get(place, ()):
+                    if start <= row + begin < stop:
+                        spans.append(Span(mate, row, row + 1, at + row + begin - start))
+        return spans
+
+    @torch.inference_mode()
+    def _score(self, hidden: torch.Tensor, spans: Sequence[Span]) -> None:
+        where = np.concatenate([np.arange(s.position, s.position + s.stop - s.start) for s in spans])  # (n,)
+        targets = np.concatenate([self._tokens(s) for s in spans]).astype(np.int64)  # (n,)
+        found = self._predict(hidden, torch.from_numpy(where).to(hidden.device), torch.from_numpy(targets))
+        if found is not None:
+            self._spans += spans
+            self._parts.append(found)
+
+    def _tokens(self, span: Span) -> np.ndarray:
+        request = self._requests[span.place]
+        return request.ids[request.first + span.start : request.first + span.stop]
+
+    def _predict(
+        self, states: torch.Tensor, where: torch.Tensor, targets: torch.Tensor
+    ) -> dict[str, torch.Tensor] | None:
+        """What is wanted of the rows `where` (n,) of the step's hidden states.
+
+        None where another process of the tensor-parallel group gets the logits. Every process of that group comes here
+        with the same rows: computing logits is collective.
+        """
+        rows = states[where]  # (n, D)
+        hidden = {"hidden": rows.float()} if self._want.hidden else {}
+        if not needs_logits(self._want):
+            return hidden
+        size = self._rows_a_chunk(rows)
+        chunks = []
+        for chunk, part in zip(rows.split(size), targets.split(size), strict=True):
+            logits = self._runner.model.compute_logits(chunk)  # (c, V)
+            if logits is not None:
+                chunks.append(predictions(logits, part.to(logits.device), self._want, self._generator))
+        return {name: torch.cat([c[name] for c in chunks]) for name in chunks[0]} | hidden if chunks else None
+
+    def _rows_a_chunk(self, rows: torch.Tensor) -> int:
+        vocabulary = self._runner.model_config.get_vocab_size()
+        return max(CHUNK_BYTES.get(rows.device.type, CHUNK_BYTES["cuda"]) // (4 * vocabulary), 1)
+
+
+def _computed_before(scheduler_output: Any) -> Iterable[tuple[str, int]]:
+    """(request id, tokens in the cache before this step) of the step's requests."""
+    cached = scheduler_output.scheduled_cached_reqs
+    yield from zip(cached.req_ids, cached.num_computed_tokens, strict=True)
+    for request in scheduler_output.scheduled_new_reqs:
+        yield request.req_id, request.num_computed_tokens
+
+
+def _positions(runner: Any, state: Any) -> dict[str, int]:
+    """Where the rows of each request begin in the step's hidden states."""
+    batch = getattr(state, "input_batch", None)
+    if batch is not None:  # vLLM's second model runner keeps the batch with the step
+        return dict(zip(batch.req_ids, batch.query_start_loc_np.tolist(), strict=False))
+    starts = runner.query_start_loc.np
+    return {request_id: int(starts[index]) for request_id, index in runner.input_batch.req_id_to_index.items()}
+
+
+def needs_distribution(want: Want) -> bool:
+    """Whether logits must be normalised: an argmax alone needs none of it."""
+    return bool(want.logprob or want.sample or want.top_k)
+
+
+def needs_logits(want: Want) -> bool:
+    return want.argmax or needs_distribution(want)
+
+
+def predictions(
+    logits: torch.Tensor, targets: torch.Tensor, want: Want, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
+    """What is wanted of each row, by the names of Scores' fields.
+
+    A sample at temperature 1 is the first id v with sum_{u <= v} p_u > U, U uniform in [0, 1): one random number a row.
+
+    Args:
+        logits: (c, V) of any float type.
+        targets: (c,) int64, the token that stands there.
+    """
+    found: dict[str, torch.Tensor] = {}
+    if not needs_distribution(want):
+        return {"argmax_ids": argmax(logits)}
+    logprobs = logits.log_softmax(-1, dtype=torch.float32)  # (c, V)
+    if want.top_k:
+        found["topk_logprobs"], best = logprobs.topk(want.top_k)
+        found["topk_ids"] = best.to(torch.int32)
+    if want.argmax:  # of equally good ids the one that top-k names
+        found["argmax_ids"] = found["topk_ids"][:, 0] if want.top_k else argmax(logits)
+    if want.logprob:
+        found["logprobs"] = logprobs.gather(1, targets[:, None])[:, 0]
+    if want.sample:
+        below = logprobs.exp().cumsum(-1, dtype=torch.float64)  # (c, V): in float32 rare tokens would vanish
+        uniform = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device)
+        drawn = torch.searchsorted(below, uniform * below[:, -1:], right=True)[:, 0]
+        found["sampled_ids"] = drawn.clamp(max=logits.shape[1] - 1).to(torch.int32)
+    return found
+
+
+def argmax(logits: torch.Tensor) -> torch.Tensor:
+    """(c,) int32, the first of the best ids. On a CPU by numpy, which takes an eighth of torch's time."""
+    if logits.is_cpu and logits.dtype == torch.float32:
+        return torch.from_numpy(logits.numpy().argmax(-1).astype(np.int32))
+    return logits.argmax(-1).to(torch.int32)

@@ -1,0 +1,96 @@
+"""The seam between a teacher and the model behind it: token ids in, flat arrays out, all in the teacher's own ids."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from tgpo_ray.models.engine import Completion, Sampling
+
+MAX_TOP_K = 128
+
+
+@dataclass(frozen=True)
+class Want:
+    """What an algorithm asks of a scorer, parsed from names such as `argmax`, `logprob` or `topk:20`."""
+
+    argmax: bool = False
+    logprob: bool = False
+    sample: bool = False
+    hidden: bool = False
+    top_k: int = 0
+
+    @classmethod
+    def parse(cls, names: Collection[str]) -> Want:
+        """Read the names.
+
+        Raises:
+            ValueError: an unknown name, a top-k outside 1..128, or both `argmax` and `sample`.
+        """
+        top_k = 0
+        for name in names:
+            kind, _, number = name.partition(":")
+            if kind == "topk" and number.isdigit() and 1 <= int(number) <= MAX_TOP_K:
+                top_k = int(number)
+            elif name not in ("argmax", "logprob", "sample", "hidden"):
+                raise ValueError(
+                    "a teacher offers 'argmax', 'sample', 'logprob', 'hidden' and 'topk:k' with k in "
+                    f"1..{MAX_TOP_K}, got {name!r}"
+                )
+        if "argmax" in names and "sample" in names:
+            raise ValueError("a teacher's token is its 'argmax' or its 'sample', got both: ask for one of them")
+        return cls("argmax" in names, "logprob" in names, "sample" in names, "hidden" in names, top_k)
+
+
+@dataclass(frozen=True)
+class ScoringRequest:
+    """One sequence to read: M ids, of which those from `first` on are scored, R = M - first of them.
+
+    Requests of one call come from one group: those with equal `ids[:first]` share their prompt.
+    """
+
+    ids: np.ndarray  # (M,) int32
+    first: int  # at least 1: the first token of a sequence has no prediction
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the model predicted at the R scored places of one request; row r predicts `ids[first + r]`.
+
+    Fields that nobody asked for are None.
+    """
+
+    argmax_ids: np.ndarray | None = None  # (R,) int32
+    sampled_ids: np.ndarray | None = None  # (R,) int32, drawn at temperature 1
+    logprobs: np.ndarray | None = None  # (R,) float32, of the token that stands there
+    topk_ids: np.ndarray | None = None  # (R, k) int32, best first
+    topk_logprobs: np.ndarray | None = None  # (R, k) float32
+    hidden: np.ndarray | None = None  # (R, D) float32, final hidden states as the LM head reads them
+
+
+class ScoringBackend(Protocol):
+    """A model that scores and writes: vLLM here, transformers here, or a server elsewhere."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's own tokenizer, of Hugging Face's interface."""
+        ...
+
+    def score(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
+        """One Scores a request, in their order.
+
+        Raises:
+            ValueError: the backend cannot give what is wanted; the message says which backend can.
+        """
+        ...
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
+        """n responses to each prompt, in the model's own ids."""
+        ...
+
+    def stop(self) -> None:
+        """Close what is open; a second call does nothing."""
+        ...

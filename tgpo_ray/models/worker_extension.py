@@ -1,0 +1,50 @@
+"""What this package adds to vLLM's worker. vLLM imports it by name, in every tensor-parallel process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from tgpo_ray.models.lean_scoring import RowCollector
+from tgpo_ray.models.weight_buckets import read_buckets
+
+
+class WorkerExtension:
+    """What vLLM mixes into its worker, called by `collective_rpc`; runs in every tensor-parallel process."""
+
+    def tgpo_seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def tgpo_load_weights(self, buckets: Sequence[Any]) -> None:
+        """Load weight buckets one after the other: the engine never holds more than one of them beside the model."""
+        runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
+        runner.reload_weights(weights_iterator=read_buckets(buckets), is_checkpoint_format=True)
+        repack_heads(runner.get_model())
+
+    def tgpo_start_scoring(self, *arguments: Any) -> None:
+        """Keep what the model predicts in the requests that `Engine.read` queues from now on."""
+        self.tgpo_take_scores()
+        runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
+        self._tgpo_rows = RowCollector(runner, *arguments)
+
+    def tgpo_take_scores(self) -> Any:
+        """What was kept since `tgpo_start_scoring`, flat; None where this process has no logits."""
+        collector, self._tgpo_rows = getattr(self, "_tgpo_rows", None), None
+        return None if collector is None else collector.take()
+
+
+def repack_heads(model: Any) -> None:
+    """Have a tied LM head see the weights that its embedding just got.
+
+    On a CPU vLLM multiplies with a packed copy of each weight and, at a reload, renews the copies of those layers alone
+    that were sent a weight. A tied head is sent none: it would go on sampling from its first weights.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        for module in model.modules():
+            if isinstance(module, ParallelLMHead):
+                module.quant_method.process_weights_after_loading(module)

@@ -1,0 +1,84 @@
+"""What the report knows of a run: the rows, the resolved configuration and the samples that the run's folder holds."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tgpo_ray.reporting.metrics import read_metrics
+
+ACCURACY = "evaluation/accuracy"
+GUIDED_ALGORITHMS = ("TGPO",)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run. A sample is `{"iteration", "phase": "train" | "evaluation", "prompt", "responses": [...], "rewards":
+    [...], "outcomes": [...]}`, the lists being as long as the group."""
+
+    label: str
+    metrics: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    samples: Sequence[Mapping[str, Any]] = ()
+
+    def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(iterations, values), each (n,): the rows where the metric is a number."""
+        points = [(row["iteration"], row[name]) for row in self.metrics if is_number(row.get(name))]
+        iterations, values = zip(*points, strict=True) if points else ((), ())
+        return np.array(iterations, np.float64), np.array(values, np.float64)
+
+    @property
+    def num_iterations(self) -> int:
+        return max((int(row["iteration"]) for row in self.metrics), default=0)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether a teacher took part, by the configuration's teachers; without any, by the algorithm or the label."""
+        name = str(self.config.get("algorithm", self.label)).upper()
+        return bool(self.config.get("teachers")) or name.startswith(GUIDED_ALGORITHMS)
+
+
+def load_run(folder: str | os.PathLike[str], *, label: str | None = None) -> RunRecord:
+    """Reads `metrics.jsonl`, and `config.yaml` and `samples.jsonl` where they exist, from a run's folder.
+
+    Args:
+        label: the run's name in the report; by default the configuration's algorithm, else the folder's name.
+
+    Raises:
+        ValueError: the folder holds no metrics.jsonl, or an unreadable file.
+    """
+    folder = Path(folder)
+    if not (folder / "metrics.jsonl").exists():
+        raise ValueError(f"{folder} holds no metrics.jsonl: give the folder of a run, which its first lines print")
+    config = _read_config(folder / "config.yaml")
+    samples = folder / "samples.jsonl"
+    return RunRecord(
+        label=label or str(config.get("algorithm", folder.resolve().name)),
+        metrics=read_metrics(folder / "metrics.jsonl"),
+        config=config,
+        samples=read_metrics(samples) if samples.exists() else [],
+    )
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    import yaml
+
+    if not path.exists():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not readable as YAML: {error}; mend or delete it") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a mapping of sections, got {type(config).__name__}; mend or delete it")
+    return config

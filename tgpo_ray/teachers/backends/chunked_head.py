@@ -1,0 +1,95 @@
+"""What an LM head says of hidden states, chunk by chunk: never a [tokens, vocabulary] tensor. Needs torch alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgpo_ray.kernels import CPU_CHUNK_BYTES, CUDA_CHUNK_BYTES, matmul_into
+from tgpo_ray.models import Scores, Want
+
+
+def head_scores(
+    head: Any,
+    hidden: Tensor,
+    targets: Tensor,
+    want: Want,
+    *,
+    generator: torch.Generator | None = None,
+    temperature: float = 1.0,
+    chunk_bytes: int | None = None,
+) -> Scores:
+    """Scores of N rows, in float32 whatever the model's precision is.
+
+        z = (h W^T + b) / temperature,   log p = z - logsumexp(z),   sample ~ softmax(z)
+
+    Args:
+        head: the LM head, with `weight` (V, D) and perhaps `bias` (V,).
+        hidden: (N, D) final hidden states, each of the position before its target.
+        targets: (N,) int64, the tokens that stand there; read for `logprob` alone.
+        generator: of the draws for `sample`.
+        chunk_bytes: budget of the logits buffer; None: that of the fused loss.
+
+    Raises:
+        ValueError: more tokens wanted by `topk:k` than the vocabulary has.
+    """
+    size = head.weight.shape[0]
+    if want.top_k > size:
+        raise ValueError(f"topk:{want.top_k} needs at least that many tokens, the teacher's vocabulary has {size}")
+    kept: dict[str, list[Tensor]] = {}
+    for rows, logits in _chunks(head, hidden, temperature, chunk_bytes):
+        for name, values in _scored(logits, targets[rows], want, generator).items():
+            kept.setdefault(name, []).append(values.cpu())
+    if want.hidden:
+        kept["hidden"] = [hidden.float().cpu()]
+    return Scores(**{name: torch.cat(values).numpy() for name, values in kept.items()})
+
+
+def _chunks(head: Any, hidden: Tensor, temperature: float, chunk_bytes: int | None) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, (n, V) logits) of every chunk, in one buffer that each chunk overwrites."""
+    weight, bias = head.weight, getattr(head, "bias", None)
+    dtype = torch.promote_types(hidden.dtype, torch.float32)
+    budget = chunk_bytes or (CUDA_CHUNK_BYTES if hidden.is_cuda else CPU_CHUNK_BYTES)
+    num_rows = max(1, min(len(hidden), budget // (weight.shape[0] * dtype.itemsize)))
+    # not the fused loss's spare buffer: one made in inference mode could never take part in a gradient again
+    buffer = torch.empty(num_rows, weight.shape[0], dtype=dtype, device=hidden.device)
+    for start in range(0, max(1, len(hidden)), num_rows):  # no rows make one chunk of none: fields of no rows
+        rows = slice(start, min(start + num_rows, len(hidden)))
+        logits = buffer[: rows.stop - start]
+        matmul_into(logits, hidden[rows], weight.t())
+        if bias is not None:
+            logits.add_(bias)
+        if temperature != 1.0:
+            logits.div_(temperature)
+        yield rows, logits
+
+
+def _scored(logits: Tensor, targets: Tensor, want: Want, generator: torch.Generator | None) -> dict[str, Tensor]:
+    """The fields of Scores that are wanted of (n, V) logits; no pass over them that none of those needs."""
+    found: dict[str, Tensor] = {}
+    # (n, 1); a shift of a whole row changes neither its best nor its draws
+    normalizer = logits.logsumexp(-1, keepdim=True) if want.logprob or want.top_k else None
+    if want.argmax:
+        found["argmax_ids"] = logits.argmax(-1).int()
+    if want.logprob and normalizer is not None:
+        found["logprobs"] = (logits.gather(1, targets[:, None]) - normalizer)[:, 0]
+    if want.top_k and normalizer is not None:
+        values, ids = logits.topk(want.top_k)  # (n, k), best first
+        found["topk_ids"], found["topk_logprobs"] = ids.int(), values - normalizer
+    if want.sample:
+        found["sampled_ids"] = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0].int()
+    return found
+
+
+def split_scores(scores: Scores, lengths: Sequence[int]) -> list[Scores]:
+    """The scores of consecutive requests of so many rows each."""
+    bounds = np.cumsum([0, *lengths])
+
+    def part(values: np.ndarray | None, index: int) -> np.ndarray | None:
+        return None if values is None else values[bounds[index] : bounds[index + 1]]
+
+    return [Scores(**{name: part(values, i) for name, values in vars(scores).items()}) for i in range(len(lengths))]

@@ -1,0 +1,198 @@
+"""A teacher's model in plain transformers, in this process: prompts are read once a group. Needs no vLLM."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tgpo_ray.models import Completion, EngineSpec, Sampling, Scores, ScoringRequest, Want, load_model
+from tgpo_ray.teachers.backends.chunked_head import head_scores, split_scores
+from tgpo_ray.teachers.backends.transformers_writer import Writer
+
+Hidden = Iterator[tuple[list[int], Tensor]]
+
+
+class TransformersBackend:
+    """Scores with one forward pass over each prompt and one over its responses, then the LM head chunk by chunk.
+
+    Requests with equal prompts share the prompt's keys and values (a response is then read on that cache); a request
+    whose prompt is nobody else's is read whole, beside others of its kind. Responses are padded on the right: nothing
+    before a padding position sees it.
+
+    Args:
+        spec: what to load; its KV cache, replica and engine fields are vLLM's alone.
+        gpu: use the CUDA device.
+        token_budget: most tokens (prompts, responses and padding) of one forward pass; a longer sequence goes alone.
+    """
+
+    def __init__(self, spec: EngineSpec, *, gpu: bool = False, token_budget: int = 16384) -> None:
+        from transformers import AutoTokenizer, GenerationConfig
+
+        if gpu and not torch.cuda.is_available():
+            raise ValueError(f"teacher {spec.model!r} is to use a GPU, but torch sees none: num_gpus_per_replica: 0")
+        self._device = torch.device("cuda" if gpu else "cpu")
+        self._budget = token_budget
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(
+            spec.tokenizer or spec.model, trust_remote_code=spec.trust_remote_code
+        )
+        model = load_model(
+            spec.model,
+            dtype=getattr(torch, spec.dtype),
+            hf_overrides=spec.hf_overrides,
+            trust_remote_code=spec.trust_remote_code,
+            section="teacher",
+        )
+        self._model: Any = model.to(self._device).eval().requires_grad_(False)
+        # a folder's sampling defaults, such as a repetition penalty, must not leak into traces
+        self._model.generation_config = GenerationConfig(eos_token_id=self._model.generation_config.eos_token_id)
+        self._generator = torch.Generator(self._device).manual_seed(spec.seed)
+
+    def score(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
+        self._check(requests)
+        answers: dict[int, Scores] = {}
+        with torch.inference_mode():
+            for places, hidden in self._hidden(requests):
+                targets = np.concatenate([requests[i].ids[requests[i].first :] for i in places])
+                ids = torch.from_numpy(targets.astype(np.int64)).to(self._device)  # (N,)
+                scores = head_scores(self._head, hidden, ids, want, generator=self._generator)
+                lengths = [_num_rows(requests[i]) for i in places]
+                answers.update(zip(places, split_scores(scores, lengths), strict=True))
+        return [answers[i] for i in range(len(requests))]
+
+    @property
+    def _head(self) -> Any:
+        return self._model.get_output_embeddings()
+
+    def _check(self, requests: Sequence[ScoringRequest]) -> None:
+        """A token that the model lacks would end a GPU's context, not the call."""
+        size = self._model.get_input_embeddings().num_embeddings
+        for request in requests:
+            if not 1 <= request.first <= len(request.ids):
+                raise ValueError(f"`first` must be in 1..{len(request.ids)}, got {request.first}: no token precedes it")
+            if request.ids.min() < 0 or request.ids.max() >= size:
+                raise ValueError(
+                    f"ids must be in [0, {size}), the teacher's own, got {request.ids.min()}..{request.ids.max()}: map "
+                    "the policy's ids to the teacher's vocabulary first"
+                )
+
+    def _hidden(self, requests: Sequence[ScoringRequest]) -> Hidden:
+        """(places of some requests, (N, D) hidden states that predict their scored tokens, one after the other)."""
+        by_prompt: dict[bytes, list[int]] = {}
+        for place, request in enumerate(requests):
+            by_prompt.setdefault(np.asarray(request.ids[: request.first], np.int32).tobytes(), []).append(place)
+        alone = [places[0] for places in by_prompt.values() if len(places) == 1]
+        for places in by_prompt.values():
+            if len(places) > 1:
+                yield from self._shared(requests, places)
+        for batch in self._batches({place: len(requests[place].ids) for place in alone}):
+            yield batch, self._whole([requests[place] for place in batch])
+
+    def _batches(self, lengths: dict[int, int]) -> Iterator[list[int]]:
+        """Places in batches of at most the budget, padding included: the longest first, beside its like."""
+        batch: list[int] = []
+        for place in sorted(lengths, key=lengths.__getitem__, reverse=True):
+            if batch and (len(batch) + 1) * lengths[batch[0]] > self._budget:
+                yield batch
+                batch = []
+            batch.append(place)
+        if batch:
+            yield batch
+
+    def _whole(self, requests: Sequence[ScoringRequest]) -> Tensor:
+        """(N, D): every sequence read from its first token on."""
+        hidden = self._read(
+            [request.ids[: max(1, len(request.ids) - 1)] for request in requests]
+        ).last_hidden_state  # (B, T, D)
+        pieces = [row[request.first - 1 : len(request.ids) - 1] for row, request in zip(hidden, requests, strict=True)]
+        return torch.cat(pieces)
+
+    def _shared(self, requests: Sequence[ScoringRequest], places: list[int]) -> Hidden:
+        """Requests of one prompt: its keys and values are computed once, and repeated for each batch of responses."""
+        prompt = requests[places[0]].ids[: requests[places[0]].first]  # (P,)
+        read = self._read([prompt], use_cache=True)
+        last = read.last_hidden_state[0, -1:]  # (1, D) predicts every response's first token
+        shares = _can_repeat(read.get("past_key_values"))
+        for batch in self._batches({place: len(requests[place].ids) for place in places}):
+            if shares:
+                responses = [requests[place].ids[len(prompt) :] for place in batch]
+                yield batch, self._continued(read.past_key_values, last, responses)
+            else:
+                yield batch, self._whole([requests[place] for place in batch])
+
+    def _continued(self, cache: Any, last: Tensor, responses: Sequence[np.ndarray]) -> Tensor:
+        """(N, D): the prompt's last state and those of all but the last response token, for each response."""
+        if max(map(len, responses)) <= 1:
+            return torch.cat([last[: len(response)] for response in responses])
+        cache = copy.deepcopy(cache)  # reading the responses appends to it
+        cache.batch_repeat_interleave(len(responses))
+        hidden = self._read([response[:-1] for response in responses], past_key_values=cache, use_cache=True)
+        rows = hidden.last_hidden_state  # (B, T - 1, D)
+        return torch.cat(
+            [
+                torch.cat([last, row[: len(response) - 1]]) if len(response) else last[:0]
+                for row, response in zip(rows, responses, strict=True)
+            ]
+        )
+
+    def _read(self, sequences: Sequence[np.ndarray], **options: Any) -> Any:
+        """The trunk's output for sequences padded on the right to the longest."""
+        ids = np.zeros((len(sequences), max(map(len, sequences))), np.int64)  # (B, T)
+        for row, sequence in zip(ids, sequences, strict=True):
+            row[: len(sequence)] = sequence
+        options.setdefault("use_cache", False)
+        return self._model.base_model(input_ids=torch.from_numpy(ids).to(self._device), **options)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
+        """n responses to each prompt, drawn with this backend's seed."""
+        writer = Writer(self._model, self.tokenizer, sampling, self._generator)
+        rows = [ids for ids in prompts for _ in range(n)]
+        written: dict[int, np.ndarray] = {}
+        for batch in self._batches({i: len(ids) + sampling.max_tokens for i, ids in enumerate(rows)}):
+            written.update(zip(batch, writer.write([rows[i] for i in batch]), strict=True))
+        logprobs = self._sampled_logprobs(rows, written, sampling) if sampling.logprobs else {}
+        found = [Completion(written[i], logprobs.get(i), writer.stop_reason(written[i])) for i in range(len(rows))]
+        return [found[i : i + n] for i in range(0, len(found), n)]
+
+    def _sampled_logprobs(
+        self, prompts: Sequence[Sequence[int]], written: dict[int, np.ndarray], sampling: Sampling
+    ) -> dict[int, np.ndarray]:
+        """(T,) log-probs of each response under the distribution that it was drawn from; greedy ones at temperature 1.
+
+        Read again through the chunked head: `generate` would keep the logits of every token.
+        """
+        requests = [
+            ScoringRequest(np.concatenate([np.asarray(ids, np.int32), written[i]]), len(ids))
+            for i, ids in enumerate(prompts)
+        ]
+        found: dict[int, np.ndarray] = {}
+        with torch.inference_mode():
+            for places, hidden in self._hidden(requests):
+                ids = torch.from_numpy(np.concatenate([written[i] for i in places]).astype(np.int64))
+                temperature = sampling.temperature or 1.0
+                scores = head_scores(
+                    self._head, hidden, ids.to(self._device), Want(logprob=True), temperature=temperature
+                )
+                for place, part in zip(places, split_scores(scores, [len(written[i]) for i in places]), strict=True):
+                    assert part.logprobs is not None
+                    found[place] = part.logprobs
+        return found
+
+    def stop(self) -> None:
+        """Nothing to close: the model lives in this process and ends with it."""
+
+
+def _num_rows(request: ScoringRequest) -> int:
+    return len(request.ids) - request.first
+
+
+def _can_repeat(cache: Any) -> bool:
+    """Whether the cache holds keys and values alone, which can be copied for each response; states cannot."""
+    from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+    layers = getattr(cache, "layers", None)
+    return bool(layers) and all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers or ())

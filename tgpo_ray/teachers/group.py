@@ -1,0 +1,279 @@
+"""TeacherGroup: replicas of a teacher; work goes to the least loaded, and one that fails degrades the run, loudly.
+
+A request that times out, dies or is answered with something that cannot be is tried once more, on another replica if
+there is one; after that the group of episodes goes on without guidance, which is counted, and the run fails only above
+`max_unguided_share`. A dead replica starts again behind the others, which go on serving; with none alive, work waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+
+from tgpo_ray.cluster import ACTOR_ERRORS, ActorStartError, actor, kill, root_cause, wait_until_started
+from tgpo_ray.episode import SampledGroup
+from tgpo_ray.models import Sampling, engine_environment
+from tgpo_ray.teachers import Teacher, TeacherSpec
+from tgpo_ray.teachers.counts import ScoringCounts
+from tgpo_ray.teachers.replica import Replica
+
+MAX_TRIES = 2
+
+
+@dataclass(eq=False)
+class _Request:
+    group: SampledGroup
+    want: list[str]
+    replica: Replica
+    ref: Any  # ObjectRef of a list of Guidance
+    verdict: Any  # ObjectRef of a Verdict on those: all of the answer that the driver fetches
+    tries: int
+    since: float = field(default_factory=time.monotonic)
+
+
+class TeacherGroup:
+    """Several Teachers behind one queue; `annotate` streams groups through it.
+
+    Args:
+        spec: what each teacher is made of.
+        num_replicas: how many.
+        num_cpus, num_gpus: Ray resources of one replica.
+        timeout_s: seconds that a replica may work on one request.
+        max_unguided_share: share of the groups of one iteration that may go on without guidance.
+        start_timeout_s: seconds in which a replica must hold its model.
+        teacher_class: the actor's class, `Teacher` or one derived from it.
+    """
+
+    def __init__(
+        self,
+        spec: TeacherSpec,
+        num_replicas: int = 1,
+        *,
+        num_cpus: float = 1.0,
+        num_gpus: float = 0.0,
+        timeout_s: float = 60.0,
+        max_unguided_share: float = 0.05,
+        start_timeout_s: float = 600.0,
+        teacher_class: type[Teacher] = Teacher,
+    ) -> None:
+        self.spec = spec
+        self._class = teacher_class
+        self._options: dict[str, Any] = {
+            "num_cpus": num_cpus,
+            "num_gpus": num_gpus,
+            "runtime_env": {"env_vars": engine_environment(gpu=spec.gpu)},
+        }
+        self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
+        self._max_unguided_share = max_unguided_share
+        self._counts = ScoringCounts()
+        self._submitted = self._unguided = 0  # groups since the last `drain`
+        self._open: list[_Request] = []
+        self.replicas = [Replica(f"teacher replica {i}", self._start) for i in range(num_replicas)]
+        self._ready = False
+
+    def _start(self) -> Any:
+        return actor(self._class, self.spec, **self._options)
+
+    @property
+    def handles(self) -> list[Any]:
+        """The replicas' Ray actors, for calls that are none of this class's."""
+        return [replica.handle for replica in self.replicas]
+
+    def wait_until_ready(self) -> None:
+        """Block until every replica holds its model.
+
+        Raises:
+            ActorStartError: the model did not come up; the message has the cause.
+        """
+        if self._ready:
+            return
+        try:
+            wait_until_started(self.handles, "Teacher", self._hint, self._start_timeout_s)
+            self._notice_starts()
+        except BaseException:
+            self.stop()
+            raise
+        self._ready = True
+
+    @property
+    def _hint(self) -> str:
+        return f"It loads teacher {self.spec.engine.model!r}, backend {self.spec.backend}"
+
+    # ---- requests
+
+    def submit(self, group: SampledGroup, want: Collection[str]) -> None:
+        """Have the least loaded replica score this group; `finished` hands it out."""
+        self._send(group, sorted(want), tries=1)
+        self._submitted += 1
+        self._counts.groups += 1
+
+    def _send(self, group: SampledGroup, want: list[str], tries: int, *, avoid: Replica | None = None) -> None:
+        replica = self.choose(group, avoid)
+        method = replica.handle.annotate_checked.options(num_returns=2)
+        ref, verdict = method.remote(group.ref, want)
+        self._open.append(_Request(group, want, replica, ref, verdict, tries))
+
+    def choose(self, group: SampledGroup, avoid: Replica | None = None) -> Replica:
+        """The least loaded of those that are alive. Among equals a problem has a home: its cache is there."""
+        home, count = hash((group.task.env_index, group.task.problem_index)), len(self.replicas)
+        load = {id(replica): 0 for replica in self.replicas}
+        for request in self._open:
+            load[id(request.replica)] += 1
+
+        def rank(place: int) -> tuple[bool, bool, int, int]:
+            replica = self.replicas[place]
+            return (not replica.alive, replica is avoid, load[id(replica)], (place - home) % count)
+
+        return self.replicas[min(range(count), key=rank)]
+
+    def finished(self, scorer: str, *, wait_s: float) -> Iterator[SampledGroup]:
+        """Groups whose scoring has ended by now, with their guidance under `scorer`, or without it where it failed.
+
+        Raises:
+            ActorStartError: no replica is left.
+        """
+        self._wait_for_news(wait_s)
+        self._notice_starts()
+        refs = [request.verdict for request in self._open]
+        ready = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if refs else set()
+        for request in [request for request in self._open if request.verdict in ready]:
+            if request in self._open:  # a death before it in this loop may have sent it elsewhere
+                request.replica.heard = time.monotonic()
+                yield from self._answered(request, scorer)
+        for request in [request for request in self._open if request.verdict not in ready]:
+            if request in self._open and self._is_late(request):
+                print(f"{request.replica.name}: no answer within {self._timeout_s:g} s", flush=True)
+                yield from self._fail_over(request.replica)
+
+    def _wait_for_news(self, wait_s: float) -> None:
+        refs = [request.verdict for request in self._open]
+        refs += [replica.start_ref for replica in self.replicas if not replica.alive]
+        if refs and wait_s:
+            ray.wait(refs, num_returns=1, timeout=wait_s)
+
+    def _is_late(self, request: _Request) -> bool:
+        """Whether the replica has worked on this request alone for too long: queueing and starting do not count."""
+        replica = request.replica
+        return replica.alive and time.monotonic() - max(request.since, replica.heard) > self._timeout_s
+
+    def _answered(self, request: _Request, scorer: str) -> Iterator[SampledGroup]:
+        try:
+            verdict: Any = ray.get(request.verdict)
+        except ACTOR_ERRORS:
+            if request.replica.alive:  # a failed start is noticed as such
+                yield from self._fail_over(request.replica)
+            return
+        except RayTaskError as error:
+            reason = root_cause(error)
+            with contextlib.suppress(RayTaskError):  # the same error, which Ray would print where nobody fetched it
+                ray.get(request.ref)
+        else:
+            self._counts.sequences += verdict.num_sequences
+            self._counts.cached += verdict.num_cached
+            if not verdict.flaw:
+                self._open.remove(request)
+                yield replace(request.group, guidance={**request.group.guidance, scorer: request.ref})
+                return
+            self._counts.rejected += 1
+            reason = f"its answer is refused: {verdict.flaw}"
+        print(f"{request.replica.name}: {reason}", flush=True)
+        self._open.remove(request)
+        yield from self._again(request)
+
+    def _again(self, request: _Request) -> Iterator[SampledGroup]:
+        """Try a failed request once more, elsewhere if it can be; after the last try its group goes unguided."""
+        if request.tries < MAX_TRIES:
+            self._counts.retries += 1
+            self._send(request.group, request.want, request.tries + 1, avoid=request.replica)
+        else:
+            self._unguided += 1
+            self._counts.unguided += 1
+            yield request.group
+
+    # ---- replicas that fail
+
+    def _fail_over(self, replica: Replica) -> Iterator[SampledGroup]:
+        """Start the replica again and send what it held once more; only what it was working on counts as a failure."""
+        failed, *waiting = self._taken_from(replica)
+        replica.restart()
+        self._counts.restarts += 1
+        yield from self._again(failed)
+        for request in waiting:
+            self._send(request.group, request.want, request.tries)
+
+    def _taken_from(self, replica: Replica) -> list[_Request]:
+        taken = [request for request in self._open if request.replica is replica]
+        self._open = [request for request in self._open if request.replica is not replica]
+        return taken
+
+    def _notice_starts(self) -> None:
+        """Take in the replicas that are alive by now; start anew, or give up, those whose start failed."""
+        for replica in [replica for replica in self.replicas if not replica.alive]:
+            reason = replica.check_start(self._start_timeout_s)
+            if reason is None:
+                continue
+            print(f"{replica.name} failed to start again: {reason}", flush=True)
+            waiting = self._taken_from(replica)
+            if not replica.try_again():
+                self.replicas.remove(replica)
+            if not self.replicas:
+                raise ActorStartError(f"no Teacher is left, the last failed to start again: {reason}. {self._hint}")
+            for request in waiting:
+                self._send(request.group, request.want, request.tries)
+
+    # ---- an iteration's end
+
+    def forget(self) -> None:
+        """Drop what is still open: an iteration that is given up must not be answered in the next one."""
+        self._open = []
+        self._unguided = self._submitted = 0
+
+    def drain(self, scorer: str) -> Iterator[SampledGroup]:
+        """What is still open, as it ends.
+
+        Raises:
+            RuntimeError: more than `max_unguided_share` of the groups submitted since the last drain got no guidance.
+        """
+        while self._open:
+            yield from self.finished(scorer, wait_s=0.2)
+        unguided, total = self._unguided, self._submitted
+        self._unguided = self._submitted = 0
+        if unguided > self._max_unguided_share * total:
+            raise RuntimeError(
+                f"{unguided} of {total} groups got no guidance, above fault_tolerance.max_unguided_share = "
+                f"{self._max_unguided_share}: the teacher is dying or too slow for teacher_timeout_s = "
+                f"{self._timeout_s:g}; see the Teacher actors' logs"
+            )
+
+    def take_counts(self) -> ScoringCounts:
+        """What was done since the last call."""
+        counts, self._counts = self._counts, ScoringCounts()
+        return counts
+
+    def generate(self, prompts: list[list[int]], sampling: Sampling, n: int = 1) -> list[Any]:
+        """Traces: n Completions for each prompt, the prompts dealt over the replicas."""
+        self.wait_until_ready()
+        replicas = list(self.replicas)
+        hands = [prompts[i :: len(replicas)] for i in range(len(replicas))]
+        refs = [it.handle.generate.remote(hand, sampling, n=n) for it, hand in zip(replicas, hands, strict=True)]
+        answers = []
+        for replica, hand, ref in zip(replicas, hands, refs, strict=True):
+            try:
+                answers.append(ray.get(ref))
+            except ACTOR_ERRORS:
+                replica.restart()
+                self._counts.restarts += 1
+                answers.append(ray.get(replica.handle.generate.remote(hand, sampling, n=n)))
+        return [answers[i % len(refs)][i // len(refs)] for i in range(len(prompts))]
+
+    def stop(self) -> None:
+        """End every replica; its CPUs and GPUs return to the cluster."""
+        kill(self.handles)
+        self.replicas = []
+        self._open = []

@@ -1,0 +1,116 @@
+"""Between the policy's ids and the teacher's: what the teacher reads, and where its answers belong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from tgpo_ray.episode import Episode, EpisodeGroup, Guidance
+from tgpo_ray.guidance import (
+    UNREADABLE_LOGPROB,
+    TextAlignment,
+    TokenTranslator,
+    VocabularyMap,
+    merge_duplicate_targets,
+)
+from tgpo_ray.models import Scores, ScoringRequest, end_of_sequence_ids
+from tgpo_ray.teachers.spec import TeacherSpec
+
+MIN_SHARED = 0.9  # of the smaller vocabulary; below it `vocabulary: auto` aligns by text
+
+
+class Reader:
+    """Writes a teacher's requests for the episodes of a group, and reads its scores back in the policy's ids."""
+
+    def __init__(self, spec: TeacherSpec, teacher_tokenizer: Any) -> None:
+        self._own_template = spec.prompt == "own_template"
+        self._tokenizer = teacher_tokenizer
+        self.vocabulary = vocabulary_map(teacher_tokenizer, spec)
+        self.num_policy_ids = self.vocabulary.summary().policy_size  # what the policy's ids stay below
+
+    def request(self, group: EpisodeGroup, episode: Episode) -> tuple[ScoringRequest, np.ndarray]:
+        """What the teacher reads, and where among its scored rows the pieces of each response token begin: (T,)."""
+        if self._own_template:
+            message = [{"role": "user", "content": group.prompt_text}]
+            prompt = self._tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+        else:
+            prompt, _ = self.vocabulary.policy_ids_for_teacher(episode.prompt_ids)
+        response, starts = self.vocabulary.policy_ids_for_teacher(episode.response_ids)
+        return ScoringRequest(np.concatenate([np.asarray(prompt, np.int32), response]), len(prompt)), starts
+
+    def guidance(
+        self, scores: Scores, request: ScoringRequest, starts: np.ndarray, response_ids: np.ndarray
+    ) -> Guidance:
+        """The scores in the policy's ids; position t belongs to response token t.
+
+        A token's prediction is that of its first piece. A token without pieces, which the teacher cannot read, gets no
+        guidance.
+        """
+        read = request.ids[request.first :]  # (M,)
+        readable = np.diff(starts, append=len(read)) > 0  # (T,)
+        rows = starts[readable]
+
+        def placed(values: np.ndarray, missing: float) -> np.ndarray:
+            table = np.full((len(starts), *values.shape[1:]), missing, values.dtype)
+            table[readable] = values
+            return table
+
+        predicted = scores.argmax_ids if scores.sampled_ids is None else scores.sampled_ids
+        topk_ids, topk_logprobs = self._best(scores, rows)
+        return Guidance(
+            teacher_ids=None
+            if predicted is None
+            else self.vocabulary.teacher_targets(response_ids, read, starts, predicted),
+            teacher_logprobs=None
+            if scores.logprobs is None
+            else self._sampled(placed(np.add.reduceat(scores.logprobs, rows), UNREADABLE_LOGPROB), read, starts),
+            topk_ids=None if topk_ids is None else placed(topk_ids, -1),
+            topk_logprobs=None if topk_logprobs is None else placed(topk_logprobs, UNREADABLE_LOGPROB),
+            hidden=None if scores.hidden is None else placed(scores.hidden[rows], 0.0),
+        )
+
+    def _sampled(self, logprobs: np.ndarray, read: np.ndarray, starts: np.ndarray) -> np.ndarray:
+        """(T,) log-probs of the tokens, those of several pieces summed; unreadable where the sum is not the token's."""
+        return np.where(self.vocabulary.has_own_logprob(read, starts), logprobs, np.float32(UNREADABLE_LOGPROB))
+
+    def _best(self, scores: Scores, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """The teacher's best tokens in the policy's ids, each once: two of the teacher's may be one of the policy's."""
+        if scores.topk_ids is None or scores.topk_logprobs is None:
+            return None, None
+        mapped = torch.from_numpy(self.vocabulary.map_teacher_ids(scores.topk_ids[rows]))
+        ids, logprobs = merge_duplicate_targets(mapped, torch.from_numpy(scores.topk_logprobs[rows]))
+        return ids.numpy().astype(np.int32), np.where(
+            ids.numpy() >= 0, logprobs.numpy(), np.float32(UNREADABLE_LOGPROB)
+        )
+
+
+def vocabulary_map(teacher_tokenizer: Any, spec: TeacherSpec) -> TokenTranslator:
+    """What stands between the ids that the episodes carry and the teacher's: by token string, or by text."""
+    from transformers import AutoTokenizer
+
+    policy = AutoTokenizer.from_pretrained(spec.policy_tokenizer, trust_remote_code=spec.engine.trust_remote_code)
+    ends = {
+        "policy_eos_ids": end_of_sequence_ids(spec.policy_tokenizer, policy),
+        "teacher_eos_ids": end_of_sequence_ids(spec.engine.model, teacher_tokenizer),
+        "map_eos": spec.map_end_of_sequence,
+    }
+    policy_vocabulary, teacher_vocabulary = policy.get_vocab(), teacher_tokenizer.get_vocab()
+    shared = len(policy_vocabulary.keys() & teacher_vocabulary.keys())
+    enough = shared >= MIN_SHARED * min(len(policy_vocabulary), len(teacher_vocabulary))
+    if spec.vocabulary == "text" or (spec.vocabulary == "auto" and not enough):
+        return TextAlignment.from_tokenizers(policy, teacher_tokenizer, **ends)
+    return VocabularyMap.from_vocabularies(
+        policy_vocabulary,
+        teacher_vocabulary,
+        unmapped=spec.unmapped,
+        encode_policy=lambda token: _encode(policy, token),
+        encode_teacher=lambda token: _encode(teacher_tokenizer, token),
+        **ends,
+    )
+
+
+def _encode(tokenizer: Any, token: str) -> list[int]:
+    """The ids that spell a token string as it stands in another vocabulary (byte-level BPE has a sign for a space)."""
+    return tokenizer.encode(tokenizer.convert_tokens_to_string([token]), add_special_tokens=False)

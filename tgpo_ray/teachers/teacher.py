@@ -1,0 +1,68 @@
+"""Teacher: one actor that scores what the policy wrote, whatever model stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from tgpo_ray.episode import EpisodeGroup, Guidance
+from tgpo_ray.models import Completion, Sampling, ScoringBackend, Want
+from tgpo_ray.teachers.answers import Verdict, flaw_of
+from tgpo_ray.teachers.backends.caching import CachingBackend
+from tgpo_ray.teachers.reader import Reader
+from tgpo_ray.teachers.spec import TeacherSpec
+
+
+class Teacher:
+    """Scores episodes and writes traces. Wrapped in a Ray actor by TeacherGroup; usable without Ray as it is."""
+
+    def __init__(self, spec: TeacherSpec) -> None:
+        self.backend = CachingBackend(backend_of(spec), spec.cache_memory)
+        self.reader = Reader(spec, self.backend.tokenizer)
+
+    def annotate(self, group: EpisodeGroup, want: Collection[str]) -> list[Guidance]:
+        """The teacher's word at every response position of every episode, in the policy's ids.
+
+        The teacher reads the policy's own response, teacher-forced: one prefill an episode.
+
+        Args:
+            group: the episodes, in the policy's ids.
+            want: any of `argmax` or `sample`, `logprob`, `topk:k`, `hidden`.
+
+        Returns: one Guidance an episode; position t belongs to response token t.
+        """
+        readings = [self.reader.request(group, episode) for episode in group.episodes]
+        answers = self.backend.score([request for request, _ in readings], Want.parse(want))
+        return [
+            self.reader.guidance(scores, request, starts, episode.response_ids)
+            for scores, (request, starts), episode in zip(answers, readings, group.episodes, strict=True)
+        ]
+
+    def annotate_checked(self, group: EpisodeGroup, want: Collection[str]) -> tuple[list[Guidance], Verdict]:
+        """`annotate`, and whether its answers can be right: the driver reads that alone."""
+        hits = self.backend.num_hits
+        answers = self.annotate(group, want)
+        flaw = flaw_of(answers, group, self.reader.num_policy_ids)
+        return answers, Verdict(flaw, len(group), self.backend.num_hits - hits)
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
+        """Traces: n responses to each prompt, in the teacher's own ids."""
+        return self.backend.generate(prompts, sampling, n=n)
+
+    def stop(self) -> None:
+        """Close the model's backend."""
+        self.backend.stop()
+
+
+def backend_of(spec: TeacherSpec) -> ScoringBackend:
+    """The model behind a teacher, started; only the libraries of its own backend are imported."""
+    if spec.backend == "transformers":
+        from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
+
+        return TransformersBackend(spec.engine, gpu=spec.gpu, token_budget=spec.token_budget)
+    if spec.backend == "remote":
+        from tgpo_ray.teachers.backends.remote_backend import RemoteBackend
+
+        return RemoteBackend(spec.engine, spec.server)
+    from tgpo_ray.teachers.backends.vllm_backend import VllmBackend
+
+    return VllmBackend(spec.engine, gpu=spec.gpu)

@@ -1,0 +1,147 @@
+"""Verified responses of a teacher, looked up by prompt and put into groups beside the policy's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+
+from tgpo_ray.cluster import actor_of_driver, kill, wait_until_started
+from tgpo_ray.config import ConfigError
+from tgpo_ray.episode import ORIGIN_TEACHER, Episode, EpisodeGroup, EpisodeInfo, SampledGroup
+from tgpo_ray.teachers.trace_file import read_rows
+
+
+class TraceBook:
+    """An actor that holds the traces and joins them to groups, so that the driver carries no tokens.
+
+    Args:
+        rows: prompt, response and reward of each trace; a prompt's first trace counts.
+        tokenizer: folder of the policy's.
+        max_tokens: longer traces are cut there, and then have no end of sequence.
+    """
+
+    def __init__(self, rows: Sequence[tuple[str, str, float]], tokenizer: str, max_tokens: int) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer)
+        self._max_tokens = max_tokens
+        self._traces: dict[str, tuple[str, float]] = {}
+        for prompt, response, reward in rows:
+            self._traces.setdefault(prompt, (response, reward))
+
+    def joined(self, group: EpisodeGroup) -> tuple[EpisodeGroup, EpisodeInfo | None]:
+        """The group with its prompt's trace as its last episode, and that one's figures; None: the prompt has none."""
+        found = self._traces.get(group.prompt_text)
+        if found is None:
+            return group, None
+        episode = self._episode(group.episodes[0], *found)
+        return replace(group, episodes=(*group.episodes, episode)), episode.info()
+
+    def prefix(self, prompt: str, share: float) -> np.ndarray:
+        """(T,) int32, the first `share` of the prompt's trace, its end left out; empty where it has none."""
+        found = self._traces.get(prompt)
+        ids = [] if found is None else self._tokenizer.encode(found[0], add_special_tokens=False)[: self._max_tokens]
+        return np.asarray(ids[: int(share * len(ids))], np.int32)
+
+    def _episode(self, mate: Episode, response: str, reward: float) -> Episode:
+        ids = [*self._tokenizer.encode(response, add_special_tokens=False), self._tokenizer.eos_token_id]
+        response_ids = np.asarray(ids[: self._max_tokens], np.int32)
+        return replace(
+            mate,
+            response_ids=response_ids,
+            origin=np.full(len(response_ids), ORIGIN_TEACHER, np.uint8),
+            reward=reward,
+            outcome="correct" if reward > 0 else "wrong",
+            stop_reason="stop" if len(ids) <= self._max_tokens else "length",
+            # pi_old of a trace is not known; where others have theirs, its own must have the shape
+            old_logprobs=None if mate.old_logprobs is None else np.zeros(len(response_ids), np.float32),
+            turn_ends=np.asarray([len(response_ids)], np.int32),
+            turn_rewards=np.asarray([reward], np.float32),
+            reward_parts={},
+            guidance={},
+        )
+
+    def stop(self) -> None:
+        """Nothing to close."""
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """What a runner asks for the beginning of a response."""
+
+    book: Any  # actor handle of a TraceBook
+    share: float
+
+    def of(self, prompt: str) -> np.ndarray:
+        """(T,) int32 in the policy's ids."""
+        return ray.get(self.book.prefix.remote(prompt, self.share))
+
+
+class TraceShelf:
+    """The driver's side of a TraceBook.
+
+    Raises:
+        ConfigError: the file of `traces` has no such column, no rows, or is not there.
+    """
+
+    def __init__(self, config: Any) -> None:
+        traces = config.traces
+        columns = (traces.prompt_column, traces.response_column)
+        rows = [(row[columns[0]], row[columns[1]], _reward(row)) for row in read_rows(traces.path, columns, "traces")]
+        tokenizer = config.model.tokenizer or config.model.path
+        self._arguments = (rows, tokenizer, config.env_runners.max_response_tokens)
+        self._book: Any = None
+        self.num_joined = self.num_asked = 0  # groups since `reset_counts`
+
+    def start(self) -> TraceShelf:
+        """Start the actor; Ray must be up."""
+        self._book = actor_of_driver(TraceBook, *self._arguments)
+        return self
+
+    def wait_until_ready(self) -> None:
+        """Block until the traces are there."""
+        wait_until_started([self._book], "TraceBook", "It holds the file of `traces`", 600.0)
+
+    def joined(self, group: SampledGroup) -> SampledGroup:
+        """The group with its trace, or as it is where its prompt has none."""
+        ref, info_ref = self._book.joined.options(num_returns=2).remote(group.ref)
+        info = ray.get(info_ref)
+        self.num_asked += 1
+        if info is None:
+            return group
+        self.num_joined += 1
+        members = None if group.members is None else (*group.members, ray.get(_size.remote(group.ref)))
+        return replace(group, infos=(*group.infos, info), ref=ref, members=members)
+
+    def prefixes(self, share: float) -> Prefixes | None:
+        """What runners need to begin responses with this part of a trace."""
+        return Prefixes(self._book, share) if share > 0.0 else None
+
+    def reset_counts(self) -> float:
+        """Share of the groups since the last call whose prompt had a trace."""
+        share = self.num_joined / max(1, self.num_asked)
+        self.num_joined = self.num_asked = 0
+        return share
+
+    def stop(self) -> None:
+        """End the actor."""
+        if self._book is not None:
+            kill([self._book])
+            self._book = None
+
+
+@ray.remote(num_cpus=0)
+def _size(group: EpisodeGroup) -> int:
+    return len(group)
+
+
+def _reward(row: Mapping[str, Any]) -> float:
+    """The reward that `tgpo-ray traces` wrote beside the response, else 1.0: the file's traces are verified ones."""
+    reward = row.get("reward", 1.0)
+    if not isinstance(reward, int | float) or not np.isfinite(reward):
+        raise ConfigError([f"traces.path: the reward {reward!r} of a row is no finite number"])
+    return float(reward)
