@@ -19,21 +19,26 @@ if TYPE_CHECKING:
     from .tgpor import TGPOR, TGPORConfig
     from .tropd import TrOPD, TrOPDConfig
 
+METHODS = {
+    "dr_grpo": "DrGRPO",
+    "gkd": "GKD",
+    "grpo": "GRPO",
+    "kdrl": "KDRL",
+    "luffy": "LUFFY",
+    "minillm": "MiniLLM",
+    "op_distill": "OPDistill",
+    "prime": "PRIME",
+    "rkl": "RKL",
+    "sft": "SFT",
+    "tgpo": "TGPO",
+    "tgpor": "TGPOR",
+    "tropd": "TrOPD",
+}
+"""Module -> the method in it. Its configuration is called after it: TGPO, TGPOConfig."""
+
+CONFIG_CLASSES = {name: f"{__name__}.{module}:{name}Config" for module, name in METHODS.items()}
+"""What a YAML file's `algorithm` may be -> the import path of that method's configuration."""
+
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    submod_attrs={
-        "dr_grpo": ["DrGRPO", "DrGRPOConfig"],
-        "gkd": ["GKD", "GKDConfig"],
-        "grpo": ["GRPO", "GRPOConfig"],
-        "kdrl": ["KDRL", "KDRLConfig"],
-        "luffy": ["LUFFY", "LUFFYConfig"],
-        "minillm": ["MiniLLM", "MiniLLMConfig"],
-        "op_distill": ["OPDistill", "OPDistillConfig"],
-        "prime": ["PRIME", "PRIMEConfig"],
-        "rkl": ["RKL", "RKLConfig"],
-        "sft": ["SFT", "SFTConfig"],
-        "tgpo": ["TGPO", "TGPOConfig"],
-        "tgpor": ["TGPOR", "TGPORConfig"],
-        "tropd": ["TrOPD", "TrOPDConfig"],
-    },
+    __name__, submod_attrs={module: [name, f"{name}Config"] for module, name in METHODS.items()}
 )

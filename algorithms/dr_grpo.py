@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig, NonNegativeFloat, Positive
+from tgpo_ray.config import NonNegativeFloat, OnPolicyConfig, Positive, named, section
 
 from .advantages import mean_centered
 from .grpo import GRPO
@@ -29,15 +29,13 @@ class DrGRPOTrainingConfig(GRPOTrainingConfig):
     zero_truncated: bool = Field(default=True, description="A response cut by the token limit has reward 0.")
 
 
-class DrGRPOConfig(AlgorithmConfig):
+class DrGRPOConfig(OnPolicyConfig):
     """Configuration of Dr. GRPO."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.dr_grpo:DrGRPO"
+    algo_class = "tgpo_ray.algorithms.dr_grpo:DrGRPO"
 
-    algorithm: str = Field(default="DrGRPO", description="DrGRPO, or an import path as my_pkg.mod:MyConfig.")
-    training: DrGRPOTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=DrGRPOTrainingConfig, description="Batch shape, optimizer, policy loss."
-    )
+    algorithm: str = named("DrGRPO")
+    training: DrGRPOTrainingConfig = section(DrGRPOTrainingConfig, "Batch shape, optimizer, policy loss.")
 
 
 class DrGRPO(GRPO):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from pydantic import Field
@@ -13,16 +13,16 @@ from tgpo_ray.config import (
     NonNegativeFloat,
     Positive,
     PositiveFloat,
-    RunView,
     Share,
-    TeachersConfig,
-    TeacherTermConfig,
     TraceFileConfig,
     TrainingConfig,
+    named,
+    section,
 )
 from tgpo_ray.episode import ORIGIN_POLICY
 
 from .full_vocabulary import DivergenceLoss, FullVocabularyAlgorithm
+from .taught_config import TaughtConfig, TeacherTermConfig
 from .tgpo import num_tokens
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class GKDTrainingConfig(TrainingConfig):
     """`training` of GKD: one update an iteration, since nothing in it is clipped."""
 
-    unread: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "entropy_weight", "old_logprobs")
+    unread = ("clip_low", "clip_high", "entropy_weight", "old_logprobs")
 
     group_size: Positive = Field(default=1, description="Episodes of one problem.")
     lr: PositiveFloat = Field(default=1e-5, description="Learning rate of AdamW.")
@@ -42,15 +42,6 @@ class GKDTrainingConfig(TrainingConfig):
         default=0.5,
         description="Share of the iterations that train on the policy's own responses; the others: `traces`.",
     )
-
-    def problems(self, config: RunView) -> Iterator[str]:
-        yield from super().problems(config)
-        traces: Any = getattr(config, "traces", None)
-        if self.on_policy_share < 1.0 and not (traces and traces.path):
-            yield (
-                f"traces.path: required with training.on_policy_share {self.on_policy_share:g}: name a file of prompts "
-                "and responses (`tgpo-ray traces` writes one), or set the share to 1.0"
-            )
 
 
 class DivergenceConfig(TeacherTermConfig):
@@ -68,24 +59,25 @@ class GKDTraceConfig(TraceFileConfig):
     shuffle: bool = Field(default=True, description="A new seeded order in each epoch.")
 
 
-class GKDConfig(AlgorithmConfig):
+class GKDConfig(TaughtConfig):
     """Configuration of GKD. The authors' temperature is 0.9, for sampling and for both models' logits."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.gkd:GKD"
-    needs_teacher: ClassVar[bool] = True
-    group_relative: ClassVar[bool] = False
+    algo_class = "tgpo_ray.algorithms.gkd:GKD"
+    group_relative = False
 
-    algorithm: str = Field(default="GKD", description="GKD, or an import path as my_pkg.mod:MyConfig.")
-    teachers: TeachersConfig = Field(
-        default_factory=TeachersConfig, description="The teacher, called default; `teacher` is a map of one."
-    )
-    training: GKDTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=GKDTrainingConfig, description="Batch shape, optimizer."
-    )
-    guidance: DivergenceConfig = Field(default_factory=DivergenceConfig, description="The divergence.")
-    traces: GKDTraceConfig = Field(
-        default_factory=GKDTraceConfig, description="Prompts with responses, by a teacher or not."
-    )
+    algorithm: str = named("GKD")
+    training: GKDTrainingConfig = section(GKDTrainingConfig, "Batch shape, optimizer.")
+    guidance: DivergenceConfig = section(DivergenceConfig, "The divergence.")
+    traces: GKDTraceConfig = section(GKDTraceConfig, "Prompts with responses, by a teacher or not.")
+
+    def rules(self) -> Iterator[str]:
+        yield from super().rules()
+        share = self.training.on_policy_share
+        if share < 1.0 and not self.traces.path:
+            yield (
+                f"traces.path: required with training.on_policy_share {share:g}: name a file of prompts and responses "
+                "(`tgpo-ray traces` writes one), or set the share to 1.0"
+            )
 
 
 class GKD(FullVocabularyAlgorithm):

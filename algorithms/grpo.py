@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig
+from tgpo_ray.config import OnPolicyConfig, named, section
 from tgpo_ray.driver import OnPolicyAlgorithm
 
 from .advantages import group_standardized
@@ -22,15 +21,13 @@ if TYPE_CHECKING:
     from tgpo_ray.kernels import TokenLoss
 
 
-class GRPOConfig(AlgorithmConfig):
+class GRPOConfig(OnPolicyConfig):
     """Configuration of GRPO."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.grpo:GRPO"
+    algo_class = "tgpo_ray.algorithms.grpo:GRPO"
 
-    algorithm: str = Field(default="GRPO", description="GRPO, or an import path as my_pkg.mod:MyConfig.")
-    training: GRPOTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=GRPOTrainingConfig, description="Batch shape, optimizer, policy loss."
-    )
+    algorithm: str = named("GRPO")
+    training: GRPOTrainingConfig = section(GRPOTrainingConfig, "Batch shape, optimizer, policy loss.")
 
 
 class GRPO(OnPolicyAlgorithm):

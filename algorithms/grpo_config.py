@@ -68,24 +68,35 @@ class GRPOTrainingConfig(TrainingConfig):
     def needs_sampler_logprobs(self) -> bool:
         return super().needs_sampler_logprobs or self.importance != "none"
 
-    def problems(self, config: RunView) -> Iterator[str]:
-        """A line for each combination that has no meaning, with the reason."""
-        yield from super().problems(config)
+    @property
+    def uses_reference(self) -> bool:
+        return self.kl_weight > 0.0
+
+    def denominator_fact(self, episodes: int, tokens: int) -> str:
+        if self.loss_aggregation == "constant":
+            return f"{episodes:,} episodes of an update x max_response_tokens = {tokens:,}"
+        if self.loss_aggregation == "sequence":
+            return f"episodes of an update over all learners, {episodes:,}"
+        return super().denominator_fact(episodes, tokens)
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        """Yields a line for each combination that has no meaning, with the reason."""
+        yield from super().rules(run)
         if self.kl_weight > 0.0:
-            yield from self._kl_problems(config)
+            yield from self._kl_rules(run)
         if self.importance != "none" and self.resolved_old_logprobs() == "sampler":
             yield (
                 f"training.importance: {self.importance} with old_logprobs sampler would correct twice: the ratio is "
                 "taken against the sampler already; write old_logprobs: learner, or importance: none"
             )
-        limit = config.env_runners.max_response_tokens
+        limit = run.env_runners.max_response_tokens
         if self.overlong_buffer is not None and self.overlong_buffer >= limit:
             yield (
                 f"training.overlong_buffer: must be < env_runners.max_response_tokens ({limit}), got "
                 f"{self.overlong_buffer}: it is the last part of a response"
             )
 
-    def _kl_problems(self, config: RunView) -> Iterator[str]:
+    def _kl_rules(self, run: RunView) -> Iterator[str]:
         if self.kl_as == "loss" and self.kl_estimator == "k1":
             yield (
                 "training.kl_estimator: k1 as a loss teaches nothing: its gradient does not contain the reference, and "
@@ -96,7 +107,7 @@ class GRPOTrainingConfig(TrainingConfig):
                 f"training.kl_as: advantage with {self.kl_estimator} follows the gradient of no divergence: as an "
                 "advantage k1 has that of the reverse KL; write kl_estimator: k1, or kl_as: loss"
             )
-        temperature = config.env_runners.temperature
+        temperature = run.env_runners.temperature
         if temperature != 1.0:
             yield (
                 f"training.kl_weight: needs env_runners.temperature 1.0, got {temperature:g}: the reference's "

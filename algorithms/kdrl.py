@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig, NonNegativeFloat, TeachersConfig
+from tgpo_ray.config import NonNegativeFloat, named, section
 
 from .rkl import RatioAlgorithm, RatioConfig, RatioTrainingConfig
+from .taught_config import TaughtConfig
 from .teacher_ratio import KDRLLoss, TeacherRatioLoss
 
 if TYPE_CHECKING:
@@ -41,20 +42,14 @@ class KDRLTrainingConfig(RatioTrainingConfig):
     entropy_weight: NonNegativeFloat = Field(default=0.0, description="Weight of the entropy bonus.")
 
 
-class KDRLConfig(AlgorithmConfig):
+class KDRLConfig(TaughtConfig):
     """Configuration of KDRL."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.kdrl:KDRL"
-    needs_teacher: ClassVar[bool] = True
+    algo_class = "tgpo_ray.algorithms.kdrl:KDRL"
 
-    algorithm: str = Field(default="KDRL", description="KDRL, or an import path as my_pkg.mod:MyConfig.")
-    teachers: TeachersConfig = Field(
-        default_factory=TeachersConfig, description="Teacher pools by name; `teacher` is a map of one."
-    )
-    training: KDRLTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=KDRLTrainingConfig, description="Batch shape, optimizer, policy loss."
-    )
-    guidance: KDRLTermConfig = Field(default_factory=KDRLTermConfig, description="The distillation term.")
+    algorithm: str = named("KDRL")
+    training: KDRLTrainingConfig = section(KDRLTrainingConfig, "Batch shape, optimizer, policy loss.")
+    guidance: KDRLTermConfig = section(KDRLTermConfig, "The distillation term.")
 
 
 class KDRL(RatioAlgorithm):

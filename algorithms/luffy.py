@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from tgpo_ray.config import AlgorithmConfig, TraceFileConfig
+from tgpo_ray.config import AlgorithmConfig, OnPolicyConfig, TraceFileConfig, named, section
 from tgpo_ray.kernels import TokenRows
 
 from .advantages import mean_centered
@@ -44,18 +44,14 @@ class LUFFYTrainingConfig(GRPOTrainingConfig):
     shaping_gamma: float = Field(default=0.1, gt=0, description="gamma of f(x) = x / (x + gamma).")
 
 
-class LUFFYConfig(AlgorithmConfig):
+class LUFFYConfig(OnPolicyConfig):
     """Configuration of LUFFY. `training.group_size` counts the trace: 8 are 7 rollouts and one trace."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.luffy:LUFFY"
+    algo_class = "tgpo_ray.algorithms.luffy:LUFFY"
 
-    algorithm: str = Field(default="LUFFY", description="LUFFY, or an import path as my_pkg.mod:MyConfig.")
-    training: LUFFYTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=LUFFYTrainingConfig, description="Batch shape, optimizer, policy loss."
-    )
-    traces: TraceFileConfig = Field(
-        default_factory=TraceFileConfig, description="Verified responses of a teacher: `tgpo-ray traces` writes them."
-    )
+    algorithm: str = named("LUFFY")
+    training: LUFFYTrainingConfig = section(LUFFYTrainingConfig, "Batch shape, optimizer, policy loss.")
+    traces: TraceFileConfig = section(TraceFileConfig, "Verified teacher responses; `tgpo-ray traces` writes them.")
 
 
 @dataclass(frozen=True)

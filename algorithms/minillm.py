@@ -12,13 +12,12 @@ from pydantic import Field
 from torch import Tensor
 
 from tgpo_ray.config import (
-    AlgorithmConfig,
     NonNegativeFloat,
     OldLogprobs,
     PositiveFloat,
     Share,
-    TeachersConfig,
-    TeacherTermConfig,
+    named,
+    section,
 )
 from tgpo_ray.driver import GroupTokens, placed, with_values
 from tgpo_ray.kernels import Divergence, TokenRows
@@ -27,6 +26,7 @@ from .full_vocabulary import HIDDEN, FullVocabularyAlgorithm, divergence_metrics
 from .grpo_config import REWARD_SHAPING
 from .process_advantages import whitened
 from .rkl import RatioTrainingConfig
+from .taught_config import TaughtConfig, TeacherTermConfig
 from .teacher_ratio import UNREADABLE_LOGPROB
 from .token_advantages import SCORER, TokenAdvantageLoss
 from .token_losses import Metrics
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 class MiniLLMTrainingConfig(RatioTrainingConfig):
     """`training` of MiniLLM. The sampler's log-probs are part of the reward."""
 
-    unread: ClassVar[tuple[str, ...]] = REWARD_SHAPING
+    unread = REWARD_SHAPING
 
     entropy_weight: NonNegativeFloat = Field(default=0.0, description="Weight of the entropy bonus.")
     old_logprobs: OldLogprobs | None = Field(default="sampler", description="Source of pi_old, and of the reward.")
@@ -55,20 +55,14 @@ class LongTermConfig(TeacherTermConfig):
     length_normalization: bool = Field(default=True, description="Divide each return by the tokens that it sums.")
 
 
-class MiniLLMConfig(AlgorithmConfig):
+class MiniLLMConfig(TaughtConfig):
     """Configuration of MiniLLM."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.minillm:MiniLLM"
-    needs_teacher: ClassVar[bool] = True
+    algo_class = "tgpo_ray.algorithms.minillm:MiniLLM"
 
-    algorithm: str = Field(default="MiniLLM", description="MiniLLM, or an import path as my_pkg.mod:MyConfig.")
-    teachers: TeachersConfig = Field(
-        default_factory=TeachersConfig, description="The teacher, called default; `teacher` is a map of one."
-    )
-    training: MiniLLMTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=MiniLLMTrainingConfig, description="Batch shape, optimizer, clip."
-    )
-    guidance: LongTermConfig = Field(default_factory=LongTermConfig, description="The two parts of the reverse KL.")
+    algorithm: str = named("MiniLLM")
+    training: MiniLLMTrainingConfig = section(MiniLLMTrainingConfig, "Batch shape, optimizer, clip.")
+    guidance: LongTermConfig = section(LongTermConfig, "The two parts of the reverse KL.")
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from tgpo_ray.config import NonNegativeFloat, OldLogprobs, Positive, PositiveFloat
+from tgpo_ray.config import NonNegativeFloat, OldLogprobs, Positive, PositiveFloat, named, section
 
 from .clipping import NO_CLIP
 from .grpo_config import REWARD_SHAPING
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class OPDistillTrainingConfig(RatioTrainingConfig):
     """`training` of OPDistill. Defaults: one update of groups of 4, the rate of full fine-tuning, no entropy bonus."""
 
-    unread: ClassVar[tuple[str, ...]] = ("clip_low", "clip_high", "dual_clip", *REWARD_SHAPING)
+    unread = ("clip_low", "clip_high", "dual_clip", *REWARD_SHAPING)
 
     groups_per_iteration: Positive = Field(default=512, description="Problems sampled in an iteration.")
     group_size: Positive = Field(default=4, description="Episodes of one problem.")
@@ -40,12 +40,10 @@ class OPDistillTrainingConfig(RatioTrainingConfig):
 class OPDistillConfig(RKLConfig):
     """Configuration of OPDistill."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.op_distill:OPDistill"
+    algo_class = "tgpo_ray.algorithms.op_distill:OPDistill"
 
-    algorithm: str = Field(default="OPDistill", description="OPDistill, or an import path as my_pkg.mod:MyConfig.")
-    training: OPDistillTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=OPDistillTrainingConfig, description="Batch shape, optimizer."
-    )
+    algorithm: str = named("OPDistill")
+    training: OPDistillTrainingConfig = section(OPDistillTrainingConfig, "Batch shape, optimizer.")
 
 
 class OPDistill(RKL):

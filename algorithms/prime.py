@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
 from tgpo_ray.cluster import copy_folder, is_folder
-from tgpo_ray.config import AlgorithmConfig, NonNegativeFloat, Positive, PositiveFloat, RunView, Section, Share
+from tgpo_ray.config import (
+    NonNegativeFloat,
+    OnPolicyConfig,
+    Positive,
+    PositiveFloat,
+    RunView,
+    Section,
+    Share,
+    named,
+    section,
+)
 from tgpo_ray.driver import GroupTokens, placed, with_values
 
 from .grpo import GRPO
@@ -40,8 +50,8 @@ class PRIMETrainingConfig(GRPOTrainingConfig):
     min_accuracy: Share = Field(default=0.2, description="Groups of a smaller share of right answers are replaced.")
     max_accuracy: Share = Field(default=0.8, description="Groups of a larger share of right answers are replaced.")
 
-    def problems(self, config: RunView) -> Iterator[str]:
-        yield from super().problems(config)
+    def rules(self, run: RunView) -> Iterator[str]:
+        yield from super().rules(run)
         if self.min_accuracy > self.max_accuracy:
             yield (
                 f"training.min_accuracy: must be <= max_accuracy ({self.max_accuracy:g}), got {self.min_accuracy:g}: "
@@ -61,18 +71,16 @@ class ProcessRewardConfig(Section):
     )
 
 
-class PRIMEConfig(AlgorithmConfig):
+class PRIMEConfig(OnPolicyConfig):
     """Configuration of PRIME. `reference` is the frozen model of the log-ratio; null: the policy's first weights."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.prime:PRIME"
-    learner_groups: ClassVar[tuple[str, ...]] = ("learner", "process-reward learner")
+    algo_class = "tgpo_ray.algorithms.prime:PRIME"
+    learner_groups = ("learner", "process-reward learner")
 
-    algorithm: str = Field(default="PRIME", description="PRIME, or an import path as my_pkg.mod:MyConfig.")
-    training: PRIMETrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=PRIMETrainingConfig, description="Batch shape, optimizer, policy loss."
-    )
-    process_reward: ProcessRewardConfig = Field(
-        default_factory=ProcessRewardConfig, description="The process-reward model, a second learner group."
+    algorithm: str = named("PRIME")
+    training: PRIMETrainingConfig = section(PRIMETrainingConfig, "Batch shape, optimizer, policy loss.")
+    process_reward: ProcessRewardConfig = section(
+        ProcessRewardConfig, "The process-reward model: a second learner group."
     )
 
     @property

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
 from tgpo_ray.config import (
-    AlgorithmConfig,
     NonNegativeFloat,
     PositiveFloat,
-    RunView,
     Share,
-    TeachersConfig,
-    TeacherTermConfig,
+    named,
+    section,
 )
 from tgpo_ray.models import end_of_sequence_ids
 
-from .grpo_config import REWARD_SHAPING, GRPOTrainingConfig
+from .grpo_config import REWARD_SHAPING
+from .ratio_config import RatioConfig, RatioTrainingConfig
+from .taught_config import TaughtConfig
 from .teacher_ratio import TeacherRatioLoss
 from .tgpo import TGPO
 
@@ -26,16 +26,6 @@ if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
     from tgpo_ray.teachers import TeacherGroup
-
-
-class RatioConfig(TeacherTermConfig):
-    """What the `guidance` of every log-ratio method has."""
-
-    mask_teacher_at_eos: bool = Field(
-        default=True,
-        description="Leave end-of-sequence tokens out of the teacher's term: a teacher that ends on another token than "
-        "the policy would punish every stop.",
-    )
 
 
 class RKLTermConfig(RatioConfig):
@@ -50,39 +40,20 @@ class RKLTermConfig(RatioConfig):
     )
 
 
-class RatioTrainingConfig(GRPOTrainingConfig):
-    """`training` of the log-ratio methods."""
-
-    def problems(self, config: RunView) -> Iterator[str]:
-        yield from super().problems(config)
-        temperature = config.env_runners.temperature
-        if temperature != 1.0:
-            yield (
-                f"env_runners.temperature: must be 1.0 here, got {temperature:g}: the teacher's log-probs are those of "
-                "temperature 1, and a ratio with the policy's at another has no meaning"
-            )
-
-
 class RKLTrainingConfig(RatioTrainingConfig):
     """`training` of RKL, which measures rewards and does not train on them."""
 
-    unread: ClassVar[tuple[str, ...]] = REWARD_SHAPING
+    unread = REWARD_SHAPING
 
 
-class RKLConfig(AlgorithmConfig):
+class RKLConfig(TaughtConfig):
     """Configuration of RKL: two updates an iteration, clip 0.2, entropy 0.001, as the authors of TGPO ran it."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.rkl:RKL"
-    needs_teacher: ClassVar[bool] = True
+    algo_class = "tgpo_ray.algorithms.rkl:RKL"
 
-    algorithm: str = Field(default="RKL", description="RKL, or an import path as my_pkg.mod:MyConfig.")
-    teachers: TeachersConfig = Field(
-        default_factory=TeachersConfig, description="Teacher pools by name; `teacher` is a map of one."
-    )
-    training: RKLTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=RKLTrainingConfig, description="Batch shape, optimizer, policy loss."
-    )
-    guidance: RKLTermConfig = Field(default_factory=RKLTermConfig, description="The teacher's log-ratio.")
+    algorithm: str = named("RKL")
+    training: RKLTrainingConfig = section(RKLTrainingConfig, "Batch shape, optimizer, policy loss.")
+    guidance: RKLTermConfig = section(RKLTermConfig, "The teacher's log-ratio.")
 
 
 class RatioAlgorithm(TGPO):

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig, SFTDataConfig, SFTTrainingConfig
+from tgpo_ray.config import (
+    AlgorithmConfig,
+    OptimizerConfig,
+    Positive,
+    PositiveFloat,
+    RunView,
+    Share,
+    TraceFileConfig,
+    named,
+    section,
+)
 from tgpo_ray.driver import Algorithm
 
 from .token_losses import SFTLoss
@@ -17,18 +28,53 @@ if TYPE_CHECKING:
     from tgpo_ray.driver import Metrics
 
 
+class SFTDataConfig(TraceFileConfig):
+    """`data`: prompts with responses, and how they are walked."""
+
+    shuffle: bool = Field(default=True, description="A new seeded order in each epoch.")
+    max_tokens: Positive = Field(default=2048, description="Rows of more tokens are left out and counted.")
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        if not self.path:
+            yield "data.path: required (jsonl or parquet file of prompts and responses)"
+
+
+class SFTTrainingConfig(OptimizerConfig):
+    """`training` of SFT. Defaults: the paper's, 3 epochs, batch 64, lr 5e-5, warm-up over a tenth of the steps."""
+
+    lr: PositiveFloat = Field(default=5e-5, description="Learning rate of AdamW, constant after the warm-up.")
+    num_epochs: PositiveFloat = Field(default=3.0, description="Passes over the data; num_iterations goes first.")
+    num_iterations: Positive | None = Field(default=None, description="Optimizer steps; null: num_epochs counts.")
+    batch_size: Positive = Field(default=64, description="Rows of one optimizer step, over all learners.")
+    warmup_ratio: Share = Field(default=0.1, description="Share of the steps in which the rate rises linearly.")
+    lr_schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="After the warm-up: constant, or a half cosine to a twentieth of lr."
+    )
+
+    def facts(self, run: RunView) -> dict[str, str]:
+        steps = f"{self.num_iterations}" if self.num_iterations else f"{self.num_epochs:g} epochs of the data"
+        return {
+            "iterations": steps,
+            "batch": f"{self.batch_size} rows, shared by {run.learners.num_learners} learner(s)",
+            "denominator Z": "response tokens of a batch over all learners",
+            "tokens": f"at most {self.batch_size * run.longest_episode():,}",
+        }
+
+
 class SFTConfig(AlgorithmConfig):
     """Configuration of SFT. Runners are started for evaluation only."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.sft:SFT"
-    needs_envs: ClassVar[bool] = False
-    group_relative: ClassVar[bool] = False
+    algo_class = "tgpo_ray.algorithms.sft:SFT"
+    needs_envs = False
+    group_relative = False
+    longest_episode_keys = "data.max_tokens"
 
-    algorithm: str = Field(default="SFT", description="SFT, or an import path as my_pkg.mod:MyConfig.")
-    data: SFTDataConfig = Field(default_factory=SFTDataConfig, description="Prompts with responses.")
-    training: SFTTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=SFTTrainingConfig, description="Batch shape and optimizer."
-    )
+    algorithm: str = named("SFT")
+    data: SFTDataConfig = section(SFTDataConfig, "Prompts with responses.")
+    training: SFTTrainingConfig = section(SFTTrainingConfig, "Batch shape and optimizer.")
+
+    def longest_episode(self) -> int:
+        return self.data.max_tokens
 
 
 class SFT(Algorithm):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config import AlgorithmConfig, GuidanceConfig, TeachersConfig
+from tgpo_ray.config import named, section
 
 from .grpo import GRPO
 from .grpo_config import GRPOTrainingConfig
+from .taught_config import TaughtConfig, TeacherTermConfig
 from .token_losses import GuidedPolicyLoss, SoftGuidedPolicyLoss
 
 if TYPE_CHECKING:
@@ -20,30 +21,39 @@ if TYPE_CHECKING:
     from tgpo_ray.teachers import TeacherGroup
 
 
-class TGPOConfig(AlgorithmConfig):
+class GuidanceConfig(TeacherTermConfig):
+    """`guidance`: the teacher's term of the loss, w_t * -log pi(teacher's token)."""
+
+    label: Literal["argmax", "sample", "topk"] = Field(
+        default="argmax",
+        description="What is learned: the teacher's likeliest token, one drawn from it, or its top_k distribution.",
+    )
+    top_k: Annotated[int, Field(ge=2, le=128)] = Field(
+        default=20, description="Label topk: how many of the teacher's tokens; one alone is label argmax."
+    )
+    normalization: Literal["token", "sequence"] = Field(
+        default="token", description="token: all guided tokens weigh the same; sequence: all responses do (Eq. 3)."
+    )
+
+
+class TGPOConfig(TaughtConfig):
     """Configuration of TGPO. With `guidance.decay` 1e-5 it is the paper's TGPO-annealing, with 0 its constant TGPO."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.tgpo:TGPO"
-    needs_teacher: ClassVar[bool] = True
+    algo_class = "tgpo_ray.algorithms.tgpo:TGPO"
 
-    algorithm: str = Field(default="TGPO", description="TGPO, or an import path as my_pkg.mod:MyConfig.")
-    teachers: TeachersConfig = Field(
-        default_factory=TeachersConfig, description="Teacher pools by name; `teacher` is a map of one."
-    )
-    training: GRPOTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=GRPOTrainingConfig, description="Batch shape, optimizer, policy loss."
-    )
-    guidance: GuidanceConfig = Field(default_factory=GuidanceConfig, description="The teacher's term of the loss.")
+    algorithm: str = named("TGPO")
+    training: GRPOTrainingConfig = section(GRPOTrainingConfig, "Batch shape, optimizer, policy loss.")
+    guidance: GuidanceConfig = section(GuidanceConfig, "The teacher's term of the loss.")
 
-    def problems(self, *, files: bool = True) -> list[str]:
+    def rules(self) -> Iterator[str]:
+        yield from super().rules()
         served = [name for name, teacher in self.teachers.items() if teacher.backend == "remote"]
-        drawn = self.guidance.label == "sample"
-        return super().problems(files=files) + [
-            f"guidance.label: sample needs teachers.{name}.backend vllm or transformers, got remote: a server's prompt "
-            "log-probs draw no token; label topk is near, and a server gives it"
-            for name in served
-            if drawn
-        ]
+        if self.guidance.label == "sample":
+            for name in served:
+                yield (
+                    f"guidance.label: sample needs teachers.{name}.backend vllm or transformers, got remote: a "
+                    "server's prompt log-probs draw no token; label topk is near, and a server gives it"
+                )
 
 
 class TGPO(GRPO):

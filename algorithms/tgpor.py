@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from tgpo_ray.config import AlgorithmConfig, NonNegativeFloat, TeachersConfig, TeacherTermConfig
+from tgpo_ray.config import NonNegativeFloat, named, section
 from tgpo_ray.guidance import GuidanceBatch, Signal, diagnostic_sums, guidance_advantage
 
 from .grpo_config import GRPOTrainingConfig
+from .taught_config import TaughtConfig, TeacherTermConfig
 from .tgpo import TGPO
 from .token_losses import Metrics, PolicyLoss
 
@@ -33,20 +34,14 @@ class ShapingConfig(TeacherTermConfig):
     )
 
 
-class TGPORConfig(AlgorithmConfig):
+class TGPORConfig(TaughtConfig):
     """Configuration of TGPO_R. The defaults are Eq. 5; with `guidance.signal: prob` it is the authors' run."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.tgpor:TGPOR"
-    needs_teacher: ClassVar[bool] = True
+    algo_class = "tgpo_ray.algorithms.tgpor:TGPOR"
 
-    algorithm: str = Field(default="TGPOR", description="TGPOR, or an import path as my_pkg.mod:MyConfig.")
-    teachers: TeachersConfig = Field(
-        default_factory=TeachersConfig, description="Teacher pools by name; `teacher` is a map of one."
-    )
-    training: GRPOTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=GRPOTrainingConfig, description="Batch shape, optimizer, policy loss."
-    )
-    guidance: ShapingConfig = Field(default_factory=ShapingConfig, description="The teacher's term of the advantage.")
+    algorithm: str = named("TGPOR")
+    training: GRPOTrainingConfig = section(GRPOTrainingConfig, "Batch shape, optimizer, policy loss.")
+    guidance: ShapingConfig = section(ShapingConfig, "The teacher's term of the advantage.")
 
 
 @dataclass(frozen=True)

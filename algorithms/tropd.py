@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -15,12 +15,14 @@ from tgpo_ray.config import (
     Positive,
     PositiveFloat,
     Share,
-    TeachersConfig,
     TraceFileConfig,
+    named,
+    section,
 )
 
 from .grpo_config import REWARD_SHAPING
 from .rkl import RatioAlgorithm, RatioConfig, RatioTrainingConfig
+from .taught_config import TaughtConfig
 from .teacher_ratio import TrustRegionLoss
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 class TrOPDTrainingConfig(RatioTrainingConfig):
     """`training` of TrOPD: the authors' 200 iterations of 128 x 4."""
 
-    unread: ClassVar[tuple[str, ...]] = (
+    unread = (
         "clip_low", "clip_high", "dual_clip", "loss_aggregation", "kl_weight", "importance", *REWARD_SHAPING
     )  # fmt: skip
 
@@ -65,24 +67,16 @@ class TrustConfig(RatioConfig):
     )
 
 
-class TrOPDConfig(AlgorithmConfig):
+class TrOPDConfig(TaughtConfig):
     """Configuration of TrOPD."""
 
-    algo_class: ClassVar[type | str | None] = "tgpo_ray.algorithms.tropd:TrOPD"
-    needs_teacher: ClassVar[bool] = True
-    group_relative: ClassVar[bool] = False
+    algo_class = "tgpo_ray.algorithms.tropd:TrOPD"
+    group_relative = False
 
-    algorithm: str = Field(default="TrOPD", description="TrOPD, or an import path as my_pkg.mod:MyConfig.")
-    teachers: TeachersConfig = Field(
-        default_factory=TeachersConfig, description="Teacher pools by name; `teacher` is a map of one."
-    )
-    training: TrOPDTrainingConfig = Field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=TrOPDTrainingConfig, description="Batch shape, optimizer."
-    )
-    guidance: TrustConfig = Field(default_factory=TrustConfig, description="Gate, outliers, prefixes.")
-    traces: TraceFileConfig = Field(
-        default_factory=TraceFileConfig, description="Where prefixes come from: `tgpo-ray traces` writes them."
-    )
+    algorithm: str = named("TrOPD")
+    training: TrOPDTrainingConfig = section(TrOPDTrainingConfig, "Batch shape, optimizer.")
+    guidance: TrustConfig = section(TrustConfig, "Gate, outliers, prefixes.")
+    traces: TraceFileConfig = section(TraceFileConfig, "Where prefixes come from: `tgpo-ray traces` writes them.")
 
 
 class TrOPD(RatioAlgorithm):

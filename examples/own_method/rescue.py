@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
-from tgpo_ray.algorithms.grpo_config import GRPOTrainingConfig
+from tgpo_ray.algorithms.taught_config import TaughtConfig, TeacherTermConfig
 from tgpo_ray.algorithms.tgpo import TGPO
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
-from tgpo_ray.config import AlgorithmConfig, NonNegativeFloat, TeachersConfig, TeacherTermConfig
+from tgpo_ray.config import NonNegativeFloat, section
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss, TokenRows
 
@@ -23,22 +23,18 @@ class RescueTermConfig(TeacherTermConfig):
     focus: NonNegativeFloat = Field(default=1.0, description="0: all tokens alike; above: the unlikelier count more.")
 
 
-class RescueConfig(AlgorithmConfig):
+class RescueConfig(TaughtConfig):
     """Configuration of Rescue."""
 
-    algo_class: ClassVar[type | str | None] = "rescue:Rescue"
-    needs_teacher: ClassVar[bool] = True
+    algo_class = "rescue:Rescue"
 
-    teachers: TeachersConfig = Field(default_factory=TeachersConfig, description="The teacher, called default.")
-    training: GRPOTrainingConfig = Field(default_factory=GRPOTrainingConfig)  # pyright: ignore
-    guidance: RescueTermConfig = Field(default_factory=RescueTermConfig, description="The teacher's term of the loss.")
+    guidance: RescueTermConfig = section(RescueTermConfig, "The teacher's term of the loss.")
 
-    def problems(self, *, files: bool = True) -> list[str]:
-        """A line for each rule that is broken: `tgpo-ray plan` prints them all before anything starts."""
-        found = super().problems(files=files)
+    def rules(self) -> Iterator[str]:
+        """Yields a line for each broken rule: `tgpo-ray plan` prints them all before anything starts."""
+        yield from super().rules()
         if self.uses_reference:
-            found.append("training.kl_weight: must be 0 here: solved groups pass no scorer, the reference neither")
-        return found
+            yield "training.kl_weight: must be 0 here: solved groups pass no scorer, the reference neither"
 
 
 @dataclass(frozen=True)

@@ -55,10 +55,8 @@ def test_constant_aggregation_does_not_know_how_long_the_batch_is():
     ],
 )
 def test_the_plan_says_what_a_step_divides_by(aggregation, said):
-    from tgpo_ray.cli.plan import step_facts
-
     config = config_of("GRPO", training={"loss_aggregation": aggregation}, env_runners=RUNNERS)
-    assert step_facts(config.resolved(gpus=False))["denominator Z"] == said
+    assert config.resolved(gpus=False).facts()["denominator Z"] == said
 
 
 # ---- advantages

@@ -87,7 +87,7 @@ def sections_of(tiny_models: dict[str, str]) -> Any:
 
     def sections(algorithm: str, given: dict[str, Any]) -> dict[str, Any]:
         found = given | {"training": TRAINING | given.get("training", {})}
-        if resolve_algorithm(algorithm).needs_teacher:
+        if "teachers" in resolve_algorithm(algorithm).model_fields:
             found["teacher"] = {"path": tiny_models["teacher"]}
         return found
 

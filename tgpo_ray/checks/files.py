@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.checks.results import CheckResult, Row, judged, skipped
-from tgpo_ray.config import format_bytes, longest_episode, teachers_of
+from tgpo_ray.config import format_bytes
 from tgpo_ray.models import context_length, kv_bytes_per_token, local_model, model_facts
 from tgpo_ray.teachers import TEACHER_CONTEXT_SLACK, teacher_spec, vocabulary_map
 
@@ -38,9 +38,9 @@ def _guarded(check: Callable[[Any], Iterator[CheckResult]], config: AlgorithmCon
 
 def check_contexts(config: AlgorithmConfig) -> Iterator[CheckResult]:
     """Every model's context against the longest sequence that it may have to read."""
-    needed = longest_episode(config)
+    needed = config.longest_episode()
     models = {"policy": (config.model.path, config.model.hf_overrides)}
-    models |= {f"teacher {name}": (it.path, it.hf_overrides) for name, it in teachers_of(config).items()}
+    models |= {f"teacher {name}": (it.path, it.hf_overrides) for name, it in config.teacher_pools().items()}
     for name, (path, overrides) in models.items():
         own_words = name != "policy" and not _same_tokenizer(config, path)
         wanted = int(needed * TEACHER_CONTEXT_SLACK) if own_words else needed
@@ -68,7 +68,7 @@ def check_memory(config: AlgorithmConfig) -> Iterator[CheckResult]:
         size, said = _engine(config, model.path, model.dtype, runners.kv_cache_memory, model.hf_overrides, scores=False)
         total += size * runners.num_env_runners
         yield CheckResult("memory of an env runner", "ok", said, "stated")
-    for name, it in teachers_of(config).items():
+    for name, it in config.teacher_pools().items():
         if it.backend == "remote":
             continue
         kv = it.kv_cache_memory if it.backend == "vllm" else 0
@@ -93,7 +93,7 @@ def _engine(
     facts = model_facts(path, overrides)
     weights = _num_parameters(path) * (4 if dtype == "float32" else 2)
     said = [f"{format_bytes(weights)} weights" if weights else "weights unknown"]
-    per_token, longest = kv_bytes_per_token(facts, dtype), longest_episode(config)
+    per_token, longest = kv_bytes_per_token(facts, dtype), config.longest_episode()
     if kv_cache:
         room = f" = {kv_cache // (per_token * longest)} sequences of {longest} tokens" if per_token else ""
         said.append(f"{format_bytes(kv_cache)} KV cache{room}")
@@ -133,7 +133,7 @@ def _num_parameters(path: str) -> int:
 def check_templates(config: AlgorithmConfig) -> Iterator[CheckResult]:
     """A chat through each template and back: the ids spell the rendered text, and the message is in it."""
     yield _template("policy", config.model.tokenizer or config.model.path, config, needed=False)
-    for name, teacher in teachers_of(config).items():
+    for name, teacher in config.teacher_pools().items():
         if teacher.prompt == "own_template":
             yield _template(f"teacher {name}", teacher.tokenizer or teacher.path, config, needed=True)
 
@@ -164,7 +164,7 @@ def _tokenizer(path: str, config: AlgorithmConfig) -> Any:
 
 def check_vocabularies(config: AlgorithmConfig) -> Iterator[CheckResult]:
     """What the policy can learn of each teacher's vocabulary, and what the teacher can read of the policy's."""
-    for name, teacher in teachers_of(config).items():
+    for name, teacher in config.teacher_pools().items():
         spec = teacher_spec(config, teacher)
         tokenizer = _tokenizer(teacher.tokenizer or teacher.path, config)
         summary = vocabulary_map(tokenizer, spec).summary()

@@ -1,26 +1,20 @@
-"""The configuration of a run: strict YAML, the builder over the same models, and the rules between keys."""
+"""Strict YAML, the builder over the same models, and the rules between keys."""
 
-from tgpo_ray.config.algorithm_config import AlgorithmConfig
+from tgpo_ray.config.algorithm_config import AlgorithmConfig, named, section
 from tgpo_ray.config.errors import ConfigError
 from tgpo_ray.config.loading import dump_yaml, load_file, load_yaml
-from tgpo_ray.config.registry import ALGORITHMS, import_object, resolve_algorithm
-from tgpo_ray.config.resolving import longest_episode, resolve, teachers_of
-from tgpo_ray.config.resources import Row, check_resources, resource_plan
+from tgpo_ray.config.on_policy_config import OldLogprobs, OnPolicyConfig, TrainingConfig
+from tgpo_ray.config.registry import import_object, known_algorithms, resolve_algorithm
+from tgpo_ray.config.resources import ActorDemand, check_resources, resource_plan
 from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.run_sections import (
     CheckpointingConfig,
     EvaluationConfig,
     FaultToleranceConfig,
-    GuidanceConfig,
-    OldLogprobs,
     OptimizerConfig,
     ReferenceConfig,
     ReportingConfig,
-    SFTDataConfig,
-    SFTTrainingConfig,
-    TeacherTermConfig,
     TraceFileConfig,
-    TrainingConfig,
 )
 from tgpo_ray.config.schema import json_schema
 from tgpo_ray.config.sections import (
@@ -31,21 +25,13 @@ from tgpo_ray.config.sections import (
     ModelConfig,
     RayConfig,
     RunView,
-    TeacherConfig,
-    TeachersConfig,
-)
-from tgpo_ray.config.values import (
-    NonNegative,
-    NonNegativeFloat,
-    Positive,
-    PositiveFloat,
     Section,
-    Share,
-    format_bytes,
 )
+from tgpo_ray.config.teacher_sections import TeacherConfig, TeachersConfig
+from tgpo_ray.config.values import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Share, format_bytes
 
 __all__ = [
-    "ALGORITHMS",
+    "ActorDemand",
     "AlgorithmConfig",
     "CheckpointingConfig",
     "ConfigError",
@@ -54,27 +40,23 @@ __all__ = [
     "EvaluationConfig",
     "EvaluationEnvConfig",
     "FaultToleranceConfig",
-    "GuidanceConfig",
     "LearnersConfig",
     "ModelConfig",
     "NonNegative",
     "NonNegativeFloat",
     "OldLogprobs",
+    "OnPolicyConfig",
     "OptimizerConfig",
     "Positive",
     "PositiveFloat",
     "RayConfig",
     "ReferenceConfig",
     "ReportingConfig",
-    "Row",
     "RunConfig",
     "RunView",
-    "SFTDataConfig",
-    "SFTTrainingConfig",
     "Section",
     "Share",
     "TeacherConfig",
-    "TeacherTermConfig",
     "TeachersConfig",
     "TraceFileConfig",
     "TrainingConfig",
@@ -83,11 +65,11 @@ __all__ = [
     "format_bytes",
     "import_object",
     "json_schema",
+    "known_algorithms",
     "load_file",
     "load_yaml",
-    "longest_episode",
-    "resolve",
+    "named",
     "resolve_algorithm",
     "resource_plan",
-    "teachers_of",
+    "section",
 ]

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tgpo_ray.config.errors import ConfigError, problems_of
+from tgpo_ray.config.file_rules import file_rules
 from tgpo_ray.config.loading import apply_override, dump_yaml, load_file, parse_override
-from tgpo_ray.config.registry import ALGORITHMS, import_object, resolve_algorithm
-from tgpo_ray.config.resolving import resolve
-from tgpo_ray.config.rules import broken_rules
+from tgpo_ray.config.registry import import_object, known_algorithms, resolve_algorithm
 from tgpo_ray.config.run_config import RunConfig
-from tgpo_ray.config.sections import EnvConfig, TeachersConfig
+from tgpo_ray.config.sections import EnvConfig, bind
 from tgpo_ray.config.sugar import SHORTHAND, desugar, expand_path
-from tgpo_ray.config.values import Section
+
+
+def named(name: str) -> Any:
+    """Returns the field `algorithm` of a method's configuration, with the method's name as its default."""
+    return Field(default=name, description=f"{name}, or an import path as my_pkg.mod:MyConfig.")
+
+
+def section(model: type[BaseModel], description: str) -> Any:
+    """Returns the field of a section: the defaults of `model` where the file says nothing."""
+    return Field(default_factory=model, description=description)
 
 
 class AlgorithmConfig(RunConfig):
@@ -74,7 +82,7 @@ class AlgorithmConfig(RunConfig):
         """The class that `algorithm` names, which must be this one or derived from it."""
         if data.get("algorithm") is None:
             if cls is AlgorithmConfig:
-                raise ConfigError([f"algorithm: required; known: {', '.join(sorted(ALGORITHMS))}"])
+                raise ConfigError([f"algorithm: required; known: {', '.join(sorted(known_algorithms()))}"])
             return cls
         model = resolve_algorithm(data["algorithm"])
         if not issubclass(model, cls):
@@ -97,13 +105,25 @@ class AlgorithmConfig(RunConfig):
 
     # ---- the builder; a section is called to set its values: config.training(lr=1e-4).learners(num_learners=2)
 
-    if not TYPE_CHECKING:  # a type checker that saw this would take every attribute for Any
+    @model_validator(mode="after")
+    def _bind_at_assignment(self) -> Self:
+        return self._bind_sections()
 
-        def __getattribute__(self, name: str) -> Any:
-            value = super().__getattribute__(name)
-            if isinstance(value, Section | TeachersConfig):
-                object.__setattr__(value, "_owner", self)
-            return value
+    def _bind_sections(self) -> Self:
+        """Tells each section whose it is: at construction, when one is assigned, and in a copy."""
+        for name, value in self.sections():
+            bind(value, self, name)
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return super().__deepcopy__(memo)._bind_sections()
+
+    def __copy__(self) -> Self:
+        return self.__deepcopy__()  # a section has one owner, so no two configurations share one
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._bind_sections()
 
     def models(self, **values: Any) -> Self:
         """Sets keys of `model`."""
@@ -120,15 +140,26 @@ class AlgorithmConfig(RunConfig):
         try:
             self.envs = [*self.envs, EnvConfig.model_validate(entry)]
         except ValidationError as error:
-            prefix = ("envs", len(self.envs))
-            raise ConfigError(problems_of(error, type(self), prefix=prefix)) from None
+            raise ConfigError(problems_of(error, type(self), prefix=("envs", len(self.envs)))) from None
         return self
 
     # ---- use
 
+    def rules(self) -> Iterator[str]:
+        """Yields a line for each broken rule between keys; a method of your own adds to `super().rules()`."""
+        for _, value in self.sections():
+            yield from value.rules(self)
+        if self.needs_envs and not self.envs:
+            example = "env: {id: tgpo/Math-v0, kwargs: {path: problems.jsonl}}"
+            yield f"envs: required: name a training environment, as {example}"
+
+    def facts(self) -> dict[str, str]:
+        """Returns what `tgpo-ray plan` prints of an iteration, as text by name."""
+        return {name: text for _, value in self.sections() for name, text in value.facts(self).items()}
+
     def problems(self, *, files: bool = True) -> list[str]:
         """Returns a line for each rule between keys that is broken. `files`: look at model folders too."""
-        return broken_rules(self, files=files)
+        return [*self.rules(), *(file_rules(self) if files else ())]
 
     def check(self, *, files: bool = True) -> Self:
         """Returns itself; ConfigError where a rule between keys is broken. Needs no Ray."""
@@ -138,16 +169,20 @@ class AlgorithmConfig(RunConfig):
         return self
 
     def resolved(self, *, gpus: bool) -> Self:
-        """Returns a copy in which every value that null or `auto` left open is filled in, for a cluster with GPUs or
-        without."""
-        return resolve(self, gpus=gpus)
+        """Returns a copy with nothing left open: null and `auto` are filled in for a cluster with GPUs or without."""
+        config = self.model_copy(deep=True)
+        config.algorithm = self.algorithm_path
+        config.name = self.name or config.algorithm.split(":")[-1].lower()
+        for _, value in config.sections():
+            value.fill_in(config, gpus=gpus)
+        return config
 
     def get_algo_class(self) -> type:
         """Returns the Algorithm class; ConfigError where the config class names none."""
-        found = self.algo_class
-        if found is None:
+        algo_class = self.algo_class
+        if algo_class is None:
             raise ConfigError([f"algorithm: {type(self).__name__} names no algo_class"])
-        return import_object(found) if isinstance(found, str) else found
+        return import_object(algo_class) if isinstance(algo_class, str) else algo_class
 
     def build_algo(self, **groups: Any) -> Any:
         """Returns the Algorithm, its actors started. `groups`: ready ones, e.g. `env_runners=`, `teachers=`."""
@@ -155,17 +190,17 @@ class AlgorithmConfig(RunConfig):
 
     def fit(self) -> Any:
         """Runs the whole job and returns its `ray.train.Result`."""
-        return import_object("tgpo_ray.driver.run:fit")(self.check())
+        return self.check().get_algo_class().fit(self)
 
 
 def foreign_sections(data: Mapping[str, Any], model: type[RunConfig]) -> dict[str, str]:
     """Returns a message for each section that other algorithms have and `model` has not."""
     messages = {}
     for key in data:
-        section = str(SHORTHAND.get(key, (key,))[0])
-        if section in model.model_fields:
+        full_key = str(SHORTHAND.get(key, (key,))[0])
+        if full_key in model.model_fields:
             continue
-        owners = [name for name in sorted(ALGORITHMS) if section in resolve_algorithm(name).model_fields]
+        owners = [name for name in sorted(known_algorithms()) if full_key in resolve_algorithm(name).model_fields]
         if owners:
             name = data.get("algorithm") or model.__name__
             messages[key] = f"{key}: {name} has no such section; algorithms that have it: {', '.join(owners)}"

@@ -4,51 +4,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from tgpo_ray.config.algorithm_config import AlgorithmConfig
 from tgpo_ray.config.errors import ConfigError
-from tgpo_ray.config.resolving import resolve, teachers_of
-
-if TYPE_CHECKING:
-    from tgpo_ray.config.algorithm_config import AlgorithmConfig
+from tgpo_ray.config.run_sections import ReferenceConfig
+from tgpo_ray.config.teacher_sections import TeacherConfig
 
 
 @dataclass(frozen=True)
-class Row:
+class ActorDemand:
     """`count` actors of one kind, each with `cpus` and `gpus`. `key`: the section that decides."""
 
-    who: str
+    kind: str
     key: str
     count: int
     cpus: float
     gpus: float
 
 
-def resource_plan(config: AlgorithmConfig, *, gpus: bool) -> list[Row]:
+def resource_plan(config: AlgorithmConfig, *, gpus: bool) -> list[ActorDemand]:
     """Returns a row for each kind of actor that reserves resources, on a cluster with GPUs or without."""
-    config = resolve(config, gpus=gpus)
+    config = config.resolved(gpus=gpus)
     learners, runners = config.learners, config.env_runners
     rows = [
-        Row(who, "learners", learners.num_learners, learners.num_cpus_per_learner, learners.num_gpus_per_learner or 0.0)
-        for who in config.learner_groups
+        ActorDemand(
+            kind, "learners", learners.num_learners, learners.num_cpus_per_learner, learners.num_gpus_per_learner or 0.0
+        )
+        for kind in config.learner_groups
     ]
     if config.needs_envs or config.evaluation.envs:
-        rows.append(
-            Row("env runner", "env_runners", runners.num_env_runners, runners.num_cpus_per_env_runner,
-                runners.num_gpus_per_env_runner or 0.0)
-        )  # fmt: skip
-    for name, teacher in teachers_of(config).items():
-        gpus_each = teacher.num_gpus_per_replica or 0.0
-        rows.append(
-            Row(f"teacher {name}", f"teachers.{name}", teacher.num_replicas, teacher.num_cpus_per_replica, gpus_each)
-        )
+        cpus, gpus_each = runners.num_cpus_per_env_runner, runners.num_gpus_per_env_runner or 0.0
+        rows.append(ActorDemand("env runner", "env_runners", runners.num_env_runners, cpus, gpus_each))
+    for name, teacher in config.teacher_pools().items():
+        rows.append(_scorers(f"teacher {name}", f"teachers.{name}", teacher))
     if config.uses_reference:
-        reference = config.reference
-        rows.append(
-            Row("reference", "reference", reference.num_replicas, reference.num_cpus_per_replica,
-                reference.num_gpus_per_replica or 0.0)
-        )  # fmt: skip
+        rows.append(_scorers("reference", "reference", config.reference))
     return rows
+
+
+def _scorers(kind: str, key: str, section: TeacherConfig | ReferenceConfig) -> ActorDemand:
+    return ActorDemand(
+        kind, key, section.num_replicas, section.num_cpus_per_replica, section.num_gpus_per_replica or 0.0
+    )
 
 
 def check_resources(
@@ -74,7 +71,7 @@ def check_resources(
         raise ConfigError(problems)
 
 
-def _shortage(kind: str, needed: float, available: float, demand: list[tuple[Row, float]]) -> str:
+def _shortage(kind: str, needed: float, available: float, demand: list[tuple[ActorDemand, float]]) -> str:
     parts = ", ".join(f"{row.key} {row.count} x {amount:g}" for row, amount in demand if amount > 0)
     fix = f"lower num_{kind.lower()}s_per_* (fractions are allowed) or the counts"
     if kind == "CPU":

@@ -1,7 +1,8 @@
-"""RunConfig: the sections that all algorithms share, as plain data."""
+"""RunConfig: the sections that all algorithms share, and what a method may say differently about them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 from pydantic import Field
@@ -10,11 +11,12 @@ from tgpo_ray.config.run_sections import (
     CheckpointingConfig,
     EvaluationConfig,
     FaultToleranceConfig,
+    OptimizerConfig,
     ReferenceConfig,
     ReportingConfig,
-    TrainingConfig,
 )
-from tgpo_ray.config.sections import EnvConfig, EnvRunnersConfig, LearnersConfig, ModelConfig, RayConfig
+from tgpo_ray.config.sections import EnvConfig, EnvRunnersConfig, LearnersConfig, ModelConfig, RayConfig, Section
+from tgpo_ray.config.teacher_sections import TeachersConfig
 from tgpo_ray.config.values import NonNegative, Strict
 
 
@@ -24,16 +26,16 @@ class RunConfig(Strict):
     Class attributes for subclasses:
         algo_class: the Algorithm, as a class or as `module:Name`.
         needs_envs: the algorithm samples from environments.
-        needs_teacher: `teachers` must hold the teacher of each environment.
         group_relative: advantages compare the episodes of a group, so a group of one has none.
         learner_groups: what each learner group holds; all are placed as `learners` says.
+        longest_episode_keys: the keys that `longest_episode` adds up, for messages.
     """
 
     algo_class: ClassVar[type | str | None] = None
     needs_envs: ClassVar[bool] = True
-    needs_teacher: ClassVar[bool] = False
     group_relative: ClassVar[bool] = True
     learner_groups: ClassVar[tuple[str, ...]] = ("learner",)
+    longest_episode_keys: ClassVar[str] = "max_prompt_tokens + max_response_tokens"
 
     algorithm: str = Field(default="", description="Name, or import path as my_pkg.mod:MyConfig.")
     name: str | None = Field(default=None, description="Name of the run's folder; null: that of the YAML file.")
@@ -42,7 +44,7 @@ class RunConfig(Strict):
     envs: list[EnvConfig] = Field(default_factory=list, description="Training environments; `env` is a list of one.")
     env_runners: EnvRunnersConfig = Field(default_factory=EnvRunnersConfig, description="Engines with environments.")
     learners: LearnersConfig = Field(default_factory=LearnersConfig, description="Weights and optimizer.")
-    training: TrainingConfig = Field(default_factory=TrainingConfig, description="Batch shape, optimizer, loss.")
+    training: OptimizerConfig = Field(default_factory=OptimizerConfig, description="Optimizer.")
     reference: ReferenceConfig = Field(default_factory=ReferenceConfig, description="The frozen model of a KL term.")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Held-out sets.")
     checkpointing: CheckpointingConfig = Field(default_factory=CheckpointingConfig, description="The run's folder.")
@@ -53,11 +55,33 @@ class RunConfig(Strict):
     ray: RayConfig = Field(default_factory=RayConfig, description="The cluster.")
 
     @property
-    def uses_reference(self) -> bool:
-        """Whether a frozen reference scores the episodes: the loss has a KL term."""
-        return getattr(self.training, "kl_weight", 0.0) > 0.0
-
-    @property
     def algorithm_path(self) -> str:
         """`algorithm`, or the import path of this class where the file names none."""
         return self.algorithm or f"{type(self).__module__}:{type(self).__qualname__}"
+
+    @property
+    def num_iterations(self) -> int | None:
+        """Iterations of the run; None where the data decide."""
+        return self.training.num_iterations
+
+    def sections(self) -> Iterator[tuple[str, Section | TeachersConfig]]:
+        """Yields the name and the value of every section, in the order of the fields."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Section | TeachersConfig):
+                yield name, value
+
+    # ---- what a method says differently: override these
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether a frozen reference scores the episodes: the loss has a KL term."""
+        return self.training.uses_reference
+
+    def teacher_pools(self) -> TeachersConfig:
+        """Returns the teachers by name; none where the method has none."""
+        return TeachersConfig()
+
+    def longest_episode(self) -> int:
+        """Returns the most tokens that one trained sequence can have, prompt and response."""
+        return self.env_runners.max_prompt_tokens + self.env_runners.max_response_tokens

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tgpo_ray.config.registry import ALGORITHMS, resolve_algorithm
+from tgpo_ray.config.registry import known_algorithms, resolve_algorithm
 from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.sugar import SHORTHAND
 
@@ -17,13 +17,13 @@ def json_schema(algorithm: str | None = None) -> dict[str, Any]:
         return {"$schema": DIALECT, **class_schema(resolve_algorithm(algorithm))}
     definitions: dict[str, Any] = {}
     branches = []
-    for name in sorted(ALGORITHMS):
+    for name in sorted(known_algorithms()):
         schema = class_schema(resolve_algorithm(name))
         definitions |= schema.pop("$defs", {})
         definitions[name] = schema
         condition = {"properties": {"algorithm": {"const": name}}, "required": ["algorithm"]}
         branches.append({"if": condition, "then": {"$ref": f"#/$defs/{name}"}})
-    known = {"anyOf": [{"enum": sorted(ALGORITHMS)}, {"type": "string", "pattern": ":"}]}
+    known = {"anyOf": [{"enum": sorted(known_algorithms())}, {"type": "string", "pattern": ":"}]}
     return {
         "$schema": DIALECT,
         "title": "tgpo_ray run",

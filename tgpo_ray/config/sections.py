@@ -1,16 +1,78 @@
-"""The sections that say who takes part: models, teachers, environments, runners, learners, and the Ray cluster."""
+"""Section, and the sections that say who takes part: model, environments, runners, learners, the Ray cluster."""
 
 from __future__ import annotations
 
-from collections.abc import ItemsView
-from typing import Any, Literal, Protocol
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
-from pydantic import ConfigDict, Field, RootModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tgpo_ray.config.errors import ConfigError, problems_of
-from tgpo_ray.config.values import Bytes, Dtype, NonNegativeFloat, Positive, PositiveFloat, Section, Share, place_of
+from tgpo_ray.config.values import Bytes, Dtype, NonNegativeFloat, Positive, PositiveFloat, Share, Strict
 
 GIB = 2**30
+SMALLEST_TOKEN_BUDGET = 16384  # what null gives a learner for short episodes
+
+
+class Binding(NamedTuple):
+    """The configuration that holds a section, and the name under which it does."""
+
+    owner: BaseModel
+    name: str
+
+
+def bind(section: BaseModel, owner: BaseModel, name: str) -> None:
+    """Tells `section` that `owner` holds it as `name`.
+
+    The slot is no pydantic field, so that comparing, copying and pickling never follow it back to the configuration.
+    """
+    object.__setattr__(section, "_binding", Binding(owner, name))
+
+
+def owner_of(section: BaseModel) -> Any:
+    """Returns the configuration that holds `section`; the section itself where none does."""
+    binding: Binding | None = getattr(section, "_binding", None)
+    return binding.owner if binding else section
+
+
+def place_of(section: BaseModel) -> tuple[type[BaseModel], tuple[str, ...]]:
+    """Returns the class of the configuration that holds `section`, and the section's path there."""
+    binding: Binding | None = getattr(section, "_binding", None)
+    return (type(binding.owner), (binding.name,)) if binding else (type(section), ())
+
+
+class Section(Strict):
+    """One section of a configuration. Calling it sets some of its values and returns the configuration.
+
+        config.training(lr=1e-4, group_size=4).learners(num_learners=2)
+
+    A section of your own may define the hooks `rules`, `facts` and `fill_in`.
+    """
+
+    __slots__ = ("_binding",)
+
+    def __call__(self, **values: Any) -> Any:
+        """Sets all of `values` or, where one of them is wrong, none; ConfigError says what is wrong."""
+        present = {name: getattr(self, name) for name in self.model_fields_set}
+        model, prefix = place_of(self)
+        try:
+            updated = type(self).model_validate({**present, **values})
+        except ValidationError as error:
+            raise ConfigError(problems_of(error, model, prefix=prefix)) from None
+        for name in values:
+            setattr(self, name, getattr(updated, name))
+        return owner_of(self)
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        """Yields a line for each rule that this section breaks, alone or together with the rest of `run`."""
+        yield from ()
+
+    def facts(self, run: RunView) -> dict[str, str]:
+        """Returns what `tgpo-ray plan` prints about this section, by name."""
+        return {}
+
+    def fill_in(self, run: RunView, *, gpus: bool) -> None:
+        """Replaces every null and `auto` by the value that it stands for, on a cluster with GPUs or without."""
 
 
 class ModelConfig(Section):
@@ -29,85 +91,12 @@ class ModelConfig(Section):
     )
     trust_remote_code: bool = Field(default=False, description="Run Python code that ships with the model.")
 
+    def fill_in(self, run: RunView, *, gpus: bool) -> None:
+        self.dtype = resolve_dtype(self.dtype, gpus=gpus)
 
-class TeacherConfig(Section):
-    """`teachers.<name>`: one pool of teacher actors."""
-
-    model_config = ConfigDict(json_schema_extra={"required": ["path"]})
-
-    path: str = Field(default="", description="Folder or Hugging Face id of the teacher.")
-    backend: Literal["vllm", "transformers", "remote"] = Field(
-        default="vllm", description="vllm or transformers in the actor, or remote: a server elsewhere."
-    )
-    url: str | None = Field(default=None, description="remote: the server's address, as http://host:8000.")
-    served_model: str | None = Field(
-        default=None, description="remote: the model's name there; null: the only one, else `path`."
-    )
-    api_key_env: str | None = Field(default=None, description="remote: environment variable with the server's key.")
-    num_replicas: Positive = Field(default=1, description="Teacher actors; work goes to the least loaded.")
-    tensor_parallel_size: Positive = Field(default=1, description="GPUs that one replica is split over.")
-    prompt: Literal["policy", "own_template"] = Field(
-        default="policy", description="policy: the teacher reads the policy's prompt; own_template: its chat template."
-    )
-    vocabulary: Literal["auto", "map", "text"] = Field(
-        default="auto",
-        description="map: ids by token string; text: by the text that both tokenizers cut at the same place; auto: "
-        "text where they share less than nine tenths of their tokens.",
-    )
-    map_end_of_sequence: bool = Field(
-        default=True, description="Where the teacher would end, the policy is taught its own end of sequence."
-    )
-    dtype: Dtype = Field(default="auto", description="auto: float32 on a CPU, bfloat16 on a GPU.")
-    hf_overrides: dict[str, Any] = Field(
-        default_factory=dict, description="Keys of the teacher's config.json to replace."
-    )
-    tokenizer: str | None = Field(default=None, description="Folder or id of the tokenizer; null: that of `path`.")
-    num_cpus_per_replica: NonNegativeFloat = Field(default=1.0, description="CPUs reserved in Ray for one replica.")
-    num_gpus_per_replica: NonNegativeFloat | None = Field(
-        default=None, description="GPUs of one replica; null: tensor_parallel_size where the cluster has GPUs, else 0."
-    )
-    kv_cache_memory: Bytes = Field(default=GIB, description="vllm: KV cache of one replica: bytes, or text as 40GiB.")
-    max_num_seqs: Positive = Field(
-        default=256, description="Sequences that one replica scores at a time; remote: requests in flight."
-    )
-    token_budget: Positive = Field(
-        default=16384, description="transformers: most tokens of one forward pass; a longer sequence goes alone."
-    )
-    cache_memory: Bytes | None = Field(
-        default=64 * 2**20, description="Scores that one replica remembers, for equal ids, as 64MiB; null: none."
-    )
-
-
-class TeachersConfig(RootModel[dict[str, TeacherConfig]]):
-    """`teachers`: the pools by name, read like a dict. Calling it sets one pool and returns the configuration."""
-
-    model_config = ConfigDict(strict=True)
-    __slots__ = ("_owner",)
-
-    root: dict[str, TeacherConfig] = Field(default_factory=dict)
-
-    def __call__(self, name: str = "default", /, **values: Any) -> Any:
-        """Sets `values` of the pool `name`, made where it is new; ConfigError says what is wrong."""
-        model, prefix = place_of(self)
-        teacher = self.root.get(name, TeacherConfig())
-        now = {key: getattr(teacher, key) for key in teacher.model_fields_set}
-        try:
-            self.root[name] = TeacherConfig.model_validate({**now, **values})
-        except ValidationError as error:
-            raise ConfigError(problems_of(error, model, prefix=(*prefix, name))) from None
-        return getattr(self, "_owner", self)
-
-    def __getitem__(self, name: str) -> TeacherConfig:
-        return self.root[name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self.root
-
-    def __len__(self) -> int:
-        return len(self.root)
-
-    def items(self) -> ItemsView[str, TeacherConfig]:
-        return self.root.items()
+    def rules(self, run: RunView) -> Iterator[str]:
+        if not self.path:
+            yield "model.path: required (folder or Hugging Face id of the policy)"
 
 
 class EvaluationEnvConfig(Section):
@@ -149,6 +138,17 @@ class EnvRunnersConfig(Section):
     num_verifier_workers: Positive = Field(default=1, description="Verifier processes of one runner.")
     verify_deadline_s: PositiveFloat = Field(default=10.0, description="Seconds after which a verifier is killed.")
 
+    def fill_in(self, run: RunView, *, gpus: bool) -> None:
+        if self.num_gpus_per_env_runner is None:
+            self.num_gpus_per_env_runner = float(self.tensor_parallel_size if gpus else 0)
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        if run.needs_envs and self.top_p < 1.0:
+            yield (
+                f"env_runners.top_p: must be 1.0 in training, got {self.top_p:g}: a token outside the nucleus has "
+                "log-prob -inf under the sampler, and the ratio no value"
+            )
+
 
 class LearnersConfig(Section):
     """`learners`: the Ray Train workers that hold weights and optimizer."""
@@ -172,6 +172,36 @@ class LearnersConfig(Section):
         default=None, description="OpenMP threads; null: num_cpus_per_learner rounded down, at least 1."
     )
 
+    def budget(self, longest: int) -> int:
+        """Returns `token_budget`, or what null stands for where the longest sequence has that many tokens."""
+        return self.token_budget or max(SMALLEST_TOKEN_BUDGET, longest)
+
+    def fill_in(self, run: RunView, *, gpus: bool) -> None:
+        self.token_budget = self.budget(run.longest_episode())
+        if self.num_gpus_per_learner is None:
+            self.num_gpus_per_learner = 1.0 if gpus else 0.0
+        if self.threads_per_learner is None:
+            self.threads_per_learner = max(1, int(self.num_cpus_per_learner))
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        yield from self._strategy_rules()
+        longest = run.longest_episode()
+        if self.token_budget is not None and self.token_budget < longest:
+            yield (
+                f"learners.token_budget: must be >= {run.longest_episode_keys} = {longest}, got {self.token_budget}: "
+                "one sequence has to fit"
+            )
+
+    def _strategy_rules(self) -> Iterator[str]:
+        if self.engine == "torch":
+            for key, value, default in (("zero_stage", self.zero_stage, 0), ("offload", self.offload, "none")):
+                if value != default:
+                    yield f"learners.{key}: {value} needs learners.engine deepspeed, got torch"
+        elif self.offload == "optimizer" and self.zero_stage < 1:
+            yield f"learners.offload: optimizer needs zero_stage >= 1, got {self.zero_stage}"
+        elif self.offload == "optimizer_and_parameters" and self.zero_stage < 3:
+            yield f"learners.offload: optimizer_and_parameters needs zero_stage 3, got {self.zero_stage}"
+
 
 class RayConfig(Section):
     """`ray`: the cluster. Within `ray job submit`, or with RAY_ADDRESS set, both keys stay null."""
@@ -188,7 +218,28 @@ def resolve_dtype(dtype: Dtype, *, gpus: bool) -> Literal["float32", "bfloat16"]
 
 
 class RunView(Protocol):
-    """What the rules of one section may look at of the others."""
+    """A run as the `rules` and `facts` of its sections see it; `RunConfig` is one."""
 
-    algorithm: str
-    env_runners: EnvRunnersConfig
+    needs_envs: ClassVar[bool]
+    group_relative: ClassVar[bool]
+    longest_episode_keys: ClassVar[str]
+
+    @property
+    def algorithm_path(self) -> str: ...
+
+    @property
+    def model(self) -> ModelConfig: ...
+
+    @property
+    def env_runners(self) -> EnvRunnersConfig: ...
+
+    @property
+    def learners(self) -> LearnersConfig: ...
+
+    @property
+    def uses_reference(self) -> bool: ...
+
+    @property
+    def num_iterations(self) -> int | None: ...
+
+    def longest_episode(self) -> int: ...

@@ -1,13 +1,11 @@
-"""The base class of every section, and the kinds of value that sections share."""
+"""The kinds of value that sections share, and the strictness of all of them."""
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
-
-from tgpo_ray.config.errors import ConfigError, problems_of, unknown_key
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 BYTE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 BYTES_PATTERN = r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*$"
@@ -50,47 +48,3 @@ class Strict(BaseModel):
     """A pydantic model that refuses unknown keys, refuses text where a number is due, and checks assignments too."""
 
     model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True, allow_inf_nan=False)
-
-    if not TYPE_CHECKING:  # a type checker that saw this would accept an assignment to any name
-
-        def __setattr__(self, name: str, value: Any) -> None:
-            model, prefix = place_of(self)
-            if not name.startswith("_") and name not in type(self).model_fields:
-                raise ConfigError([unknown_key((*prefix, name), model)])
-            try:
-                super().__setattr__(name, value)
-            except ValidationError as error:
-                raise ConfigError(problems_of(error, model, prefix=prefix)) from None
-
-
-class Section(Strict):
-    """One section of a configuration; calling it sets some of its values and returns the configuration.
-
-        config.training(lr=1e-4, group_size=4).learners(num_learners=2)
-
-    A configuration binds a section to itself whenever the section is read from it. The slot is no pydantic field, so
-    that comparing, copying and pickling never follow it back to the configuration.
-    """
-
-    __slots__ = ("_owner",)
-
-    def __call__(self, **values: Any) -> Any:
-        """Sets all of `values` or, where one of them is wrong, none; ConfigError says what is wrong."""
-        now = {name: getattr(self, name) for name in self.model_fields_set}
-        model, prefix = place_of(self)
-        try:
-            updated = type(self).model_validate({**now, **values})
-        except ValidationError as error:
-            raise ConfigError(problems_of(error, model, prefix=prefix)) from None
-        for name in values:
-            setattr(self, name, getattr(updated, name))
-        return getattr(self, "_owner", self)
-
-
-def place_of(section: BaseModel) -> tuple[type[BaseModel], tuple[str, ...]]:
-    """Returns the class of the configuration that `section` was read from, and its path there."""
-    owner = getattr(section, "_owner", None)
-    if owner is None:
-        return type(section), ()
-    names = [name for name, value in vars(owner).items() if value is section]
-    return (type(owner), (names[0],)) if names else (type(section), ())

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import ray
 
@@ -21,6 +21,9 @@ from tgpo_ray.episode import SampledGroup
 from tgpo_ray.learners import LearnersRestartedError, build_learners
 from tgpo_ray.models import local_model
 from tgpo_ray.teachers import TeacherGroup
+
+if TYPE_CHECKING:
+    from ray.train import Result
 
 STATE_FILE = "algorithm.json"
 
@@ -74,6 +77,13 @@ class Algorithm:
             raise
         self._last_state = self.state_dict()
         self._last_checkpoint = ""
+
+    @classmethod
+    def fit(cls, config: AlgorithmConfig) -> Result:
+        """Run the whole job of `config`: iterations, evaluation, checkpoints, report. See `tgpo_ray.driver.fit`."""
+        from tgpo_ray.driver.run import fit  # it imports this module
+
+        return fit(config)
 
     def _check_runners(self, env_runners: EnvRunnerGroup | None) -> None:
         if env_runners is not None and env_runners.spec.envs != all_envs(self.config):

@@ -10,7 +10,7 @@ from tgpo_ray.env_runners.runner import EnvRunnerSpec
 from tgpo_ray.models import EngineSpec, Sampling, local_model
 
 if TYPE_CHECKING:
-    from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.config import AlgorithmConfig, OnPolicyConfig
 
 
 def engine_spec(config: AlgorithmConfig) -> EngineSpec:
@@ -54,7 +54,7 @@ def build_env_runners(config: AlgorithmConfig) -> EnvRunnerGroup:
     )
 
 
-def training_sampling(config: AlgorithmConfig) -> Sampling:
+def training_sampling(config: OnPolicyConfig) -> Sampling:
     runners = config.env_runners
     return Sampling(
         max_tokens=runners.max_response_tokens,

@@ -6,9 +6,8 @@ import jsonschema
 import pytest
 
 from tgpo_ray.algorithms import GRPOConfig, SFTConfig, TGPOConfig
-from tgpo_ray.cli.plan import local_cluster, plan_text, step_facts, teacher_last_step
-from tgpo_ray.config import AlgorithmConfig, ConfigError, Row, load_file, load_yaml, resource_plan
-from tgpo_ray.config.schema import json_schema
+from tgpo_ray.cli.plan import local_cluster, plan_text
+from tgpo_ray.config import ActorDemand, AlgorithmConfig, ConfigError, json_schema, load_file, load_yaml, resource_plan
 
 YAML_FILES = sorted((Path(__file__).parents[3] / "yaml").rglob("*.yaml"))
 
@@ -21,26 +20,26 @@ def tgpo() -> TGPOConfig:
 def test_the_plan_says_who_gets_which_resources():
     config = tgpo().learners(num_learners=2, num_cpus_per_learner=0.5).teachers("maths", path="a/b", num_replicas=2)
     assert resource_plan(config, gpus=True) == [
-        Row("learner", "learners", 2, 0.5, 1.0),
-        Row("env runner", "env_runners", 1, 1.0, 1.0),
-        Row("teacher default", "teachers.default", 1, 1.0, 1.0),
-        Row("teacher maths", "teachers.maths", 2, 1.0, 1.0),
+        ActorDemand("learner", "learners", 2, 0.5, 1.0),
+        ActorDemand("env runner", "env_runners", 1, 1.0, 1.0),
+        ActorDemand("teacher default", "teachers.default", 1, 1.0, 1.0),
+        ActorDemand("teacher maths", "teachers.maths", 2, 1.0, 1.0),
     ]
     assert all(row.gpus == 0.0 for row in resource_plan(config, gpus=False))
 
 
 def test_a_reference_takes_resources_where_the_loss_has_a_kl_term():
     config = GRPOConfig().reference(num_replicas=2, num_cpus_per_replica=0.5)
-    assert "reference" not in [row.who for row in resource_plan(config, gpus=False)]
+    assert "reference" not in [row.kind for row in resource_plan(config, gpus=False)]
     rows = resource_plan(config.training(kl_weight=0.1), gpus=True)
-    assert rows[-1] == Row("reference", "reference", 2, 0.5, 1.0)
-    assert step_facts(config.models(path="a/b"))["reference"] == "a/b, frozen, called in every iteration"
+    assert rows[-1] == ActorDemand("reference", "reference", 2, 0.5, 1.0)
+    assert config.models(path="a/b").facts()["reference"] == "a/b, frozen, called in every iteration"
 
 
 def test_sft_starts_runners_only_to_evaluate():
-    assert [row.who for row in resource_plan(SFTConfig(), gpus=False)] == ["learner"]
+    assert [row.kind for row in resource_plan(SFTConfig(), gpus=False)] == ["learner"]
     evaluated = SFTConfig().evaluation(envs=[{"id": "tgpo/Math-v0"}])
-    assert [row.who for row in resource_plan(evaluated, gpus=False)] == ["learner", "env runner"]
+    assert [row.kind for row in resource_plan(evaluated, gpus=False)] == ["learner", "env runner"]
 
 
 def test_the_plan_text_holds_config_resources_and_step():
@@ -56,14 +55,14 @@ def test_the_plan_bounds_tokens_and_denominators():
     config = (
         tgpo().env_runners(max_prompt_tokens=100, max_response_tokens=400).learners(token_budget=1000, num_learners=2)
     )
-    facts = step_facts(config)
+    facts = config.facts()
     assert facts["denominator Z"].endswith("at most 204,800")  # 1024 episodes / 2 updates x 400 tokens
     assert facts["tokens"] == "at most 512,000 (409,600 of them responses)"
     assert facts["micro-batches"].startswith("at most 128 ")  # 512 episodes / 2 learners / 2 that fit in 1000 tokens
 
 
 def test_the_plan_of_sft_counts_rows():
-    facts = step_facts(SFTConfig().evaluation(every=5, envs=[{"id": "tgpo/Math-v0"}]))
+    facts = SFTConfig().evaluation(every=5, envs=[{"id": "tgpo/Math-v0"}]).facts()
     assert facts["iterations"] == "3 epochs of the data"
     assert facts["evaluation"] == "Math: at the start, every 5 iterations, at the end"
     assert "teacher" not in facts
@@ -80,7 +79,7 @@ def test_the_plan_of_sft_counts_rows():
     ],
 )
 def test_the_plan_says_when_the_teacher_leaves(guidance: dict, said: str):
-    assert teacher_last_step(tgpo().guidance(**guidance)) == said
+    assert tgpo().guidance(**guidance).facts()["teacher"] == said
 
 
 def test_a_local_cluster_counts_what_the_config_says():

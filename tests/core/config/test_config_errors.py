@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from tgpo_ray.algorithms import GRPOConfig, TGPOConfig
-from tgpo_ray.config import ALGORITHMS, AlgorithmConfig, ConfigError, TrainingConfig
+from tgpo_ray.config import AlgorithmConfig, ConfigError, TrainingConfig, known_algorithms
 
-KNOWN = ", ".join(sorted(ALGORITHMS))
+KNOWN = ", ".join(sorted(known_algorithms()))
 
 
 def problems(data: dict[str, Any]) -> list[str]:
@@ -128,12 +129,12 @@ def test_a_class_refuses_the_file_of_another_algorithm():
         TGPOConfig.from_dict({"algorithm": "GRPO"})
 
 
-def test_an_assignment_is_checked_and_names_its_path():
+def test_an_assignment_is_checked_and_names_its_key():
     config = TGPOConfig()
-    with pytest.raises(ConfigError, match=r"^training\.lr: must be > 0, got -1\.0"):
+    with pytest.raises(ValidationError, match=r"\nlr\n  Input should be greater than 0 .*input_value=-1\.0"):
         config.training.lr = -1.0
-    with pytest.raises(ConfigError, match=r"^training\.lrr: unknown key; did you mean 'training\.lr'\?"):
+    with pytest.raises(ValidationError, match=r"\nlrr\n  Object has no attribute 'lrr'"):
         config.training.lrr = 1.0  # pyright: ignore[reportAttributeAccessIssue]
-    with pytest.raises(ConfigError, match=r"^lr: must be > 0"):
+    with pytest.raises(ValidationError, match=r"\nlr\n  Input should be greater than 0"):
         TrainingConfig().lr = 0.0
     assert config.training.lr == 1e-6

@@ -77,9 +77,9 @@ def test_a_key_of_another_backend_is_refused(teacher: dict[str, Any], message: s
 
 
 def test_a_served_teacher_takes_no_gpu_of_a_cluster_that_has_some():
-    counts = {row.who: row.gpus for row in resource_plan(tgpo(backend="remote", url=URL), gpus=True)}
+    counts = {row.kind: row.gpus for row in resource_plan(tgpo(backend="remote", url=URL), gpus=True)}
     assert counts["teacher default"] == 0.0
-    counts = {row.who: row.gpus for row in resource_plan(tgpo(backend="transformers"), gpus=True)}
+    counts = {row.kind: row.gpus for row in resource_plan(tgpo(backend="transformers"), gpus=True)}
     assert counts["teacher default"] == 1.0
 
 

@@ -1,0 +1,93 @@
+"""What every method with a teacher has in its configuration: `teachers`, and `guidance` with a weight over time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from tgpo_ray.config import (
+    NonNegativeFloat,
+    OnPolicyConfig,
+    RunView,
+    Section,
+    Share,
+    TeachersConfig,
+    section,
+)
+
+from .grpo_config import GRPOTrainingConfig
+
+if TYPE_CHECKING:
+    from tgpo_ray.guidance import ConstantWeight, CosineDecay, LinearDecay
+
+
+class TeacherTermConfig(Section):
+    """What a teacher's term has in every method: a weight over time, and a rule for tokens that the policy lacks."""
+
+    weight: NonNegativeFloat = Field(default=2e-3, description="w at the first iteration.")
+    decay: NonNegativeFloat = Field(default=0.0, description="Linear schedule: what w loses at each iteration.")
+    minimum: NonNegativeFloat = Field(
+        default=0.0, description="Linear schedule: least w; at w = 0 the teacher is not called."
+    )
+    schedule: Literal["linear", "constant", "cosine"] = Field(
+        default="linear", description="linear: minus decay each iteration; cosine: to 0 over num_iterations."
+    )
+    unmapped: Literal["mask", "first_piece"] = Field(
+        default="mask", description="A teacher token that the policy lacks: no guidance there, or its first piece."
+    )
+    max_unmapped_share: Share = Field(default=0.05, description="The run fails above this share of unmapped tokens.")
+
+    def build_schedule(self, num_iterations: int) -> ConstantWeight | LinearDecay | CosineDecay:
+        """Returns the callable step -> w, the step counted from 0."""
+        from tgpo_ray.guidance import ConstantWeight, CosineDecay, LinearDecay  # imports torch
+
+        if self.schedule == "constant":
+            return ConstantWeight(self.weight)
+        if self.schedule == "cosine":
+            return CosineDecay(self.weight, num_iterations)
+        return LinearDecay(self.weight, self.decay, self.minimum)
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        for key, value in (("decay", self.decay), ("minimum", self.minimum)):
+            if value > 0 and self.schedule != "linear":
+                yield f"guidance.{key}: belongs to schedule linear, got {value:g} with {self.schedule}; write 0"
+        if self.minimum > self.weight:
+            yield f"guidance.minimum: must be <= guidance.weight ({self.weight:g}), got {self.minimum:g}"
+
+    def facts(self, run: RunView) -> dict[str, str]:
+        return {"teacher": self.last_call(run.num_iterations or 0)}
+
+    def last_call(self, iterations: int) -> str:
+        """Returns when the teacher is called for the last time.
+
+        The schedule is 0 from step t on (steps counted from 0), so the last of the iterations 1..n that calls it is t.
+        """
+        step = self.build_schedule(iterations).last_step()
+        if step == 0:
+            return "never called: guidance.weight is 0"
+        if step is None or step >= iterations:
+            return f"called in all {iterations} iterations"
+        return f"last called in iteration {step} of {iterations}; then w = 0 and its resources return"
+
+
+class TaughtConfig(OnPolicyConfig):
+    """Configuration of a method with teachers. A subclass narrows `guidance`, and `training` where it differs."""
+
+    teachers: TeachersConfig = section(TeachersConfig, "Teacher pools by name; `teacher` is a map of one.")
+    training: GRPOTrainingConfig = section(GRPOTrainingConfig, "Batch shape, optimizer, policy loss.")
+    guidance: TeacherTermConfig = section(TeacherTermConfig, "The teacher's term of the loss.")
+
+    def teacher_pools(self) -> TeachersConfig:
+        return self.teachers
+
+    def rules(self) -> Iterator[str]:
+        yield from super().rules()
+        known = [name for name, _ in self.teachers.items()]
+        if not known:
+            yield f"teachers: required: {self.algorithm_path} learns from one; write teacher: {{path: folder or id}}"
+            return
+        for index, env in enumerate(self.envs):
+            if env.teacher not in known:
+                yield f"envs.{index}.teacher: no teacher named {env.teacher!r}; `teachers` has {', '.join(known)}"

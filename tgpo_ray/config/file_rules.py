@@ -1,0 +1,86 @@
+"""What a run's model folders must hold: weights and tokenizer, a long enough context, room in the KV cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tgpo_ray.config.run_config import RunConfig
+from tgpo_ray.config.sections import ModelConfig
+from tgpo_ray.config.teacher_sections import TeacherConfig
+from tgpo_ray.config.values import format_bytes
+from tgpo_ray.models import context_length, folder_problems, kv_bytes_per_token, model_facts
+
+
+def file_rules(config: RunConfig) -> Iterator[str]:
+    """Yields a line for each rule that the model folders break."""
+    yield from model_folders_are_whole(config)
+    yield from lengths_fit_the_context(config)
+    yield from kv_cache_holds_one_sequence(config)
+
+
+class LoadedModel(NamedTuple):
+    """One model that the run loads."""
+
+    where: str  # the key that names it
+    model: ModelConfig | TeacherConfig
+    extra_tokens: int = 0  # a scorer's prefill asks the engine for one token more
+    weights: bool = True  # False: a server elsewhere holds them
+
+
+def loaded_models(config: RunConfig) -> Iterator[LoadedModel]:
+    """Yields every model that the run loads."""
+    yield LoadedModel("model", config.model)
+    for name, teacher in config.teacher_pools().items():
+        extra_tokens = int(teacher.backend != "transformers")
+        yield LoadedModel(f"teachers.{name}", teacher, extra_tokens, teacher.backend != "remote")
+    if config.uses_reference:
+        yield LoadedModel("reference", reference_model(config), 1)
+
+
+def reference_model(config: RunConfig) -> ModelConfig:
+    """Returns the reference's files: what `reference` leaves open is the policy's."""
+    model = config.model
+    path = config.reference.path or model.path
+    return model.model_copy(update={"path": path, "tokenizer": model.tokenizer or model.path})
+
+
+def model_folders_are_whole(config: RunConfig) -> Iterator[str]:
+    for where, model, _, weights in loaded_models(config):
+        if model.path:
+            yield from folder_problems(where, model.path, model.tokenizer, weights=weights)
+
+
+def lengths_fit_the_context(config: RunConfig) -> Iterator[str]:
+    longest, keys = config.longest_episode(), config.longest_episode_keys
+    if config.model.max_model_len is not None and longest > config.model.max_model_len:
+        yield f"model.max_model_len: must be >= {keys} = {longest}, got {config.model.max_model_len}"
+    for where, model, extra_tokens, _ in loaded_models(config):
+        context = context_length(model_facts(model.path, model.hf_overrides))
+        if context is not None and longest + extra_tokens > context:
+            owner = "model" if where == "reference" else where
+            yield (
+                f"{where}: {keys}{' + 1' * extra_tokens} = {longest + extra_tokens} exceeds the context of {context} "
+                f"tokens; lower them or raise {owner}.hf_overrides.max_position_embeddings"
+            )
+
+
+def kv_cache_holds_one_sequence(config: RunConfig) -> Iterator[str]:
+    engines: list[tuple[str, ModelConfig | TeacherConfig, int]] = [
+        (f"teachers.{name}", teacher, teacher.kv_cache_memory)
+        for name, teacher in config.teacher_pools().items()
+        if teacher.backend == "vllm"
+    ]
+    if config.uses_reference and config.reference.backend == "vllm":
+        engines.append(("reference", reference_model(config), config.reference.kv_cache_memory))
+    if config.needs_envs or config.evaluation.envs:
+        engines.append(("env_runners", config.model, config.env_runners.kv_cache_memory))
+    tokens = config.env_runners.max_prompt_tokens + config.env_runners.max_response_tokens
+    for where, model, memory in engines:
+        # `auto` counts as bfloat16, the smaller: what is refused here fails on every machine.
+        per_token = kv_bytes_per_token(model_facts(model.path, model.hf_overrides), model.dtype)
+        if per_token is not None and per_token * tokens > memory:
+            yield (
+                f"{where}.kv_cache_memory: must be >= {format_bytes(per_token * tokens)}, one sequence of {tokens} "
+                f"tokens, got {format_bytes(memory)}"
+            )

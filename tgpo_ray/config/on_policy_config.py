@@ -1,0 +1,128 @@
+"""OnPolicyConfig: the configuration of an algorithm that samples from the policy that it trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from tgpo_ray.config.algorithm_config import AlgorithmConfig, section
+from tgpo_ray.config.run_sections import OptimizerConfig
+from tgpo_ray.config.sections import RunView
+from tgpo_ray.config.values import NonNegative, NonNegativeFloat, Positive
+
+OldLogprobs = Literal["none", "sampler", "learner"]
+
+
+class TrainingConfig(OptimizerConfig):
+    """`training`: batch shape, optimizer and policy loss of an algorithm that samples from the policy."""
+
+    unread: ClassVar[tuple[str, ...]] = ()  # keys that the algorithm inherits and its loss does not contain
+
+    num_iterations: Positive = Field(default=300, description="Iterations: sample, score, update, sync weights.")
+    groups_per_iteration: Positive = Field(default=128, description="Problems sampled in an iteration.")
+    group_size: Positive = Field(default=8, description="Episodes of one problem.")
+    updates_per_iteration: Positive = Field(default=1, description="Optimizer steps that share an iteration's groups.")
+    old_logprobs: OldLogprobs | None = Field(
+        default=None,
+        description="Source of pi_old; null: sampler where max_staleness > 0, none with one update, else learner.",
+    )
+    lr_warmup_steps: NonNegative = Field(default=0, description="Optimizer steps of linear warm-up.")
+    clip_low: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.2, description="The ratio is clipped at 1 - this.")
+    clip_high: NonNegativeFloat = Field(default=0.2, description="The ratio is clipped at 1 + this.")
+    entropy_weight: NonNegativeFloat = Field(default=0.001, description="Weight of the entropy bonus.")
+    max_staleness: NonNegative = Field(
+        default=0, description="Weight versions the runners may lag; only 0 (on-policy) so far."
+    )
+    dynamic_sampling: bool = Field(
+        default=False, description="Replace groups whose rewards are all equal, which teach nothing, by other problems."
+    )
+    max_sampling_rounds: Positive = Field(
+        default=10, description="Rounds of dynamic sampling; then the iteration goes on with the groups it has."
+    )
+
+    @property
+    def needs_sampler_logprobs(self) -> bool:
+        """Whether episodes carry the log-probs that the engine reported."""
+        return self.resolved_old_logprobs() == "sampler"
+
+    def resolved_old_logprobs(self) -> OldLogprobs:
+        """`old_logprobs`, or what null stands for: see the field."""
+        if self.old_logprobs is not None:
+            return self.old_logprobs
+        if self.max_staleness > 0:
+            return "sampler"
+        return "none" if self.updates_per_iteration == 1 else "learner"
+
+    @property
+    def groups_per_update(self) -> int:
+        return self.groups_per_iteration // self.updates_per_iteration
+
+    def fill_in(self, run: RunView, *, gpus: bool) -> None:
+        self.old_logprobs = self.resolved_old_logprobs()
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        yield from self._group_rules(run)
+        yield from self._update_rules(run)
+        if self.max_staleness > 0:
+            yield (
+                f"training.max_staleness: must be 0, got {self.max_staleness}: runners cannot yet work ahead of the "
+                "learners; within an iteration everything overlaps anyway"
+            )
+        for key in self.unread:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                yield f"training.{key}: the loss of {run.algorithm_path} does not contain it; leave it out"
+
+    def _group_rules(self, run: RunView) -> Iterator[str]:
+        if run.group_relative and self.group_size < 2:
+            yield (
+                f"training.group_size: must be >= 2, got {self.group_size}: one episode has no group to compare with"
+            )
+        if self.dynamic_sampling and self.group_size < 2:
+            yield "training.dynamic_sampling: needs group_size >= 2, got 1: the rewards of one episode are always equal"
+
+    def _update_rules(self, run: RunView) -> Iterator[str]:
+        groups, updates, num_learners = self.groups_per_iteration, self.updates_per_iteration, run.learners.num_learners
+        episodes = groups // updates * self.group_size
+        if groups % updates:
+            yield (
+                f"training.groups_per_iteration: must be a multiple of updates_per_iteration ({updates}), got {groups}:"
+                " each update trains on as many groups"
+            )
+        elif episodes < num_learners:
+            yield (
+                f"learners.num_learners: must be <= {episodes}, the episodes of one update, got {num_learners}: a "
+                "learner would have nothing to train on"
+            )
+        if self.old_logprobs == "none" and updates > 1:
+            yield (
+                f"training.old_logprobs: none needs updates_per_iteration 1, got {updates}: after the first update the "
+                "policy is no longer the one that sampled; write learner, sampler or null"
+            )
+
+    def facts(self, run: RunView) -> dict[str, str]:
+        groups, updates = self.groups_per_iteration, self.updates_per_iteration
+        episodes, longest = groups * self.group_size, run.longest_episode()
+        responses, budget = episodes * run.env_runners.max_response_tokens, run.learners.budget(longest)
+        micro_batches = math.ceil(episodes / updates / run.learners.num_learners / max(1, budget // longest))
+        return {
+            "iterations": f"{self.num_iterations}, {self.num_iterations * updates} optimizer steps",
+            "rollouts": f"{groups} groups x {self.group_size} = {episodes} episodes",
+            "updates": f"{updates}, each on {self.groups_per_update} groups = {episodes // updates} episodes",
+            "denominator Z": self.denominator_fact(episodes // updates, responses // updates),
+            "tokens": f"at most {episodes * longest:,} ({responses:,} of them responses)",
+            "micro-batches": f"at most {micro_batches} a learner and update, of {budget:,} tokens",
+            "old log-probs": self.resolved_old_logprobs(),
+        }
+
+    def denominator_fact(self, episodes: int, tokens: int) -> str:
+        """Returns what an update of that many episodes, and of at most that many response tokens, is divided by."""
+        return f"policy tokens of an update over all learners, at most {tokens:,}"
+
+
+class OnPolicyConfig(AlgorithmConfig):
+    """The configuration of a run of an `OnPolicyAlgorithm`."""
+
+    training: TrainingConfig = section(TrainingConfig, "Batch shape, optimizer, policy loss.")
