@@ -94,7 +94,7 @@ class EvaluationConfig(Section):
 
 
 class CheckpointingConfig(Section):
-    """`checkpointing`: where the run's folder lies and how often it is saved."""
+    """`checkpointing`: where the run's folder is and how often it is saved."""
 
     storage_path: str = Field(default="runs", description="Folder or URI; the run writes <storage_path>/<name>.")
     every: Positive | None = Field(default=None, description="Iterations between checkpoints; null: the last alone.")
