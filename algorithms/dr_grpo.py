@@ -40,7 +40,7 @@ class DrGRPOConfig(AlgorithmConfig):
     )
 
 
-class DrGRPO(GRPO):
+class DrGRPO(GRPO[DrGRPOConfig]):
     """GRPO without its two biases (Liu et al. 2025, 2503.20783).
 
         A_i = R_i - mean_G R

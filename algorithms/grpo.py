@@ -4,16 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
 
 from tgpo_ray.config import AlgorithmConfig
-from tgpo_ray.driver import OnPolicyAlgorithm
+from tgpo_ray.driver import ConfigT, OnPolicyAlgorithm
 
 from .advantages import group_standardized
 from .grpo_config import GRPOTrainingConfig
+from .policy_options import policy_options
 from .rewards import shaped_rewards
 from .token_losses import PolicyLoss
 
@@ -33,7 +34,7 @@ class GRPOConfig(AlgorithmConfig):
     )
 
 
-class GRPO(OnPolicyAlgorithm):
+class GRPO(OnPolicyAlgorithm[ConfigT]):
     """Group-relative policy optimization with a token mean.
 
         A_i = (R_i - mean_G R) / (std_G R + 1e-6)
@@ -51,37 +52,28 @@ class GRPO(OnPolicyAlgorithm):
 
     config_class = GRPOConfig
 
+    @property
+    def training(self) -> GRPOTrainingConfig:
+        """`config.training`, which has GRPO's keys in every configuration of this family."""
+        assert isinstance(self.config.training, GRPOTrainingConfig)
+        return self.config.training
+
     def rewards(self, group: SampledGroup) -> np.ndarray:
         """(G,) what the advantages are made of."""
-        return shaped_rewards(group.infos, self.config.training, self.config.env_runners.max_response_tokens)
+        return shaped_rewards(group.infos, self.training, self.config.env_runners.max_response_tokens)
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
         return [group_standardized(self.rewards(group)) for group in groups]
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        return PolicyLoss(**self.policy_loss_options())
-
-    def policy_loss_options(self) -> dict[str, Any]:
-        training = self.config.training
-        return {
-            "clip_low": training.clip_low,
-            "clip_high": training.clip_high,
-            "dual_clip": training.dual_clip,
-            "entropy_weight": training.entropy_weight,
-            "per_sequence": training.loss_aggregation == "sequence",
-            "kl_weight": training.kl_weight,
-            "kl_estimator": training.kl_estimator,
-            "kl_as": training.kl_as,
-            "importance": training.importance,
-            "importance_cap": training.importance_cap,
-        }
+        return PolicyLoss(**policy_options(self.training))
 
     def denominator(self, groups: Sequence[SampledGroup]) -> float:
         """Z of a token mean; else the number of episodes, times `max_response_tokens` where that is the constant.
 
         The constant is no padded length: a batch of short responses does not weigh more.
         """
-        aggregation = self.config.training.loss_aggregation
+        aggregation = self.training.loss_aggregation
         if aggregation == "token":
             return super().denominator(groups)
         num_episodes = float(sum(len(group.infos) for group in groups))

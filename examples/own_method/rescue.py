@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
+from tgpo_ray.algorithms.grpo import GRPO
 from tgpo_ray.algorithms.grpo_config import GRPOTrainingConfig
-from tgpo_ray.algorithms.tgpo import TGPO
+from tgpo_ray.algorithms.policy_options import policy_options
+from tgpo_ray.algorithms.taught import Taught
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
 from tgpo_ray.config import AlgorithmConfig, NonNegativeFloat, TeachersConfig, TeacherTermConfig
 from tgpo_ray.episode import SampledGroup
@@ -36,8 +38,8 @@ class RescueConfig(AlgorithmConfig):
     def problems(self, *, files: bool = True) -> list[str]:
         """A line for each rule that is broken: `tgpo-ray plan` prints them all before anything starts."""
         found = super().problems(files=files)
-        if self.uses_reference:
-            found.append("training.kl_weight: must be 0 here: solved groups pass no scorer, the reference neither")
+        if self.training.loss_aggregation != "token":
+            found.append("training.loss_aggregation: must be token here: guidance is divided as the policy loss is")
         return found
 
 
@@ -57,32 +59,14 @@ class RescueLoss(GuidedPolicyLoss):
         return super().guidance(logprobs, rows) * doubt**self.focus
 
 
-class Rescue(TGPO):
+class Rescue(Taught[RescueConfig], GRPO[RescueConfig]):
     """Teacher-guided policy optimization of failed groups; all others train as under GRPO and see no teacher."""
 
     config_class = RescueConfig
 
-    @property
-    def loss_needs_batch(self) -> bool:
-        return False
-
-    def wanted(self) -> set[str]:
-        return {"argmax"}
-
-    def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
-        """Send failed groups to the teacher, as they come; the others follow at the end."""
-        solved: list[SampledGroup] = []
-
-        def failed() -> Iterator[SampledGroup]:
-            for group in groups:
-                if any(info.outcome == "correct" for info in group.infos):
-                    solved.append(group)
-                else:
-                    yield group
-
-        yield from super().annotate(failed())
-        yield from solved
+    def asks_teacher(self, group: SampledGroup) -> bool:
+        return not any(info.outcome == "correct" for info in group.infos)
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        options: dict[str, Any] = self.policy_loss_options()
-        return RescueLoss(**options, guidance_weight=self.guidance_weight, focus=self.config.guidance.focus)
+        options, focus = policy_options(self.training), self.config.guidance.focus
+        return RescueLoss(**options, guidance_weight=self.guidance_weight, focus=focus)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from tgpo_ray.driver.algorithm import Algorithm, Metrics
+    from tgpo_ray.driver.algorithm import Algorithm, ConfigT, Metrics
     from tgpo_ray.driver.on_policy import OnPolicyAlgorithm
     from tgpo_ray.driver.run import fit
     from tgpo_ray.driver.token_values import GroupTokens, placed, with_values
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "algorithm": ["Algorithm", "Metrics"],
+        "algorithm": ["Algorithm", "ConfigT", "Metrics"],
         "on_policy": ["OnPolicyAlgorithm"],
         "run": ["fit"],
         "token_values": ["GroupTokens", "placed", "with_values"],

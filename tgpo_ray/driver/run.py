@@ -24,16 +24,24 @@ if TYPE_CHECKING:
 
     from tgpo_ray.config import AlgorithmConfig
     from tgpo_ray.driver import Algorithm, Metrics
+    from tgpo_ray.env_runners import EnvRunnerGroup
+    from tgpo_ray.teachers import TeacherGroup
 
 RUN_FILE = "run.json"
 
 
-def fit(config: AlgorithmConfig, *, resume: str | None = None, **groups: Any) -> Result:
+def fit(
+    config: AlgorithmConfig,
+    *,
+    resume: str | None = None,
+    env_runners: EnvRunnerGroup | None = None,
+    teachers: Mapping[str, TeacherGroup] | None = None,
+) -> Result:
     """Run the job to its end and return Ray Train's Result: last metrics, last checkpoint, the run's folder.
 
     Args:
         resume: the folder of an earlier run, to continue from its last checkpoint, in the same folder.
-        groups: ready `env_runners` and `teachers`, as Algorithm takes them.
+        env_runners, teachers: ready groups to use, as Algorithm takes them; they are left running.
 
     Raises:
         ConfigError, ActorStartError: before anything was trained; no folder is left.
@@ -42,7 +50,9 @@ def fit(config: AlgorithmConfig, *, resume: str | None = None, **groups: Any) ->
     run = Run(config, resume)
     with _terminated_by_signal():
         try:
-            algorithm = config.get_algo_class()(config, run_folder=str(run.folder), session=run.session, **groups)
+            algorithm = config.get_algo_class()(
+                config, env_runners=env_runners, teachers=teachers, run_folder=str(run.folder), session=run.session
+            )
         except BaseException:
             run.discard_if_empty()
             raise
@@ -160,7 +170,7 @@ class Run:
         for writer in self._writers:
             writer.write(algorithm.iteration, row)
         every = algorithm.config.reporting.samples_every
-        sampled = getattr(algorithm, "sampled", [])
+        sampled = algorithm.sampled
         if sampled and (algorithm.iteration % every == 0 or algorithm.iteration in (1, algorithm.num_iterations)):
             for sample in sample_rows(sampled[:2], algorithm.iteration, "train"):
                 self._samples.append(sample)
