@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import Field
 
-from tgpo_ray.config import NonNegativeFloat, OnPolicyConfig, Positive, named, section
+from tgpo_ray.config import NonNegativeFloat, Positive, named, section
 
 from .advantages import mean_centered
 from .grpo import GRPO
-from .grpo_config import GRPOTrainingConfig
+from .grpo_config import GRPOFamilyConfig, GRPOTrainingConfig
 
 if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
@@ -29,7 +29,7 @@ class DrGRPOTrainingConfig(GRPOTrainingConfig):
     zero_truncated: bool = Field(default=True, description="A response cut by the token limit has reward 0.")
 
 
-class DrGRPOConfig(OnPolicyConfig):
+class DrGRPOConfig(GRPOFamilyConfig):
     """Configuration of Dr. GRPO."""
 
     algo_class = "tgpo_ray.algorithms.dr_grpo:DrGRPO"
@@ -38,7 +38,7 @@ class DrGRPOConfig(OnPolicyConfig):
     training: DrGRPOTrainingConfig = section(DrGRPOTrainingConfig, "Batch shape, optimizer, policy loss.")
 
 
-class DrGRPO(GRPO):
+class DrGRPO(GRPO[DrGRPOConfig]):
     """GRPO without its two biases (Liu et al. 2025, 2503.20783).
 
         A_i = R_i - mean_G R

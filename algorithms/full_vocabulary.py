@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,11 +11,10 @@ from torch import Tensor
 from tgpo_ray.kernels import Divergence, TokenLoss, TokenRows
 from tgpo_ray.models import local_model, num_shared_ids
 
-from .tgpo import TGPO
 from .token_losses import Metrics, masked_sum
 
 if TYPE_CHECKING:
-    from tgpo_ray.teachers import TeacherGroup
+    from .taught_config import TaughtConfig
 
 HIDDEN = "teacher.hidden"
 
@@ -50,29 +48,30 @@ def divergence_metrics(rows: TokenRows) -> Metrics:
     }
 
 
-class FullVocabularyAlgorithm(TGPO):
-    """Compares whole next-token distributions: the teacher sends final hidden states, the learners hold its head.
+@dataclass(frozen=True)
+class TeacherHead:
+    """The head that turns the teacher's hidden states into a distribution; the learners hold it.
 
     One teacher, of the policy's vocabulary: its ids from 0 on must mean the same (Qwen2.5 and Qwen3 share theirs up to
     the added tokens, which are left out). Hidden states are 4 D bytes a token: 16 KiB at D = 4096, where the argmax of
     TGPO is 4 bytes.
     """
 
-    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+    model: str  # folder
+    num_shared: int  # ids that both models have
+
+    @classmethod
+    def of(cls, config: TaughtConfig) -> TeacherHead:
+        """That of the teacher "default"; ValueError where the vocabularies do not begin alike."""
         from transformers import AutoTokenizer
 
-        policy, teacher = (
+        teacher = config.teachers["default"]
+        policy_vocabulary, teacher_vocabulary = (
             AutoTokenizer.from_pretrained(local_model(model.tokenizer or model.path)).get_vocab()
-            for model in (self.config.model, self.config.teachers["default"])
+            for model in (config.model, teacher)
         )
-        self.num_shared = num_shared_ids(policy, teacher)
-        super().build_scorers(teachers)
+        return cls(local_model(teacher.path), num_shared_ids(policy_vocabulary, teacher_vocabulary))
 
-    @property
-    def loss_needs_batch(self) -> bool:
-        return False
-
-    def against(self, beta: float, weight: float) -> Divergence:
+    def divergence(self, beta: float, weight: float) -> Divergence:
         """The divergence from the teacher, for a loss."""
-        teacher = self.config.teachers["default"]
-        return Divergence(beta, weight, local_model(teacher.path), self.num_shared)
+        return Divergence(beta, weight, self.model, self.num_shared)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
 
 from tgpo_ray.config import (
-    AlgorithmConfig,
     NonNegativeFloat,
     Positive,
     PositiveFloat,
@@ -21,14 +20,15 @@ from tgpo_ray.config import (
 )
 from tgpo_ray.episode import ORIGIN_POLICY
 
-from .full_vocabulary import DivergenceLoss, FullVocabularyAlgorithm
+from .full_vocabulary import DivergenceLoss, TeacherHead
+from .taught import Taught
 from .taught_config import TaughtConfig, TeacherTermConfig
-from .tgpo import num_tokens
 
 if TYPE_CHECKING:
     from tgpo_ray.driver import Metrics
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
+    from tgpo_ray.teachers import TeacherGroup
 
 
 class GKDTrainingConfig(TrainingConfig):
@@ -80,7 +80,7 @@ class GKDConfig(TaughtConfig):
             )
 
 
-class GKD(FullVocabularyAlgorithm):
+class GKD(Taught[GKDConfig]):
     """On-policy distillation by the generalised Jensen-Shannon divergence: L = 1/Z sum_it m_it JSD_beta(q_t || p_t).
 
     Agarwal et al. 2024 (2306.13649), Algorithm 1; beta on the teacher, the ends as TRL defines them. No reward is
@@ -90,14 +90,15 @@ class GKD(FullVocabularyAlgorithm):
 
     config_class = GKDConfig
 
-    def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
+    def read_data(self, config: GKDConfig) -> None:
         from tgpo_ray.teachers import TraceData
 
-        config.check()
-        runners, training = config.env_runners, cast(GKDTrainingConfig, config.training)
-        limit = runners.max_prompt_tokens + runners.max_response_tokens
-        self.given = TraceData.read(config, "traces", limit) if training.on_policy_share < 1.0 else None
-        super().__init__(config, **kwargs)
+        limit = config.env_runners.max_prompt_tokens + config.env_runners.max_response_tokens
+        self.given = TraceData.read(config, "traces", limit) if config.training.on_policy_share < 1.0 else None
+
+    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        self.teacher_head = TeacherHead.of(self.config)
+        super().build_scorers(teachers)
 
     @property
     def on_policy(self) -> bool:
@@ -119,12 +120,8 @@ class GKD(FullVocabularyAlgorithm):
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
         return [np.zeros(len(group.infos)) for group in groups]
 
-    def denominator(self, groups: Sequence[SampledGroup]) -> float:
-        """Z, the trained tokens: there is no other aggregation."""
-        return float(num_tokens(groups))
-
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        return DivergenceLoss(self.against(self.config.guidance.beta, self.guidance_weight))
+        return DivergenceLoss(self.teacher_head.divergence(self.config.guidance.beta, self.guidance_weight))
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
         metrics = super().check_metrics(metrics)

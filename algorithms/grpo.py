@@ -4,15 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from tgpo_ray.config import OnPolicyConfig, named, section
+from tgpo_ray.config import named
 from tgpo_ray.driver import OnPolicyAlgorithm
 
 from .advantages import group_standardized
-from .grpo_config import GRPOTrainingConfig
+from .grpo_config import GRPOFamilyConfig
+from .policy_options import policy_options
 from .rewards import shaped_rewards
 from .token_losses import PolicyLoss
 
@@ -20,17 +21,18 @@ if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
 
+GRPOConfigT = TypeVar("GRPOConfigT", bound=GRPOFamilyConfig)
 
-class GRPOConfig(OnPolicyConfig):
+
+class GRPOConfig(GRPOFamilyConfig):
     """Configuration of GRPO."""
 
     algo_class = "tgpo_ray.algorithms.grpo:GRPO"
 
     algorithm: str = named("GRPO")
-    training: GRPOTrainingConfig = section(GRPOTrainingConfig, "Batch shape, optimizer, policy loss.")
 
 
-class GRPO(OnPolicyAlgorithm):
+class GRPO(OnPolicyAlgorithm[GRPOConfigT]):
     """Group-relative policy optimization with a token mean.
 
         A_i = (R_i - mean_G R) / (std_G R + 1e-6)
@@ -56,22 +58,7 @@ class GRPO(OnPolicyAlgorithm):
         return [group_standardized(self.rewards(group)) for group in groups]
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        return PolicyLoss(**self.policy_loss_options())
-
-    def policy_loss_options(self) -> dict[str, Any]:
-        training = self.config.training
-        return {
-            "clip_low": training.clip_low,
-            "clip_high": training.clip_high,
-            "dual_clip": training.dual_clip,
-            "entropy_weight": training.entropy_weight,
-            "per_sequence": training.loss_aggregation == "sequence",
-            "kl_weight": training.kl_weight,
-            "kl_estimator": training.kl_estimator,
-            "kl_as": training.kl_as,
-            "importance": training.importance,
-            "importance_cap": training.importance_cap,
-        }
+        return PolicyLoss(**policy_options(self.config.training))
 
     def denominator(self, groups: Sequence[SampledGroup]) -> float:
         """Z of a token mean; else the number of episodes, times `max_response_tokens` where that is the constant.

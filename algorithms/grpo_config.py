@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config import NonNegativeFloat, Positive, PositiveFloat, Section, TrainingConfig
+from tgpo_ray.config import NonNegativeFloat, OnPolicyConfig, Positive, PositiveFloat, Section, TrainingConfig, section
 
 if TYPE_CHECKING:
     from tgpo_ray.config import RunView
@@ -113,3 +113,9 @@ class GRPOTrainingConfig(TrainingConfig):
                 f"training.kl_weight: needs env_runners.temperature 1.0, got {temperature:g}: the reference's "
                 "log-probs are those of temperature 1, the policy's are not; write kl_weight: 0, or temperature: 1.0"
             )
+
+
+class GRPOFamilyConfig(OnPolicyConfig):
+    """Configuration of a method whose `training` has GRPO's keys."""
+
+    training: GRPOTrainingConfig = section(GRPOTrainingConfig, "Batch shape, optimizer, policy loss.")

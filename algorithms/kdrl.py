@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from tgpo_ray.config import NonNegativeFloat, named, section
 
-from .rkl import RatioAlgorithm, RatioConfig, RatioTrainingConfig
+from .end_of_sequence import masked_ids
+from .grpo import GRPO
+from .grpo_config import GRPOFamilyConfig
+from .policy_options import policy_options
+from .ratio_config import RatioConfig, RatioTrainingConfig
+from .taught import Taught
 from .taught_config import TaughtConfig
 from .teacher_ratio import KDRLLoss, TeacherRatioLoss
 
 if TYPE_CHECKING:
-    from tgpo_ray.episode import SampledGroup
+    from tgpo_ray.episode import EpisodeInfo, SampledGroup
     from tgpo_ray.kernels import TokenLoss
 
 
@@ -42,7 +47,7 @@ class KDRLTrainingConfig(RatioTrainingConfig):
     entropy_weight: NonNegativeFloat = Field(default=0.0, description="Weight of the entropy bonus.")
 
 
-class KDRLConfig(TaughtConfig):
+class KDRLConfig(GRPOFamilyConfig, TaughtConfig):
     """Configuration of KDRL."""
 
     algo_class = "tgpo_ray.algorithms.kdrl:KDRL"
@@ -52,7 +57,7 @@ class KDRLConfig(TaughtConfig):
     guidance: KDRLTermConfig = section(KDRLTermConfig, "The distillation term.")
 
 
-class KDRL(RatioAlgorithm):
+class KDRL(Taught[KDRLConfig], GRPO[KDRLConfig]):
     """Knowledge distillation and reinforcement learning in one loss: L = L_GRPO + beta_t mean_t KL estimate.
 
     KDRL (2506.02208). Where it is silent we chose: the term is divided by all tokens of the batch unless
@@ -62,46 +67,35 @@ class KDRL(RatioAlgorithm):
 
     config_class = KDRLConfig
 
-    def ask_teachers(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
-        left_out: list[SampledGroup] = []
+    def wanted(self) -> set[str]:
+        return {"logprob"}
 
-        def distilled() -> Iterator[SampledGroup]:
-            for group in groups:
-                if self.kept_tokens([group]):
-                    yield group
-                else:
-                    left_out.append(group)
-
-        yield from super().ask_teachers(distilled())
-        yield from left_out
+    def asks_teacher(self, group: SampledGroup) -> bool:
+        return self.kept_tokens([group]) > 0
 
     def kept_tokens(self, groups: Sequence[SampledGroup]) -> int:
         """The policy's tokens in the responses that are distilled."""
+        return sum(info.num_policy_tokens for group in groups for info in group.infos if self._distils(group, info))
+
+    def _distils(self, group: SampledGroup, info: EpisodeInfo) -> bool:
         only = self.config.guidance.only
-        kept = 0
-        for group in groups:
-            solved = any(info.outcome == "correct" for info in group.infos)
-            for info in group.infos:
-                left_out = {
-                    "all": False,
-                    "incorrect_responses": info.outcome == "correct",
-                    "incorrect_groups": solved,
-                }
-                kept += 0 if left_out[only] else info.num_policy_tokens
-        return kept
+        if only == "incorrect_groups":
+            return not any(other.outcome == "correct" for other in group.infos)
+        return only == "all" or info.outcome != "correct"
 
     @property
-    def loss_needs_batch(self) -> bool:
+    def needs_batch(self) -> bool:
         return self.config.guidance.denominator == "kept"
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        guidance, weight = self.config.guidance, self.guidance_weight
+        guidance, weight, options = self.config.guidance, self.guidance_weight, policy_options(self.config.training)
         if guidance.denominator == "kept":
             weight *= self.denominator(groups) / max(1, self.kept_tokens(groups))
-        options: dict[str, Any] = self.policy_loss_options() | {
-            "eos_ids": self.eos_ids,
-            "only_incorrect": guidance.only == "incorrect_responses",
-        }
+        kept = {"only_incorrect": guidance.only == "incorrect_responses"}
+        eos_ids = masked_ids(self.config.model, guidance)
         if guidance.style == "advantage":
-            return TeacherRatioLoss(**options, reward_weight=1.0, ratio_weight=weight)
-        return KDRLLoss(**options, distillation_weight=weight, distillation_estimator=guidance.kl_estimator)
+            return TeacherRatioLoss(**options, **kept, reward_weight=1.0, ratio_weight=weight, eos_ids=eos_ids)
+        estimator = guidance.kl_estimator
+        return KDRLLoss(
+            **options, **kept, distillation_weight=weight, distillation_estimator=estimator, eos_ids=eos_ids
+        )

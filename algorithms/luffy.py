@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from tgpo_ray.config import AlgorithmConfig, OnPolicyConfig, TraceFileConfig, named, section
+from tgpo_ray.config import TraceFileConfig, named, section
 from tgpo_ray.kernels import TokenRows
 
 from .advantages import mean_centered
-from .clipping import NO_CLIP
 from .grpo import GRPO
-from .grpo_config import GRPOTrainingConfig
+from .grpo_config import GRPOFamilyConfig, GRPOTrainingConfig
+from .policy_options import policy_options
 from .token_losses import PolicyLoss, masked_sum
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class LUFFYTrainingConfig(GRPOTrainingConfig):
     shaping_gamma: float = Field(default=0.1, gt=0, description="gamma of f(x) = x / (x + gamma).")
 
 
-class LUFFYConfig(OnPolicyConfig):
+class LUFFYConfig(GRPOFamilyConfig):
     """Configuration of LUFFY. `training.group_size` counts the trace: 8 are 7 rollouts and one trace."""
 
     algo_class = "tgpo_ray.algorithms.luffy:LUFFY"
@@ -72,14 +72,21 @@ class LUFFYLoss(PolicyLoss):
     fields: ClassVar[tuple[str, ...]] = ("episode.origin",)
     trained_origins: ClassVar[tuple[int, ...]] = (1, 2)
 
-    def policy_term(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
-        if self.trace_loss == "nll":
-            traced = -logprobs
-        else:
-            probability = logprobs.exp()
-            traced = -rows.advantages * probability / (probability + self.shaping_gamma)
+    def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
+        """Those of `PolicyLoss`, and `trace`, which takes the place of `policy` on the tokens of traces."""
+        parts = super().parts(logprobs, entropy, rows)
         written_by_teacher = rows.extra["episode.origin"] == 2
-        return torch.where(written_by_teacher, self.trace_weight * traced, super().policy_term(logprobs, rows))
+        trace = rows.mask * self.weighed(self.trace_weight * self.trace_term(logprobs[:, 0], rows), rows)
+        parts["trace"] = torch.where(written_by_teacher, trace, 0.0)
+        parts["policy"] = torch.where(written_by_teacher, 0.0, parts["policy"])
+        return parts
+
+    def trace_term(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
+        """(N,) what a trace's token costs."""
+        if self.trace_loss == "nll":
+            return -logprobs
+        probability = logprobs.exp()
+        return -rows.advantages * probability / (probability + self.shaping_gamma)
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> LossMetrics:
         traced = rows.mask * (rows.extra["episode.origin"] == 2)
@@ -90,7 +97,7 @@ class LUFFYLoss(PolicyLoss):
         }
 
 
-class LUFFY(GRPO):
+class LUFFY(GRPO[LUFFYConfig]):
     """Mixed-policy optimization with policy shaping.
 
         A_i = R_i - mean over the G - 1 rollouts and the trace;   L = 1/(B L_max) sum_it m_it L_t - entropy_weight H
@@ -102,12 +109,10 @@ class LUFFY(GRPO):
 
     config_class = LUFFYConfig
 
-    def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
+    def read_data(self, config: LUFFYConfig) -> None:
         from tgpo_ray.teachers import TraceShelf
 
-        config.check()
-        self.traces = TraceShelf(config)  # before any actor starts
-        super().__init__(config, **kwargs)
+        self.traces = TraceShelf(config)
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         super().build_scorers(teachers)
@@ -117,8 +122,9 @@ class LUFFY(GRPO):
     def rollouts_per_group(self) -> int:
         return self.config.training.group_size - 1
 
-    def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
-        return super().annotate(self.traces.joined(group) for group in groups)
+    def complete(self, group: SampledGroup) -> SampledGroup:
+        """The group with its problem's trace, where there is one."""
+        return self.traces.joined(group)
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
         """Add `guidance/traced_groups`, the share of the groups whose prompt had a trace."""
@@ -129,9 +135,8 @@ class LUFFY(GRPO):
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         training = self.config.training
-        clip: dict[str, Any] = {} if training.ratio_clip else NO_CLIP
         return LUFFYLoss(
-            **self.policy_loss_options() | clip,
+            **policy_options(training, clips=training.ratio_clip),
             trace_loss=training.trace_loss,
             trace_weight=training.trace_weight,
             shaping_gamma=training.shaping_gamma,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -22,10 +22,13 @@ from tgpo_ray.config import (
 from tgpo_ray.driver import GroupTokens, placed, with_values
 from tgpo_ray.kernels import Divergence, TokenRows
 
-from .full_vocabulary import HIDDEN, FullVocabularyAlgorithm, divergence_metrics
-from .grpo_config import REWARD_SHAPING
+from .full_vocabulary import HIDDEN, TeacherHead, divergence_metrics
+from .grpo import GRPO
+from .grpo_config import REWARD_SHAPING, GRPOFamilyConfig
+from .policy_options import policy_options
 from .process_advantages import whitened
-from .rkl import RatioTrainingConfig
+from .ratio_config import RatioTrainingConfig
+from .taught import Taught
 from .taught_config import TaughtConfig, TeacherTermConfig
 from .teacher_ratio import UNREADABLE_LOGPROB
 from .token_advantages import SCORER, TokenAdvantageLoss
@@ -34,6 +37,7 @@ from .token_losses import Metrics
 if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
+    from tgpo_ray.teachers import TeacherGroup
 
 
 class MiniLLMTrainingConfig(RatioTrainingConfig):
@@ -55,7 +59,7 @@ class LongTermConfig(TeacherTermConfig):
     length_normalization: bool = Field(default=True, description="Divide each return by the tokens that it sums.")
 
 
-class MiniLLMConfig(TaughtConfig):
+class MiniLLMConfig(GRPOFamilyConfig, TaughtConfig):
     """Configuration of MiniLLM."""
 
     algo_class = "tgpo_ray.algorithms.minillm:MiniLLM"
@@ -81,7 +85,7 @@ class MiniLLMLoss(TokenAdvantageLoss):
         return super().metrics(logprobs, entropy, rows) | divergence_metrics(rows)
 
 
-class MiniLLM(FullVocabularyAlgorithm):
+class MiniLLM(Taught[MiniLLMConfig], GRPO[MiniLLMConfig]):
     """Reverse KL by policy gradient: long-term returns of the log-ratio, and the exact gradient of the single step.
 
         r_t = log q(y_t) - log p_old(y_t);   R_t = sum_{s > t} gamma^(s - t - 1) r_s / (T - t - 1);   A = whiten(R)
@@ -94,12 +98,20 @@ class MiniLLM(FullVocabularyAlgorithm):
 
     config_class = MiniLLMConfig
 
+    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        self.teacher_head = TeacherHead.of(self.config)
+        super().build_scorers(teachers)
+
     def wanted(self) -> set[str]:
         return {"hidden", "logprob"}
 
-    def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
+    @property
+    def needs_batch(self) -> bool:
+        return True
+
+    def score_batch(self, groups: list[SampledGroup]) -> list[SampledGroup]:
+        """The groups with long-term advantages, which are whitened over all of them."""
         guidance = self.config.guidance
-        batch = sorted(super().annotate(groups), key=lambda group: group.ordinal)
         compute = partial(
             long_term_advantages,
             weight=self.guidance_weight,
@@ -107,11 +119,11 @@ class MiniLLM(FullVocabularyAlgorithm):
             reward_clip=guidance.reward_clip,
             length_normalization=guidance.length_normalization,
         )
-        yield from with_values(batch, compute, SCORER)
+        return with_values(groups, compute, SCORER)
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        options: dict[str, Any] = self.policy_loss_options()
-        return MiniLLMLoss(**options, against=self.against(1.0, self.config.guidance.single_step_weight))
+        single_step = self.teacher_head.divergence(1.0, self.config.guidance.single_step_weight)
+        return MiniLLMLoss(**policy_options(self.config.training), against=single_step)
 
 
 def long_term_advantages(

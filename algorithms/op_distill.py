@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from tgpo_ray.config import NonNegativeFloat, OldLogprobs, Positive, PositiveFloat, named, section
 
-from .clipping import NO_CLIP
+from .grpo import GRPO
 from .grpo_config import REWARD_SHAPING
-from .rkl import RKL, RatioTrainingConfig, RKLConfig
+from .ratio_config import RatioTrainingConfig
+from .rkl import RKLConfig, ratio_loss
+from .taught import Taught
 
 if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
+    from tgpo_ray.kernels import TokenLoss
 
 
 class OPDistillTrainingConfig(RatioTrainingConfig):
@@ -46,7 +49,7 @@ class OPDistillConfig(RKLConfig):
     training: OPDistillTrainingConfig = section(OPDistillTrainingConfig, "Batch shape, optimizer.")
 
 
-class OPDistill(RKL):
+class OPDistill(Taught[OPDistillConfig], GRPO[OPDistillConfig]):
     """On-policy distillation: the teacher's log-ratio as advantage, importance-weighted, no clip and no task reward.
 
         A_t = -c (log pi_sampler(y_t) - log pi_T(y_t));   L = -sum_t pi(y_t) / pi_sampler(y_t) A_t
@@ -58,8 +61,11 @@ class OPDistill(RKL):
 
     config_class = OPDistillConfig
 
-    def policy_loss_options(self) -> dict[str, Any]:
-        return super().policy_loss_options() | NO_CLIP
+    def wanted(self) -> set[str]:
+        return {"logprob"}
+
+    def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
+        return ratio_loss(self.config, self.guidance_weight, clips=False)
 
     def denominator(self, groups: Sequence[SampledGroup]) -> float:
         return 1.0 if self.config.training.token_sum else super().denominator(groups)

@@ -11,7 +11,6 @@ from pydantic import Field
 from tgpo_ray.cluster import copy_folder, is_folder
 from tgpo_ray.config import (
     NonNegativeFloat,
-    OnPolicyConfig,
     Positive,
     PositiveFloat,
     RunView,
@@ -23,7 +22,8 @@ from tgpo_ray.config import (
 from tgpo_ray.driver import GroupTokens, placed, with_values
 
 from .grpo import GRPO
-from .grpo_config import GRPOTrainingConfig
+from .grpo_config import GRPOFamilyConfig, GRPOTrainingConfig
+from .policy_options import policy_options
 from .process_advantages import prime_advantages
 from .process_reward import ProcessRewardLoss
 from .token_advantages import SCORER, TokenAdvantageLoss
@@ -71,7 +71,7 @@ class ProcessRewardConfig(Section):
     )
 
 
-class PRIMEConfig(OnPolicyConfig):
+class PRIMEConfig(GRPOFamilyConfig):
     """Configuration of PRIME. `reference` is the frozen model of the log-ratio; null: the policy's first weights."""
 
     algo_class = "tgpo_ray.algorithms.prime:PRIME"
@@ -88,7 +88,7 @@ class PRIMEConfig(OnPolicyConfig):
         return True
 
 
-class PRIME(GRPO):
+class PRIME(GRPO[PRIMEConfig]):
     """Process reinforcement through implicit rewards.
 
         r_t = log pi_PRM(y_t) - log pi_ref(y_t);   A = whiten(leave-one-out returns of r and of the outcome)
@@ -115,30 +115,34 @@ class PRIME(GRPO):
         accuracy = np.mean([info.outcome == "correct" for info in group.infos])
         return bool(self.config.training.min_accuracy <= accuracy <= self.config.training.max_accuracy)
 
-    def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
-        """The reference's log-probs, then the process-reward model's lesson, then everybody's advantages."""
-        batch = sorted(super().annotate(groups), key=lambda group: group.ordinal)
-        if not batch:
-            return
+    @property
+    def needs_batch(self) -> bool:
+        return True
+
+    def score_batch(self, groups: list[SampledGroup]) -> list[SampledGroup]:
+        """The process-reward model's lesson, then everybody's advantages; the reference has answered already."""
+        if not groups:
+            return groups
         before = self.config.process_reward.scores == "before_update"
-        found = self.judges.logprobs(batch) if before else []
-        self._teach(batch)
-        yield from with_values(batch, advantages, SCORER, found or self.judges.logprobs(batch))
+        found = self.judges.logprobs(groups) if before else []
+        self._teach(groups)
+        return with_values(groups, advantages, SCORER, found or self.judges.logprobs(groups))
 
     def _teach(self, batch: list[SampledGroup]) -> None:
         section = self.config.process_reward
         updates: list[Metrics] = []
-        for part in self._split(batch):
+        for part in self.split(batch):
             zeros = [np.zeros(len(group.infos)) for group in part]
             self.judges.accumulate(part, zeros, ProcessRewardLoss(section.beta))
             updates.append(self.judges.step(float(sum(len(group.infos) for group in part)), section.lr))
         self.judge_metrics = {
             f"process_reward/{name.split('/')[-1]}": float(np.mean([update[name] for update in updates]))
             for name in updates[0]
+            if not name.startswith("loss/")  # `process_reward/loss` leaves out responses that have no reference
         }
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        return TokenAdvantageLoss(**self.policy_loss_options())
+        return TokenAdvantageLoss(**policy_options(self.config.training))
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
         """Add what the process-reward model reported."""

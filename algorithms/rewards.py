@@ -6,12 +6,14 @@ Shapes: every array is (G,), one entry for each episode of a group.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from tgpo_ray.episode import EpisodeInfo
+
+    from .grpo_config import GRPOTrainingConfig
 
 
 def outcome_rewards(outcomes: Sequence[str], worth: Mapping[str, float]) -> np.ndarray:
@@ -52,8 +54,8 @@ def length_reward(lengths: np.ndarray, correct: np.ndarray) -> np.ndarray:
     return np.where(np.asarray(correct, bool), value, np.minimum(value, 0.0))
 
 
-def shaped_rewards(infos: Sequence[EpisodeInfo], training: Any, max_tokens: int) -> np.ndarray:
-    """(G,) the rewards of a group's episodes after all that `training` (a GRPOTrainingConfig) says of them.
+def shaped_rewards(infos: Sequence[EpisodeInfo], training: GRPOTrainingConfig, max_tokens: int) -> np.ndarray:
+    """(G,) the rewards of a group's episodes after all that `training` says of them.
 
     Verdicts first, then the zero of truncated ones (Oat-Zero), then the two prices on length, which add up.
     """

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -14,18 +14,19 @@ from tgpo_ray.config import (
     named,
     section,
 )
-from tgpo_ray.models import end_of_sequence_ids
 
-from .grpo_config import REWARD_SHAPING
+from .end_of_sequence import masked_ids
+from .grpo import GRPO
+from .grpo_config import REWARD_SHAPING, GRPOFamilyConfig
+from .policy_options import policy_options
 from .ratio_config import RatioConfig, RatioTrainingConfig
+from .taught import Taught
 from .taught_config import TaughtConfig
 from .teacher_ratio import TeacherRatioLoss
-from .tgpo import TGPO
 
 if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
-    from tgpo_ray.teachers import TeacherGroup
 
 
 class RKLTermConfig(RatioConfig):
@@ -46,7 +47,7 @@ class RKLTrainingConfig(RatioTrainingConfig):
     unread = REWARD_SHAPING
 
 
-class RKLConfig(TaughtConfig):
+class RKLConfig(GRPOFamilyConfig, TaughtConfig):
     """Configuration of RKL: two updates an iteration, clip 0.2, entropy 0.001, as the authors of TGPO ran it."""
 
     algo_class = "tgpo_ray.algorithms.rkl:RKL"
@@ -56,25 +57,19 @@ class RKLConfig(TaughtConfig):
     guidance: RKLTermConfig = section(RKLTermConfig, "The teacher's log-ratio.")
 
 
-class RatioAlgorithm(TGPO):
-    """What the log-ratio methods share: the teacher says how likely it finds each of the policy's tokens."""
-
-    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
-        super().build_scorers(teachers)
-        model = self.config.model
-        masked = self.config.guidance.mask_teacher_at_eos
-        ends = end_of_sequence_ids(model.path, model.tokenizer, trust_remote_code=model.trust_remote_code)
-        self.eos_ids = ends if masked else ()
-
-    @property
-    def loss_needs_batch(self) -> bool:
-        return False
-
-    def wanted(self) -> set[str]:
-        return {"logprob"}
+def ratio_loss(config: RKLConfig, weight: float, *, clips: bool = True) -> TeacherRatioLoss:
+    """The loss of a method whose only reward is the teacher's log-ratio, times `weight`."""
+    guidance = config.guidance
+    return TeacherRatioLoss(
+        **policy_options(config.training, clips=clips),
+        ratio_weight=weight,
+        discount=guidance.discount,
+        advantage_clip=guidance.advantage_clip,
+        eos_ids=masked_ids(config.model, guidance),
+    )
 
 
-class RKL(RatioAlgorithm):
+class RKL(Taught[RKLConfig], GRPO[RKLConfig]):
     """Reverse KL to the teacher as the sole reward: A_t = weight (log pi_T(y_t) - log pi_old(y_t)).
 
     Teacher-Guided Policy Optimization (arXiv 2605.13230), section 2, Eq. 1 and 8. The verifier's reward is measured
@@ -83,16 +78,9 @@ class RKL(RatioAlgorithm):
     """
 
     config_class = RKLConfig
-    reward_weight: ClassVar[float] = 0.0
+
+    def wanted(self) -> set[str]:
+        return {"logprob"}
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        guidance = self.config.guidance
-        options: dict[str, Any] = self.policy_loss_options()
-        return TeacherRatioLoss(
-            **options,
-            reward_weight=self.reward_weight,
-            ratio_weight=self.guidance_weight,
-            discount=guidance.discount,
-            advantage_clip=guidance.advantage_clip,
-            eos_ids=self.eos_ids,
-        )
+        return ratio_loss(self.config, self.guidance_weight)

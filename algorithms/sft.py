@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import Field
@@ -77,7 +77,7 @@ class SFTConfig(AlgorithmConfig):
         return self.data.max_tokens
 
 
-class SFT(Algorithm):
+class SFT(Algorithm[SFTConfig]):
     """Supervised fine-tuning on traces: L = 1/Z sum_it -log pi(y_it | x_i, y_i<t), Z the response tokens of the batch.
 
     The end of a response is trained too: the tokenizer's end-of-sequence id is appended to it. Teacher-Guided Policy
@@ -86,12 +86,10 @@ class SFT(Algorithm):
 
     config_class = SFTConfig
 
-    def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
+    def read_data(self, config: SFTConfig) -> None:
         from tgpo_ray.teachers import TraceData
 
-        config.check()
-        self.data = TraceData.read(config)  # before any actor starts
-        super().__init__(config, **kwargs)
+        self.data = TraceData.read(config)
 
     def training_step(self) -> Metrics:
         training = self.config.training
@@ -100,7 +98,8 @@ class SFT(Algorithm):
         with self.timer("update"):
             self.learners.accumulate(batch, [np.zeros(len(group.infos)) for group in batch], SFTLoss())
             metrics = self.learners.step(num_tokens, self.learning_rate())
-        return metrics | {"optimizer/lr": self.learning_rate(), "tokens/response": float(num_tokens)}
+        tokens = {"tokens/response": float(num_tokens), "tokens/trained": float(num_tokens)}
+        return metrics | {"optimizer/lr": self.learning_rate()} | tokens
 
     @property
     def num_iterations(self) -> int:
@@ -120,5 +119,5 @@ class SFT(Algorithm):
 
     def before_evaluation(self) -> None:
         """The runners are idle while SFT trains: they get the weights when they are asked."""
-        if self.weights is not None:
+        if self.has_runners:
             self.weights.sync()

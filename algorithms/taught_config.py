@@ -17,8 +17,6 @@ from tgpo_ray.config import (
     section,
 )
 
-from .grpo_config import GRPOTrainingConfig
-
 if TYPE_CHECKING:
     from tgpo_ray.guidance import ConstantWeight, CosineDecay, LinearDecay
 
@@ -73,10 +71,9 @@ class TeacherTermConfig(Section):
 
 
 class TaughtConfig(OnPolicyConfig):
-    """Configuration of a method with teachers. A subclass narrows `guidance`, and `training` where it differs."""
+    """Configuration of a method with teachers. A subclass narrows `guidance`."""
 
     teachers: TeachersConfig = section(TeachersConfig, "Teacher pools by name; `teacher` is a map of one.")
-    training: GRPOTrainingConfig = section(GRPOTrainingConfig, "Batch shape, optimizer, policy loss.")
     guidance: TeacherTermConfig = section(TeacherTermConfig, "The teacher's term of the loss.")
 
     def teacher_pools(self) -> TeachersConfig:

@@ -129,13 +129,11 @@ class KDRLLoss(PolicyLoss):
         known = known_tokens(rows, self.eos_ids)
         return known * (1.0 - rows.extra["episode.correct"]) if self.only_incorrect else known
 
-    def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
+    def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
         known = self.known(rows)
         teacher = torch.where(known > 0, rows.extra[TEACHER_LOGPROBS], logprobs[:, 0].detach())
-        penalty = known * kl_estimate(logprobs[:, 0], teacher, self.distillation_estimator)
-        if self.per_sequence:
-            penalty = penalty / rows.lengths.clamp(min=1.0)
-        return super().__call__(logprobs, entropy, rows) + self.distillation_weight * penalty
+        penalty = self.weighed(known * kl_estimate(logprobs[:, 0], teacher, self.distillation_estimator), rows)
+        return super().parts(logprobs, entropy, rows) | {"distillation": self.distillation_weight * penalty}
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
         return super().metrics(logprobs, entropy, rows) | ratio_metrics(logprobs, rows, self.known(rows))
@@ -179,17 +177,21 @@ class TrustRegionLoss(PolicyLoss):
         drawn = acceptance > bound if self.gate == "bernoulli" else acceptance >= bound
         return drawn.to(acceptance.dtype), known
 
-    def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
+    def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
+        """`reverse_kl` where the gate is open, `forward_kl` where not, `prefix`, and `entropy` if it has a weight."""
         trusted, known = self.trust(logprobs, rows)
         ratio = importance_ratio(logprobs[:, 0], rows.old_logprobs)
-        reverse = -ratio * teacher_log_ratio(logprobs[:, 0], rows, known)
-        forward = topk_forward_kl(logprobs[:, 1:], rows)
+        reverse = trusted * (-ratio * teacher_log_ratio(logprobs[:, 0], rows, known))
+        forward = self.outlier_weight * (1.0 - trusted) * topk_forward_kl(logprobs[:, 1:], rows)
         prefix = rows.mask * (rows.extra["episode.origin"] == 2) * -logprobs[:, 0]
-        losses = known * (trusted * reverse + self.outlier_weight * (1.0 - trusted) * forward)
-        losses = self.teacher_weight * losses + self.prefix_weight * prefix
+        parts = {
+            "reverse_kl": self.teacher_weight * (known * reverse),
+            "forward_kl": self.teacher_weight * (known * forward),
+            "prefix": self.prefix_weight * prefix,
+        }
         if entropy is not None and self.entropy_weight != 0.0:
-            losses = losses - self.entropy_weight * rows.mask * entropy
-        return losses
+            parts["entropy"] = -self.entropy_weight * rows.mask * entropy
+        return parts
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
         trusted, known = self.trust(logprobs, rows)

@@ -12,9 +12,11 @@ from torch import Tensor
 from tgpo_ray.config import NonNegativeFloat, named, section
 from tgpo_ray.guidance import GuidanceBatch, Signal, diagnostic_sums, guidance_advantage
 
-from .grpo_config import GRPOTrainingConfig
+from .grpo import GRPO
+from .grpo_config import GRPOFamilyConfig
+from .policy_options import policy_options
+from .taught import Taught
 from .taught_config import TaughtConfig, TeacherTermConfig
-from .tgpo import TGPO
 from .token_losses import Metrics, PolicyLoss
 
 if TYPE_CHECKING:
@@ -34,13 +36,12 @@ class ShapingConfig(TeacherTermConfig):
     )
 
 
-class TGPORConfig(TaughtConfig):
+class TGPORConfig(GRPOFamilyConfig, TaughtConfig):
     """Configuration of TGPO_R. The defaults are Eq. 5; with `guidance.signal: prob` it is the authors' run."""
 
     algo_class = "tgpo_ray.algorithms.tgpor:TGPOR"
 
     algorithm: str = named("TGPOR")
-    training: GRPOTrainingConfig = section(GRPOTrainingConfig, "Batch shape, optimizer, policy loss.")
     guidance: ShapingConfig = section(ShapingConfig, "The teacher's term of the advantage.")
 
 
@@ -57,8 +58,8 @@ class ShapedPolicyLoss(PolicyLoss):
 
     targets: ClassVar[tuple[str, ...]] = ("teacher.teacher_ids",)
 
-    def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
-        return super().__call__(logprobs, entropy, self.shaped(logprobs, rows))
+    def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
+        return super().parts(logprobs, entropy, self.shaped(logprobs, rows))
 
     def shaped(self, logprobs: Tensor, rows: TokenRows) -> TokenRows:
         """The rows with shaped advantages; unchanged where there is no guidance."""
@@ -73,7 +74,7 @@ class ShapedPolicyLoss(PolicyLoss):
         return metrics | diagnostic_sums(GuidanceBatch.from_rows(logprobs, rows))
 
 
-class TGPOR(TGPO):
+class TGPOR(Taught[TGPORConfig], GRPO[TGPORConfig]):
     """Teacher-Guided Policy Optimization by reward shaping (arXiv 2605.13230), section 3.2, Eq. 5.
 
         A^_it = A_i + lambda_t s_it,   lambda_t = max(weight - decay t, minimum);   then GRPO's clipped token mean
@@ -89,15 +90,8 @@ class TGPOR(TGPO):
 
     config_class = TGPORConfig
 
-    @property
-    def loss_needs_batch(self) -> bool:
-        return False
-
-    def wanted(self) -> set[str]:
-        return {"argmax"}
-
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         if self.guidance_weight == 0.0:
-            return PolicyLoss(**self.policy_loss_options())
-        signal = self.config.guidance.signal
-        return ShapedPolicyLoss(**self.policy_loss_options(), shaping_weight=self.guidance_weight, signal=signal)
+            return super().loss(groups)
+        options, signal = policy_options(self.config.training), self.config.guidance.signal
+        return ShapedPolicyLoss(**options, shaping_weight=self.guidance_weight, signal=signal)

@@ -110,16 +110,20 @@ class PolicyLoss(TokenLoss):
         weights = sequence_importance_weight(learner, sampler, rows.mask, rows.sequence, self.importance_cap)
         return rows.with_extra(importance=weights)
 
-    def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
-        losses = self.policy_term(logprobs[:, 0], rows)
+    def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
+        """`policy`, and where they have a weight `reference_kl` and `entropy`."""
+        parts = {"policy": self.policy_term(logprobs[:, 0], rows)}
         if self.kl_weight != 0.0 and self.kl_as == "loss":
             reference, known = self.reference(rows)
-            losses = losses + self.kl_weight * known * kl_estimate(logprobs[:, 0], reference, self.kl_estimator)
+            kl = kl_estimate(logprobs[:, 0], reference, self.kl_estimator)
+            parts["reference_kl"] = self.kl_weight * known * kl
         if entropy is not None and self.entropy_weight != 0.0:
-            losses = losses - self.entropy_weight * entropy
-        if self.per_sequence:
-            losses = losses / rows.lengths.clamp(min=1.0)
-        return rows.mask * losses
+            parts["entropy"] = -self.entropy_weight * entropy
+        return {name: rows.mask * self.weighed(values, rows) for name, values in parts.items()}
+
+    def weighed(self, values: Tensor, rows: TokenRows) -> Tensor:
+        """v_t times the values (N,): over the length of their response where each response weighs the same."""
+        return values / rows.lengths.clamp(min=1.0) if self.per_sequence else values
 
     def policy_term(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
         """u_t clipped_policy_loss(...) (N,) of the sampled tokens."""
@@ -195,11 +199,11 @@ class GuidedPolicyLoss(PolicyLoss):
                 "set it to the batch's policy tokens divided by its episodes"
             )
 
-    def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
+    def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
         guidance = self.guidance(logprobs, rows)
         if self.normalization == "sequence" and self.mean_length is not None:
             guidance = guidance * (self.mean_length / rows.lengths.clamp(min=1.0))
-        return super().__call__(logprobs, entropy, rows) + self.guidance_weight * guidance
+        return super().parts(logprobs, entropy, rows) | {"guidance": self.guidance_weight * guidance}
 
     def guidance(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
         """(N,) masked, before weight and normalisation."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 
 from tgpo_ray.config import (
-    AlgorithmConfig,
     NonNegativeFloat,
     Positive,
     PositiveFloat,
@@ -20,8 +19,11 @@ from tgpo_ray.config import (
     section,
 )
 
+from .end_of_sequence import masked_ids
 from .grpo_config import REWARD_SHAPING
-from .rkl import RatioAlgorithm, RatioConfig, RatioTrainingConfig
+from .policy_options import policy_options
+from .ratio_config import RatioConfig, RatioTrainingConfig
+from .taught import Taught
 from .taught_config import TaughtConfig
 from .teacher_ratio import TrustRegionLoss
 
@@ -79,7 +81,7 @@ class TrOPDConfig(TaughtConfig):
     traces: TraceFileConfig = section(TraceFileConfig, "Where prefixes come from: `tgpo-ray traces` writes them.")
 
 
-class TrOPD(RatioAlgorithm):
+class TrOPD(Taught[TrOPDConfig]):
     """Trust-region on-policy distillation: reverse KL where the teacher agrees to be asked, forward KL elsewhere.
 
     TrOPD (2606.01249); the loss and our choices where it is silent: `TrustRegionLoss`. A response may begin with the
@@ -89,13 +91,10 @@ class TrOPD(RatioAlgorithm):
 
     config_class = TrOPDConfig
 
-    def __init__(self, config: AlgorithmConfig, **kwargs: Any) -> None:
+    def read_data(self, config: TrOPDConfig) -> None:
         from tgpo_ray.teachers import TraceShelf
 
-        config.check()
-        share = config.guidance.prefix_share  # pyright: ignore[reportAttributeAccessIssue]
-        self.traces = TraceShelf(config) if share > 0.0 else None  # before any actor starts
-        super().__init__(config, **kwargs)
+        self.traces = TraceShelf(config) if config.guidance.prefix_share > 0.0 else None
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         super().build_scorers(teachers)
@@ -126,13 +125,12 @@ class TrOPD(RatioAlgorithm):
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         guidance = self.config.guidance
-        options: dict[str, Any] = self.policy_loss_options()
         return TrustRegionLoss(
-            **options,
+            **policy_options(self.config.training),
             gate=guidance.gate,
             threshold=guidance.threshold,
             teacher_weight=self.guidance_weight,
             prefix_weight=guidance.prefix_weight,
             outlier_weight=0.0 if guidance.outliers == "mask" else 1.0,
-            eos_ids=self.eos_ids,
+            eos_ids=masked_ids(self.config.model, guidance),
         )

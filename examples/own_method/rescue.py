@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import Field
 from torch import Tensor
 
+from tgpo_ray.algorithms.grpo import GRPO
+from tgpo_ray.algorithms.grpo_config import GRPOFamilyConfig
+from tgpo_ray.algorithms.policy_options import policy_options
+from tgpo_ray.algorithms.taught import Taught
 from tgpo_ray.algorithms.taught_config import TaughtConfig, TeacherTermConfig
-from tgpo_ray.algorithms.tgpo import TGPO
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
 from tgpo_ray.config import NonNegativeFloat, section
 from tgpo_ray.episode import SampledGroup
@@ -23,7 +25,7 @@ class RescueTermConfig(TeacherTermConfig):
     focus: NonNegativeFloat = Field(default=1.0, description="0: all tokens alike; above: the unlikelier count more.")
 
 
-class RescueConfig(TaughtConfig):
+class RescueConfig(GRPOFamilyConfig, TaughtConfig):
     """Configuration of Rescue."""
 
     algo_class = "rescue:Rescue"
@@ -33,8 +35,8 @@ class RescueConfig(TaughtConfig):
     def rules(self) -> Iterator[str]:
         """Yields a line for each broken rule: `tgpo-ray plan` prints them all before anything starts."""
         yield from super().rules()
-        if self.uses_reference:
-            yield "training.kl_weight: must be 0 here: solved groups pass no scorer, the reference neither"
+        if self.training.loss_aggregation != "token":
+            yield "training.loss_aggregation: must be token here: guidance is divided as the policy loss is"
 
 
 @dataclass(frozen=True)
@@ -53,32 +55,14 @@ class RescueLoss(GuidedPolicyLoss):
         return super().guidance(logprobs, rows) * doubt**self.focus
 
 
-class Rescue(TGPO):
+class Rescue(Taught[RescueConfig], GRPO[RescueConfig]):
     """Teacher-guided policy optimization of failed groups; all others train as under GRPO and see no teacher."""
 
     config_class = RescueConfig
 
-    @property
-    def loss_needs_batch(self) -> bool:
-        return False
-
-    def wanted(self) -> set[str]:
-        return {"argmax"}
-
-    def annotate(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
-        """Send failed groups to the teacher, as they come; the others follow at the end."""
-        solved: list[SampledGroup] = []
-
-        def failed() -> Iterator[SampledGroup]:
-            for group in groups:
-                if any(info.outcome == "correct" for info in group.infos):
-                    solved.append(group)
-                else:
-                    yield group
-
-        yield from super().annotate(failed())
-        yield from solved
+    def asks_teacher(self, group: SampledGroup) -> bool:
+        return not any(info.outcome == "correct" for info in group.infos)
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        options: dict[str, Any] = self.policy_loss_options()
-        return RescueLoss(**options, guidance_weight=self.guidance_weight, focus=self.config.guidance.focus)
+        options, focus = policy_options(self.config.training), self.config.guidance.focus
+        return RescueLoss(**options, guidance_weight=self.guidance_weight, focus=focus)

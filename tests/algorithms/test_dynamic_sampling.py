@@ -88,7 +88,7 @@ def algorithm_with(runners: Rounds, **training: Any) -> Any:
     sections = {"groups_per_iteration": 4, "group_size": 2, "dynamic_sampling": True, "updates_per_iteration": 2}
     algorithm = without_actors(config_of("GRPO", training=sections | training))
     algorithm.env_runners, algorithm.cursor, algorithm.learners = runners, cursor(), Learners()
-    algorithm._times, algorithm._empty_iterations = {}, 0
+    algorithm._times = {}
     return algorithm
 
 
@@ -108,7 +108,7 @@ def test_a_policy_that_can_learn_nothing_ends_the_run_with_a_reason():
 
     algorithm = algorithm_with(NothingTeaches(), max_sampling_rounds=3)
     with pytest.raises(RuntimeError, match="dynamic sampling refused all 12 groups of 3 rounds: the problems are too"):
-        list(algorithm.accumulated(algorithm.sample()))
+        algorithm.training_step()
 
 
 def test_the_filter_reads_the_environments_rewards_and_not_the_shaped_ones():

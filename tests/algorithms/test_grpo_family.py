@@ -139,7 +139,7 @@ def test_guidance_is_normalized_as_it_says_whatever_the_policy_loss_does(aggrega
     loss = replace(tgpo.loss(GROUPS), entropy_weight=0.0)
     expected = torch.full_like(lengths, 0.5 / 100) if normalization == "token" else 0.5 / (4 * lengths)
     torch.testing.assert_close(loss(logprobs, None, rows) / tgpo.denominator(GROUPS), expected)
-    assert tgpo.loss_needs_batch is ((normalization, aggregation) != ("token", "token"))
+    assert tgpo.needs_batch is ((normalization, aggregation) != ("token", "token"))
 
 
 @pytest.mark.parametrize("signal", ["logp", "prob", "match"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -19,11 +22,15 @@ from tests.algorithms.oracles import (
     through_autograd,
     through_kernel,
 )
-from tgpo_ray.algorithms.clipping import NO_CLIP
 from tgpo_ray.algorithms.luffy import LUFFYLoss
 from tgpo_ray.kernels import TokenRows
 
 TRACE = 2
+
+
+def unclipped(**options: Any) -> LUFFYLoss:
+    """As the authors run it."""
+    return LUFFYLoss(clip_low=1.0, clip_high=math.inf, **options)
 
 
 def row(token: int, origin: int = TRACE, advantage: float = 1.0) -> TokenRows:
@@ -35,7 +42,7 @@ def test_a_trace_token_has_the_shaped_gradient():
 
 
 def test_a_rollout_token_has_the_policy_gradient():
-    assert_oracle(through_kernel(LUFFYLoss(**NO_CLIP), row(0, origin=1)), FIXED["policy"])
+    assert_oracle(through_kernel(unclipped(), row(0, origin=1)), FIXED["policy"])
 
 
 def test_supervised_traces_ignore_the_advantage():
@@ -64,7 +71,7 @@ def test_value_and_gradient_equal_autograd_on_random_logits():
         entropy = -(log_p.exp() * log_p).sum(-1)
         return rows.mask * (torch.where(origin == TRACE, 2.0 * shaped, on_policy) - 0.01 * entropy)
 
-    loss = LUFFYLoss(**NO_CLIP, shaping_gamma=0.3, trace_weight=2.0, entropy_weight=0.01)
+    loss = unclipped(shaping_gamma=0.3, trace_weight=2.0, entropy_weight=0.01)
     assert_same(through_kernel(loss, rows, logits), through_autograd(formula, logits))
 
 
@@ -83,7 +90,7 @@ def test_metrics_of_rollouts_leave_traces_out():
     rows = random_rows(num_targets=1)
     rows = rows.with_extra(**{"episode.origin": 1 + (rows.sequence == 1).long()})
     log_p = torch.log_softmax(random_logits(), -1).gather(1, rows.targets)
-    metrics = LUFFYLoss(**NO_CLIP).metrics(log_p, None, rows)
+    metrics = unclipped().metrics(log_p, None, rows)
     on_policy = rows.mask * (rows.sequence != 1)
     assert metrics["policy/ratio_deviation"][1] == on_policy.sum()
     assert metrics["loss/trace_nll"][1] == (rows.mask * (rows.sequence == 1)).sum()

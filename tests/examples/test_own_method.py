@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,32 @@ from tests.algorithms.driver_parts import sampled_group, without_actors
 from tests.algorithms.oracles import assert_same, random_logits, random_rows, through_autograd, through_kernel
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
 from tgpo_ray.config import AlgorithmConfig
+from tgpo_ray.episode import SampledGroup
 from tgpo_ray.reporting.metrics import read_metrics
+from tgpo_ray.teachers import Scoring
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_method"
+
+
+class RecordingPool:
+    """A pool whose teacher has nothing to say."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, set[str]]] = []
+        self.open: list[SampledGroup] = []
+
+    def submit(self, group: SampledGroup, want: set[str]) -> None:
+        self.asked.append((group.ordinal, want))
+        self.open.append(group)
+
+    def finished(self, scorer: str, *, wait_s: float) -> list[SampledGroup]:
+        return []
+
+    def drain(self, scorer: str) -> list[SampledGroup]:
+        return self.open
+
+    def forget(self) -> None:
+        self.open = []
 
 
 @pytest.fixture
@@ -36,8 +59,29 @@ def test_the_yaml_names_the_method_by_its_import_path(rescue: Any) -> None:
 
 
 def test_a_rule_of_its_own_is_reported_with_the_others(rescue: Any) -> None:
-    config = AlgorithmConfig.from_yaml(EXAMPLE / "train.yaml", overrides=["training.kl_weight=0.1"])
-    assert [problem.split(":")[0] for problem in config.problems(files=False)] == ["training.kl_weight"]
+    config = AlgorithmConfig.from_yaml(EXAMPLE / "train.yaml", overrides=["training.loss_aggregation=sequence"])
+    assert [problem.split(":")[0] for problem in config.problems(files=False)] == ["training.loss_aggregation"]
+
+
+def test_the_example_is_less_than_45_lines_of_code() -> None:
+    """Of configuration, loss and algorithm: statements, without docstrings, comments and imports."""
+    tree = ast.parse((EXAMPLE / "rescue.py").read_text())
+    imports = (ast.Import, ast.ImportFrom)
+    lines = {
+        line
+        for node in ast.walk(tree)
+        if isinstance(node, ast.stmt) and not isinstance(node, imports) and not _is_text(node)
+        for line in (node.lineno, *(range(node.lineno, (node.end_lineno or 0) + 1) if not _has_body(node) else ()))
+    }
+    assert len(lines) < 45
+
+
+def _is_text(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+
+
+def _has_body(node: ast.stmt) -> bool:
+    return hasattr(node, "body")
 
 
 @pytest.mark.parametrize("focus", [0.0, 1.0, 2.5])
@@ -62,19 +106,17 @@ def test_at_focus_0_it_is_the_loss_of_tgpo(rescue: Any) -> None:
     assert_same(ours, through_kernel(GuidedPolicyLoss(guidance_weight=0.3), rows, logits))
 
 
-def test_only_failed_groups_reach_the_teacher_and_none_is_lost(rescue: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_failed_groups_reach_the_teacher_and_none_is_lost(rescue: Any) -> None:
     algorithm = without_actors(AlgorithmConfig.from_yaml(EXAMPLE / "train.yaml"))
-    asked: list[int] = []
-
-    def annotate(_: Any, groups: Iterator[Any]) -> Iterator[Any]:
-        for group in groups:
-            asked.append(group.ordinal)
-            yield group
-
-    monkeypatch.setattr(rescue.TGPO, "annotate", annotate)
+    teacher = RecordingPool()
+    algorithm.teachers = {"default": teacher}
     groups = [sampled_group(rewards, ordinal=i) for i, rewards in enumerate([(0, 0), (1, 0), (1, 1), (0, 0)])]
-    assert sorted(group.ordinal for group in algorithm.annotate(iter(groups))) == [0, 1, 2, 3]
-    assert asked == [0, 3]
+    with Scoring() as scoring:
+        for group in groups:
+            scoring.submit(group, algorithm.scoring_requests(group))
+        found = [*scoring.finished(), *scoring.drain()]
+    assert sorted(group.ordinal for group in found) == [0, 1, 2, 3]
+    assert teacher.asked == [(0, {"argmax"}), (3, {"argmax"})]
 
 
 @pytest.mark.slow

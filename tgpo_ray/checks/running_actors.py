@@ -37,7 +37,7 @@ class Probe:
 
 def check_actors(algorithm: Any) -> Iterator[CheckResult]:
     """The results, one by one. `algorithm` has built its actors and synced its weights."""
-    if algorithm.env_runners is None or not algorithm.config.envs:
+    if not algorithm.has_runners or not algorithm.config.envs:
         yield skipped("actors", "the algorithm samples from no environment", "stated")
         return
     probe = sampled_probe(algorithm)

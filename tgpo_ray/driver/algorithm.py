@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import ray
 
@@ -30,8 +30,24 @@ STATE_FILE = "algorithm.json"
 Metrics = dict[str, float]
 
 
-class Algorithm:
+class ActorGroup(Protocol):
+    """What an algorithm starts, waits for and ends: runners, learners, teachers."""
+
+    def wait_until_ready(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
+GroupT = TypeVar("GroupT", bound=ActorGroup)
+ItemT = TypeVar("ItemT")
+
+
+class Algorithm(Generic[ConfigT]):
     """Base of all algorithms: actors, checkpoints, evaluation. A subclass defines `training_step`.
+
+    `Algorithm[MyConfig]` has a `config` of that class. `env_runners`, `weights` and `cursor` are there where
+    `has_runners` is true: the algorithm samples, or evaluates.
 
     Args:
         config: checked here, before Ray starts.
@@ -47,9 +63,14 @@ class Algorithm:
 
     config_class: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
 
+    has_runners: bool = False
+    env_runners: EnvRunnerGroup
+    weights: WeightSync
+    cursor: Cursor
+
     def __init__(
         self,
-        config: AlgorithmConfig,
+        config: ConfigT,
         *,
         env_runners: EnvRunnerGroup | None = None,
         teachers: Mapping[str, TeacherGroup] | None = None,
@@ -59,14 +80,16 @@ class Algorithm:
     ) -> None:
         config.check()
         check_environments(config)
+        self.read_data(config)
         self._owns_ray = cluster.connect(config.ray)
         self.iteration, self.session = 0, session
         self.num_recoveries = 0
+        self.sampled: list[SampledGroup] = []  # the last iteration's groups, as they were trained on
         self._times: dict[str, float] = {}
-        self._owned: list[Any] = []
+        self._owned: list[ActorGroup] = []
         try:
             check_resources(config, ray.cluster_resources(), cluster.node_resources())
-            self.config: Any = config.resolved(gpus=cluster.has_gpus())
+            self.config = config.resolved(gpus=cluster.has_gpus())
             self.config.model.path = local_model(self.config.model.path)
             self.run_folder = run_folder or f"{absolute(self.config.checkpointing.storage_path)}/{self.config.name}"
             self._check_runners(env_runners)
@@ -101,32 +124,37 @@ class Algorithm:
         with_runners: bool,
     ) -> None:
         """Start everything at once, then wait: the engines' start-ups overlap."""
-        self.env_runners: Any = env_runners  # EnvRunnerGroup, where the algorithm or its evaluation has one
         wanted = with_runners and (self.config.needs_envs or bool(self.config.evaluation.envs))
         if env_runners is None and wanted:
-            self.env_runners = self._own(build_env_runners(self.config))
+            env_runners = self._own(build_env_runners(self.config))
         self.build_scorers(teachers)
         for group in self._owned:
             group.wait_until_ready()
-        self.weights: Any = None  # WeightSync, where there are runners
-        self.cursor: Any = None  # Cursor, likewise
-        if self.env_runners is not None:
-            self.weights = WeightSync(self.learners, self.env_runners)
-            self.weights.sync()
-            rows = self.env_runners.num_problems[: len(self.config.envs)]
-            self.cursor = Cursor(rows, [env.weight for env in self.config.envs], self.config.seed)
+        if env_runners is not None:
+            self._connect(env_runners)
 
-    def _own(self, group: Any) -> Any:
+    def _connect(self, env_runners: EnvRunnerGroup) -> None:
+        """Give the runners the learners' weights, and begin to walk the problems."""
+        self.has_runners, self.env_runners = True, env_runners
+        self.weights = WeightSync(self.learners, env_runners)
+        self.weights.sync()
+        rows = env_runners.num_problems[: len(self.config.envs)]
+        self.cursor = Cursor(rows, [env.weight for env in self.config.envs], self.config.seed)
+
+    def _own(self, group: GroupT) -> GroupT:
         self._owned.append(group)
         return group
 
-    def _disown(self, group: Any) -> None:
+    def _disown(self, group: ActorGroup) -> None:
         """End a group now, if it was started here."""
         if group in self._owned:
             self._owned.remove(group)
             group.stop()
 
     # ---- what an algorithm must say
+
+    def read_data(self, config: ConfigT) -> None:
+        """Read the files that the algorithm trains on, before Ray starts. None here."""
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         """Start the teachers that the algorithm needs (or take the ready ones). None here."""
@@ -153,6 +181,8 @@ class Algorithm:
         metrics |= {f"time/{name}_s": value for name, value in self._times.items()}
         if "tokens/response" in metrics:
             metrics["throughput/response_tokens_per_s"] = metrics["tokens/response"] / seconds
+        if "tokens/trained" in metrics and "update" in self._times:
+            metrics["throughput/trained_tokens_per_s"] = metrics["tokens/trained"] / self._times["update"]
         return metrics | {"time/iteration_s": seconds}
 
     def sampling_seed(self) -> int:
@@ -167,11 +197,24 @@ class Algorithm:
         finally:
             self._times[name] = self._times.get(name, 0.0) + time.monotonic() - start
 
+    def timed(self, name: str, items: Iterator[ItemT]) -> Iterator[ItemT]:
+        """The items; the seconds of waiting for each, and no others, are added to `time/<name>_s`."""
+        while True:
+            with self.timer(name):
+                try:
+                    item = next(items)
+                except StopIteration:
+                    return
+            yield item
+
     # ---- around the iterations
 
     @property
     def num_iterations(self) -> int:
-        return self.config.training.num_iterations
+        """Iterations of the whole run; a method whose data decide says so itself."""
+        if self.config.num_iterations is None:
+            raise NotImplementedError(f"{type(self).__name__} must define num_iterations: training leaves it open")
+        return self.config.num_iterations
 
     def evaluate(self) -> tuple[Metrics, list[SampledGroup]]:
         """Metrics of the held-out sets under `evaluation/`, and some of the groups.
@@ -179,7 +222,7 @@ class Algorithm:
         Raises:
             ValueError: the configuration has no `evaluation.envs`.
         """
-        if self.env_runners is None or not self.config.evaluation.envs:
+        if not self.has_runners or not self.config.evaluation.envs:
             raise ValueError("evaluation.envs is empty: name at least one held-out environment to evaluate on")
         start = time.monotonic()
         self.before_evaluation()
@@ -194,13 +237,13 @@ class Algorithm:
         return {
             "algorithm": self.config.algorithm,
             "iteration": self.iteration,
-            "weights_version": self.weights.version if self.weights else 0,
-            "cursor": self.cursor.state_dict() if self.cursor else None,
+            "weights_version": self.weights.version if self.has_runners else 0,
+            "cursor": self.cursor.state_dict() if self.has_runners else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.iteration = state["iteration"]
-        if self.cursor is not None and state["cursor"] is not None:  # None: saved by a run without runners
+        if self.has_runners and state["cursor"] is not None:  # None: saved by a run without runners
             self.cursor.load_state_dict(state["cursor"])
 
     def save(self, path: str | None = None) -> str:
@@ -233,7 +276,7 @@ class Algorithm:
         self.learners.load(path)
         self._last_state, self._last_checkpoint = state, path
         self.load_state_dict(state)
-        if self.weights is not None:
+        if self.has_runners:
             self.weights.sync(state["weights_version"])
 
     def recover(self, error: LearnersRestartedError | None) -> None:
@@ -244,7 +287,7 @@ class Algorithm:
             self.load_state_dict(self._last_state)
             try:
                 self.learners.wait_until_ready()
-                if self.weights is not None:
+                if self.has_runners:
                     self.weights.sync()
                 error = None
             except LearnersRestartedError as again:

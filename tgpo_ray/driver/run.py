@@ -5,51 +5,59 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.checks import check_actors, refuse_failed
 from tgpo_ray.cluster import absolute, copy_folder
-from tgpo_ray.driver.evaluation import sample_rows
+from tgpo_ray.driver.run_log import RunLog
+from tgpo_ray.driver.signals import terminated_by_signal, uninterrupted
 from tgpo_ray.learners import LearnersRestartedError
-from tgpo_ray.reporting import JsonlWriter, MetricsWriter, Progress, load_run, open_writers, read_metrics, write_report
+from tgpo_ray.reporting import Progress, load_run, write_report
 
 if TYPE_CHECKING:
     from ray.train import Result
 
     from tgpo_ray.config import AlgorithmConfig
     from tgpo_ray.driver import Algorithm, Metrics
+    from tgpo_ray.env_runners import EnvRunnerGroup
+    from tgpo_ray.teachers import TeacherGroup
 
 RUN_FILE = "run.json"
 
 
-def fit(config: AlgorithmConfig, *, resume: str | None = None, **groups: Any) -> Result:
+def fit(
+    config: AlgorithmConfig,
+    *,
+    resume: str | None = None,
+    env_runners: EnvRunnerGroup | None = None,
+    teachers: Mapping[str, TeacherGroup] | None = None,
+) -> Result:
     """Run the job to its end and return Ray Train's Result: last metrics, last checkpoint, the run's folder.
 
     Args:
         resume: the folder of an earlier run, to continue from its last checkpoint, in the same folder.
-        groups: ready `env_runners` and `teachers`, as Algorithm takes them.
+        env_runners, teachers: ready groups to use, as Algorithm takes them; they are left running.
 
     Raises:
         ConfigError, ActorStartError: before anything was trained; no folder is left.
         Exception: whatever ended the run; its last checkpoint and metrics are on disk.
     """
     run = Run(config, resume)
-    with _terminated_by_signal():
+    with terminated_by_signal():
         try:
-            algorithm = config.get_algo_class()(config, run_folder=str(run.folder), session=run.session, **groups)
+            algorithm = config.get_algo_class()(
+                config, env_runners=env_runners, teachers=teachers, run_folder=str(run.folder), session=run.session
+            )
         except BaseException:
             run.discard_if_empty()
             raise
         try:
             return run.go(algorithm)
         finally:
-            with _uninterrupted():
+            with uninterrupted():
                 algorithm.stop()
 
 
@@ -66,32 +74,25 @@ class Run:
             base = Path("runs") if self.remote else Path(storage).expanduser()
             self.folder = free_folder(base.resolve() / (config.resolved(gpus=False).name or "run"))
         self.session = self.restored["session"] + 1 if self.restored else 1
-        self._seconds_before = 0.0
-        self._tokens = 0.0
         self._checkpoint: str | None = None
 
     def go(self, algorithm: Algorithm) -> Result:
+        """Run the algorithm to its end and write the report."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._restore(algorithm)
+        if self.restored:
+            self._checkpoint = str(self.folder / self.restored["checkpoint"])
+            algorithm.restore(self._checkpoint)
         algorithm.config.to_yaml(self.folder / "config.yaml")
-        resume_after = algorithm.iteration if self.restored else None
-        self._writers: list[MetricsWriter] = open_writers(
-            algorithm.config.reporting, self.folder, resume_after=resume_after
-        )
-        self._samples = JsonlWriter(self.folder / "samples.jsonl")
-        if resume_after is not None:
-            self._samples.truncate_after(resume_after)
-        self._start = time.monotonic()
-        show = algorithm.config.reporting.progress
+        reporting = algorithm.config.reporting
+        log = RunLog(self.folder, reporting, resume_after=algorithm.iteration if self.restored else None)
         try:
-            with Progress(algorithm.num_iterations, algorithm.config.name, enabled=show) as progress:
+            with Progress(algorithm.num_iterations, algorithm.config.name, enabled=reporting.progress) as progress:
                 progress.note(f"run folder: {self.folder}")
                 if algorithm.config.fault_tolerance.preflight:
                     progress.note(f"preflight: {refuse_failed(check_actors(algorithm))} checks passed")
-                last = self._iterate(algorithm, progress)
+                last = self._iterate(algorithm, log, progress)
         finally:
-            for writer in [*self._writers, self._samples]:
-                writer.close()
+            log.close()
             self._publish()
         return self._result(last)
 
@@ -101,47 +102,33 @@ class Run:
         if self.folder.is_dir() and len(folders) == len(list(self.folder.iterdir())):
             shutil.rmtree(self.folder)
 
-    def _restore(self, algorithm: Algorithm) -> None:
-        if self.restored:
-            self._checkpoint = str(self.folder / self.restored["checkpoint"])
-            algorithm.restore(self._checkpoint)
-            rows = [
-                row for row in read_metrics(self.folder / "metrics.jsonl") if row["iteration"] <= algorithm.iteration
-            ]
-            self._seconds_before = rows[-1].get("time/total_s", 0.0) if rows else 0.0
-            self._tokens = rows[-1].get("tokens/total", 0.0) if rows else 0.0
-
-    def _iterate(self, algorithm: Algorithm, progress: Progress) -> Metrics:
+    def _iterate(self, algorithm: Algorithm, log: RunLog, progress: Progress) -> Metrics:
         metrics: Metrics = {}
         evaluation = algorithm.config.evaluation
         if algorithm.iteration == 0 and evaluation.at_start and evaluation.envs:
-            metrics = self._evaluated(algorithm, {}, due=True)
-            self._write(algorithm, metrics, progress)
+            metrics = _evaluated(algorithm, log)
+            progress.update(algorithm.iteration, log.write(algorithm.iteration, metrics))
         while algorithm.iteration < algorithm.num_iterations:
             recoveries = algorithm.num_recoveries
             metrics = algorithm.train()
             if algorithm.num_recoveries > recoveries:
-                self._take_back(algorithm.iteration - 1)
+                log.take_back(algorithm.iteration - 1)
             try:
-                metrics = self._evaluated(algorithm, metrics, due=_is_due(algorithm, "evaluation"))
-                if _is_due(algorithm, "checkpointing"):
-                    metrics = self._saved(algorithm, metrics)
+                if evaluation.envs and _is_due(algorithm, evaluation.every, at_end=evaluation.at_end):
+                    metrics |= _evaluated(algorithm, log)
+                if _is_due(algorithm, algorithm.config.checkpointing.every):
+                    metrics |= self._saved(algorithm)
             except LearnersRestartedError as error:  # they died after the update: it is not in any checkpoint
                 algorithm.recover(error)
-                self._take_back(algorithm.iteration)
+                log.take_back(algorithm.iteration)
                 continue
-            self._write(algorithm, metrics, progress)
+            row = log.write(algorithm.iteration, metrics)
+            if _shows_samples(algorithm):
+                log.write_samples(algorithm.sampled[:2], algorithm.iteration, "train")
+            progress.update(algorithm.iteration, row)
         return metrics
 
-    def _evaluated(self, algorithm: Algorithm, metrics: Metrics, *, due: bool) -> Metrics:
-        if not (due and algorithm.config.evaluation.envs):
-            return metrics
-        found, groups = algorithm.evaluate()
-        for row in sample_rows(groups, algorithm.iteration, "evaluation"):
-            self._samples.append(row)
-        return metrics | found
-
-    def _saved(self, algorithm: Algorithm, metrics: Metrics) -> Metrics:
+    def _saved(self, algorithm: Algorithm) -> Metrics:
         start = time.monotonic()
         self._checkpoint = algorithm.save()
         name = os.path.relpath(self._checkpoint, self.folder)  # relative: a run's folder may be moved
@@ -149,28 +136,7 @@ class Run:
         temporary = self.folder / f"{RUN_FILE}.tmp"
         temporary.write_text(json.dumps(state))
         temporary.replace(self.folder / RUN_FILE)
-        return metrics | {"time/checkpoint_s": time.monotonic() - start}
-
-    def _write(self, algorithm: Algorithm, metrics: Metrics, progress: Progress) -> None:
-        self._tokens += metrics.get("tokens/response", 0.0)
-        row = metrics | {
-            "tokens/total": self._tokens,
-            "time/total_s": self._seconds_before + time.monotonic() - self._start,
-        }
-        for writer in self._writers:
-            writer.write(algorithm.iteration, row)
-        every = algorithm.config.reporting.samples_every
-        sampled = getattr(algorithm, "sampled", [])
-        if sampled and (algorithm.iteration % every == 0 or algorithm.iteration in (1, algorithm.num_iterations)):
-            for sample in sample_rows(sampled[:2], algorithm.iteration, "train"):
-                self._samples.append(sample)
-        progress.update(algorithm.iteration, row)
-
-    def _take_back(self, iteration: int) -> None:
-        """Learners went back to a checkpoint: rows of iterations that did not happen go."""
-        for writer in [*self._writers, self._samples]:
-            if isinstance(writer, JsonlWriter):
-                writer.truncate_after(iteration)
+        return {"time/checkpoint_s": time.monotonic() - start}
 
     def _publish(self) -> None:
         if self.remote:
@@ -185,12 +151,23 @@ class Run:
         return Result(metrics=dict(metrics), checkpoint=checkpoint, error=None, path=absolute(str(self.folder)))
 
 
-def _is_due(algorithm: Algorithm, section: str) -> bool:
+def _evaluated(algorithm: Algorithm, log: RunLog) -> Metrics:
+    metrics, groups = algorithm.evaluate()
+    log.write_samples(groups, algorithm.iteration, "evaluation")
+    return metrics
+
+
+def _is_due(algorithm: Algorithm, every: int | None, *, at_end: bool = True) -> bool:
     """Whether this iteration ends with an evaluation or a checkpoint: every k-th does, and the last."""
-    settings = getattr(algorithm.config, section)
     if algorithm.iteration == algorithm.num_iterations:
-        return getattr(settings, "at_end", True)
-    return settings.every is not None and algorithm.iteration % settings.every == 0
+        return at_end
+    return every is not None and algorithm.iteration % every == 0
+
+
+def _shows_samples(algorithm: Algorithm) -> bool:
+    """Whether some of this iteration's episodes go to the report: the first's, the last's, and every k-th's."""
+    every = algorithm.config.reporting.samples_every
+    return algorithm.iteration % every == 0 or algorithm.iteration in (1, algorithm.num_iterations)
 
 
 def free_folder(folder: Path) -> Path:
@@ -212,40 +189,3 @@ def _read_run_file(folder: str) -> dict[str, Any]:
     except FileNotFoundError:
         reason = f"it holds no {RUN_FILE}, so no checkpoint was finished: start a new run"
         raise ConfigError([f"--resume: {folder} cannot be continued: {reason}"]) from None
-
-
-@contextmanager
-def _terminated_by_signal() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does, through `finally`: schedulers send it before they kill."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    names = ["Ctrl-C"]
-
-    def interrupt(number: int, frame: Any) -> None:
-        names.append(signal.Signals(number).name)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    except KeyboardInterrupt:  # Ray raises one of its own where it was waiting
-        raise KeyboardInterrupt(names[-1]) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C must not leave actors behind: clean-up is bounded in time anyway."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tgpo_ray.episode import EpisodeInfo, SampledGroup
+
+if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig
 
 FAILURES = ("timeout", "error")  # the other outcomes judge the response
 
@@ -25,36 +27,28 @@ class VerifierFailures:
     max_share: float
     least: int  # episodes that a group must keep
     infos: list[tuple[EpisodeInfo, ...]] = field(default_factory=list)  # of every group that came, all its episodes
+    num_passed: int = 0  # groups
 
     @classmethod
-    def of(cls, config: Any) -> VerifierFailures:
+    def of(cls, config: AlgorithmConfig) -> VerifierFailures:
         """As a configuration says. A lone episode has no group to compare with where advantages need one."""
         faults = config.fault_tolerance
         least = 2 if config.group_relative else 1
         return cls(faults.verifier_failures, faults.max_verifier_failure_share, least)
 
-    def passed(self, groups: Iterator[SampledGroup]) -> Iterator[SampledGroup]:
-        """The groups to train on, as they come.
-
-        Raises:
-            RuntimeError: after the last group, if too many verifications failed.
-        """
-        num_kept = 0
-        for group in groups:
-            self.infos.append(group.infos)
-            kept = self._kept(group) if self.mode == "drop_episode" else group
-            if kept is not None:
-                num_kept += 1
-                yield kept
-        self._check(num_kept)
-
-    def _kept(self, group: SampledGroup) -> SampledGroup | None:
+    def passed(self, group: SampledGroup) -> SampledGroup | None:
+        """What is trained on of a group; None: nothing."""
+        self.infos.append(group.infos)
         members = [i for i, info in enumerate(group.infos) if info.outcome not in FAILURES]
-        if len(members) == len(group.infos):
-            return group
-        return group.keeping(members) if len(members) >= self.least else None
+        if self.mode == "drop_episode" and len(members) < len(group.infos):
+            if len(members) < self.least:
+                return None
+            group = group.keeping(members)
+        self.num_passed += 1
+        return group
 
-    def _check(self, num_kept: int) -> None:
+    def check(self) -> None:
+        """Raises RuntimeError, after the iteration's last group, if too many verifications failed."""
         outcomes = Counter(info.outcome for infos in self.infos for info in infos)
         counts = {outcome: outcomes[outcome] for outcome in FAILURES}
         share = sum(counts.values()) / max(1, outcomes.total())
@@ -65,7 +59,7 @@ class VerifierFailures:
             raise RuntimeError(
                 f"{said}, above fault_tolerance.max_verifier_failure_share = {self.max_share:g}: {fix}, or the share"
             )
-        if self.infos and not num_kept:
+        if self.infos and not self.num_passed:
             raise RuntimeError(
                 f"{said}, and fault_tolerance.verifier_failures: drop_episode leaves no group with {self.least} "
                 f"episodes to train on: {fix}, or write score_zero"

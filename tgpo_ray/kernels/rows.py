@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -74,6 +75,14 @@ class LossOutput(NamedTuple):
     entropy: Tensor | None  # (N,) detached, nats
     rows: TokenRows  # what the loss saw: the caller's rows, or those that `prepare` returned
 
+    def sums(self, loss: TokenLoss) -> dict[str, Tensor]:
+        """() each, detached: `total`, and under their names the parts of which `loss` is made, which add up to it."""
+        with torch.no_grad():
+            parts = loss.parts(self.logprobs, self.entropy, self.rows)
+            if loss.divergence is not None and "divergence" in self.rows.extra:
+                parts = parts | {"divergence": loss.divergence.weight * self.rows.extra["divergence"]}
+            return {"total": self.loss.detach()} | {name: values.sum() for name, values in parts.items()}
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -92,8 +101,9 @@ class Divergence:
 class TokenLoss:
     """Base of the losses. A subclass is a small frozen dataclass of plain numbers, so it travels between processes.
 
-    `__call__` gets rows of one chunk, in any number and order: row i's loss may depend on row i alone. A loss that
-    needs the whole sequence sets `needs_sequence` and computes what it needs of the others in `prepare`.
+    It defines `parts`, whose sum is the loss, or `__call__`, if it has no parts to report. Both get rows of one chunk,
+    in any number and order: row i's loss may depend on row i alone. A loss that needs the whole sequence sets
+    `needs_sequence` and computes what it needs of the others in `prepare`.
     """
 
     targets: ClassVar[tuple[str, ...]] = ()
@@ -126,12 +136,21 @@ class TokenLoss:
 
     @property
     def needs_entropy(self) -> bool:
-        """Whether `__call__` and `metrics` get the entropy, which costs a pass over the logits."""
+        """Whether `parts` and `metrics` get the entropy, which costs a pass over the logits."""
         return False
 
     def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
         """Per-row loss (N,), unnormalised and masked, from logprobs (N, K) and entropy (N,)."""
-        raise NotImplementedError(f"{type(self).__name__} must define __call__(logprobs, entropy, rows) -> (N,)")
+        parts = self.parts(logprobs, entropy, rows)
+        if not parts:
+            raise NotImplementedError(
+                f"{type(self).__name__} must define parts(logprobs, entropy, rows) -> name: (N,), or __call__ -> (N,)"
+            )
+        return reduce(torch.add, parts.values())
+
+    def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
+        """The terms of the loss by name, (N,) each, weights and mask included; a run reports them as `loss/<name>`."""
+        return {}
 
     def prepare(self, logprobs: Tensor, rows: TokenRows) -> TokenRows:
         """Rows with what the loss needs of whole sequences; called without gradient when `needs_sequence`."""

@@ -11,7 +11,7 @@ import math
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,7 +127,11 @@ class LearnerGroup:
         self._drain()
         replies = self._call("step", (float(num_tokens), lr))
         sums, self._sums = self._sums, []
-        return {**_reduced(sums), **{f"optimizer/{name}": value for name, value in replies[0].items()}}
+        return {
+            **_reduced(sums),
+            **_losses([loss_sums for _, loss_sums in replies], num_tokens),
+            **{f"optimizer/{name}": value for name, value in replies[0][0].items()},
+        }
 
     def sampler_gaps(self, groups: Sequence[SampledGroup]) -> np.ndarray:
         """|learner - sampler| log-prob of every token that the policy wrote, where episodes carry the sampler's."""
@@ -276,6 +280,12 @@ def _by_place(group: SampledGroup, values: Iterable[Any]) -> list[Any]:
         return list(values)
     placed = dict(zip(group.members, values, strict=True))
     return [placed.get(place, 0) for place in range(max(placed) + 1)]
+
+
+def _losses(ranks: Sequence[Mapping[str, float]], num_tokens: float) -> dict[str, float]:
+    """`loss/<name>` of an update: the ranks' summed loss and its parts, divided as the gradient is."""
+    names = {name for sums in ranks for name in sums}
+    return {f"loss/{name}": sum(sums.get(name, 0.0) for sums in ranks) / num_tokens for name in sorted(names)}
 
 
 def _reduced(sums: Sequence[Sums]) -> dict[str, float]:

@@ -103,6 +103,7 @@ class Learner:
         self._engine = make_engine(PolicyModule(self._model, spec.temperature), spec.options, self._device)
         self._old_logprobs: dict[tuple[int, int], np.ndarray] = {}
         self._teacher_weights: dict[str, Tensor] = {}
+        self._loss_sums: dict[str, Tensor] = {}  # () each, on the device: fetched once an update
         self.num_steps = 0
 
     def accumulate(self, micro_batches: Sequence[MicroBatch], loss: TokenLoss) -> Sums:
@@ -114,6 +115,8 @@ class Learner:
             with self._engine.autocast():
                 output = self._engine.module(batch, loss, self._teacher_weight(loss))
             self._engine.backward(output.loss)
+            for name, total in output.sums(loss).items():
+                self._loss_sums[name] = self._loss_sums.get(name, 0.0) + total
             for name, (total, count) in loss.metrics(output.logprobs, output.entropy, output.rows).items():
                 seen = totals.setdefault(name, [torch.zeros(()), torch.zeros(())])
                 seen[0], seen[1] = seen[0] + total.detach().cpu(), seen[1] + count.detach().cpu()
@@ -151,6 +154,11 @@ class Learner:
                 written = episode.origin == ORIGIN_POLICY
                 gaps.append(np.abs(found[key] - episode.old_logprobs)[written])
         return gaps
+
+    def take_loss_sums(self) -> dict[str, float]:
+        """The summed loss of this rank's micro-batches since the last call: `total`, and its parts by name."""
+        sums, self._loss_sums = self._loss_sums, {}
+        return {name: float(total) for name, total in sums.items()}
 
     def step(self, denominator: float, lr: float) -> dict[str, float]:
         """Divide the accumulated gradients by the global count, clip, update.

@@ -107,9 +107,11 @@ class RankLoop:
     def forget_logprobs(self) -> None:
         self._learner.forget_logprobs()
 
-    def step(self, payload: tuple[float, float]) -> dict[str, float]:
+    def step(self, payload: tuple[float, float]) -> tuple[dict[str, float], dict[str, float]]:
+        """(what the optimizer says, this rank's summed loss and its parts)."""
         num_tokens, lr = payload
-        return self._learner.step(num_tokens, lr)
+        loss_sums = self._learner.take_loss_sums()
+        return self._learner.step(num_tokens, lr), loss_sums
 
     def weight_buckets(self) -> list[Any]:
         return self._learner.weight_buckets()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tgpo_ray.teachers.group import TeacherGroup
     from tgpo_ray.teachers.reader import Reader, vocabulary_map
     from tgpo_ray.teachers.spec import ServerSpec, TeacherSpec
-    from tgpo_ray.teachers.streaming import annotate
+    from tgpo_ray.teachers.streaming import Scoring, ScoringRequest, annotate
     from tgpo_ray.teachers.teacher import Teacher
     from tgpo_ray.teachers.trace_book import Prefixes, TraceShelf
     from tgpo_ray.teachers.trace_file import TraceData
@@ -31,7 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "group": ["TeacherGroup"],
         "reader": ["Reader", "vocabulary_map"],
         "spec": ["ServerSpec", "TeacherSpec"],
-        "streaming": ["annotate"],
+        "streaming": ["Scoring", "ScoringRequest", "annotate"],
         "teacher": ["Teacher"],
         "trace_book": ["Prefixes", "TraceShelf"],
         "trace_file": ["TraceData"],

@@ -1,11 +1,100 @@
-"""Groups of episodes through their teachers, while other groups are still being written."""
+"""Groups of episodes through their scorers, while other groups are still being written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
 
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.teachers.group import TeacherGroup
+
+
+class ScoringRequest(NamedTuple):
+    """One pool that is to score a group."""
+
+    scorer: str  # the name that the guidance has in the group: "teacher", "reference"
+    pool: TeacherGroup
+    want: Collection[str]  # what the pool is asked for: "argmax", "logprob", ...
+
+
+@dataclass
+class _OpenGroup:
+    group: SampledGroup  # with the guidance that is there
+    num_open: int  # scorers that have not answered
+
+
+class Scoring:
+    """The groups of one iteration on their way through the pools that score them.
+
+        with Scoring() as scoring:
+            for group in sampled:
+                scoring.submit(group, [ScoringRequest("teacher", pool, {"argmax"})])
+                train_on(scoring.finished())
+            train_on(scoring.drain())
+
+    A group comes back once, when the last of its scorers has answered or given up; one that nobody scores comes back
+    with the next `finished`. Leaving the block drops what is open: an iteration that is given up is answered in no
+    later one.
+    """
+
+    def __init__(self) -> None:
+        self._scorers: dict[TeacherGroup, str] = {}
+        self._open: dict[int, _OpenGroup] = {}  # by the group's ordinal
+        self._ready: list[SampledGroup] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in self._scorers:
+            pool.forget()
+
+    def submit(self, group: SampledGroup, requests: Sequence[ScoringRequest]) -> None:
+        """Have each pool score the group."""
+        if not requests:
+            self._ready.append(group)
+            return
+        self._open[group.ordinal] = _OpenGroup(group, len(requests))
+        for scorer, pool, want in requests:
+            self._scorers[pool] = scorer
+            pool.submit(group, want)
+
+    def finished(self) -> list[SampledGroup]:
+        """The groups that are complete by now. Waits for nothing.
+
+        Raises:
+            ActorStartError: a pool has no replica left.
+        """
+        for pool, scorer in self._scorers.items():
+            for answered in pool.finished(scorer, wait_s=0.0):
+                self._join(answered)
+        return self._take_ready()
+
+    def drain(self) -> Iterator[SampledGroup]:
+        """The groups that are left, as they are completed.
+
+        Raises:
+            RuntimeError: a pool failed on more than its `max_unguided_share` of the groups.
+            ActorStartError: a pool has no replica left.
+        """
+        yield from self._take_ready()
+        for pool, scorer in self._scorers.items():
+            for answered in pool.drain(scorer):
+                self._join(answered)
+                yield from self._take_ready()
+
+    def _join(self, answered: SampledGroup) -> None:
+        """Take in one scorer's answer; its group is ready after the last."""
+        waiting = self._open[answered.ordinal]
+        waiting.group = replace(waiting.group, guidance={**waiting.group.guidance, **answered.guidance})
+        waiting.num_open -= 1
+        if not waiting.num_open:
+            self._ready.append(self._open.pop(answered.ordinal).group)
+
+    def _take_ready(self) -> list[SampledGroup]:
+        ready, self._ready = self._ready, []
+        return ready
 
 
 def annotate(
@@ -16,22 +105,12 @@ def annotate(
 ) -> Iterator[SampledGroup]:
     """Yield every group again, with guidance from its own pool under `scorer`, as soon as that is there.
 
-    Scoring runs while `groups` still produces: a sequence needs nothing but itself.
-
     Raises:
         RuntimeError: a pool failed on more than its `max_unguided_share` of the groups.
         ActorStartError: a pool has no replica left.
     """
-    pools: dict[int, TeacherGroup] = {}
-    try:
+    with Scoring() as scoring:
         for group in groups:
-            pool = pool_of(group)
-            pools[id(pool)] = pool
-            pool.submit(group, want)
-            for busy in pools.values():
-                yield from busy.finished(scorer, wait_s=0.0)
-        for pool in pools.values():
-            yield from pool.drain(scorer)
-    finally:
-        for pool in pools.values():
-            pool.forget()
+            scoring.submit(group, [ScoringRequest(scorer, pool_of(group), want)])
+            yield from scoring.finished()
+        yield from scoring.drain()

@@ -46,15 +46,16 @@ def groups(ray_cluster: Any) -> list[SampledGroup]:
 
 
 @pytest.fixture(scope="module")
-def reference(groups: list[SampledGroup], tiny_models: dict[str, str]) -> tuple[Weights, list[float]]:
-    """(weights after two updates, gradient norms) of one process that sees all sequences in one micro-batch."""
+def reference(groups: list[SampledGroup], tiny_models: dict[str, str]) -> tuple[Weights, list[float], list[float]]:
+    """(weights after two updates, gradient norms, losses) of one process that sees all sequences in one micro-batch."""
     learner = Learner(Setting("torch", 1).spec(tiny_models["policy"]))
     pieces = pieces_of(groups)
-    norms = []
+    norms, losses = [], []
     for _ in range(2):
         learner.accumulate([pieces], LOSS)
+        losses.append(learner.take_loss_sums()["total"] / num_tokens(groups))
         norms.append(learner.step(num_tokens(groups), LR)["grad_norm"])
-    return {name: weight.numpy().copy() for name, weight in learner.named_weights()}, norms
+    return {name: weight.numpy().copy() for name, weight in learner.named_weights()}, norms, losses
 
 
 # ---- one group, all of its duties
@@ -76,6 +77,8 @@ def test_two_updates_equal_those_of_one_process(learners, groups, reference):
     metrics = [update(learners, groups) for _ in range(2)]
     assert gap(weights(learners), reference[0]) < 1e-5
     assert [m["optimizer/grad_norm"] for m in metrics] == pytest.approx(reference[1], rel=1e-4)
+    assert [m["loss/total"] for m in metrics] == pytest.approx(reference[2], rel=1e-4)
+    assert [m["loss/policy"] + m["loss/entropy"] for m in metrics] == pytest.approx(reference[2], rel=1e-4)
     assert metrics[0]["policy/entropy"] > 0.0
 
 

@@ -1,0 +1,121 @@
+"""Taught: what the methods with a teacher share, whatever their loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from tgpo_ray.driver import OnPolicyAlgorithm
+
+if TYPE_CHECKING:
+    from tgpo_ray.driver import Metrics
+    from tgpo_ray.episode import SampledGroup
+    from tgpo_ray.teachers import ScoringRequest, TeacherGroup
+
+    from .taught_config import TaughtConfig
+
+TaughtConfigT = TypeVar("TaughtConfigT", bound="TaughtConfig")
+
+
+class Taught(OnPolicyAlgorithm[TaughtConfigT]):
+    """Has teachers score the groups while the weight of their term, which follows a schedule, is above 0.
+
+    w_t is constant over the updates of iteration t, counted from 0. At w_t = 0 no teacher is called; once it stays 0
+    the teachers started here are ended, and their resources return to the cluster.
+
+    A method says what it asks for (`wanted`), of which groups (`asks_teacher`), and where the answer is in its loss.
+    """
+
+    teachers: Mapping[str, TeacherGroup]  # by name; empty once they are released
+
+    def wanted(self) -> set[str]:
+        """What the teacher is asked for: argmax, sample, logprob, topk:<k>, hidden."""
+        return {"argmax"}
+
+    def asks_teacher(self, group: SampledGroup) -> bool:
+        """Whether this group goes to its teacher. Each does here; one that does not is trained on without guidance."""
+        return True
+
+    # ---- the schedule
+
+    @property
+    def guidance_weight(self) -> float:
+        """w_t of the present iteration."""
+        return self.schedule(self.iteration)
+
+    def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
+        super().build_scorers(teachers)
+        self.schedule = self.config.guidance.build_schedule(self.num_iterations)
+        self.teachers = teachers or {}
+        if teachers is None and self.schedule.last_step() != 0:
+            self._start_teachers()
+
+    def _start_teachers(self) -> None:
+        from tgpo_ray.teachers import build_teachers
+
+        self.teachers = build_teachers(self.config)
+        for group in self.teachers.values():
+            self._own(group)
+
+    def begin_iteration(self) -> None:
+        """Release the teachers once their weight stays 0; start them again where a checkpoint took the run back."""
+        super().begin_iteration()
+        if self.guidance_weight == 0.0:
+            self._release_teachers()
+        elif not self.teachers:
+            self._start_teachers()
+            for group in self.teachers.values():
+                group.wait_until_ready()
+
+    def _release_teachers(self) -> None:
+        last = self.schedule.last_step()
+        if last is not None and self.iteration >= last and self.teachers:
+            for group in self.teachers.values():
+                self._disown(group)
+            self.teachers = {}
+            print(f"guidance: w = 0 after iteration {self.iteration}; the teachers' resources return", flush=True)
+
+    # ---- scoring
+
+    def scorers(self) -> list[TeacherGroup]:
+        return [*self.teachers.values(), *super().scorers()]
+
+    def scoring_requests(self, group: SampledGroup) -> list[ScoringRequest]:
+        """The reference's, where there is one, and that of the teacher of the group's environment."""
+        from tgpo_ray.teachers import ScoringRequest
+
+        requests = super().scoring_requests(group)
+        if self.guidance_weight == 0.0 or not self.asks_teacher(group):
+            return requests
+        teacher = self.teachers[self.config.envs[group.task.env_index].teacher]
+        return [*requests, ScoringRequest("teacher", teacher, self.wanted())]
+
+    def check_metrics(self, metrics: Metrics) -> Metrics:
+        """Add `guidance/weight`, `guidance/unmapped` and `guidance/unguided_episodes`.
+
+        Raises:
+            RuntimeError: the policy's vocabulary lacks more than `guidance.max_unmapped_share` of the teacher's tokens.
+        """
+        metrics = super().check_metrics(metrics) | {"guidance/weight": self.guidance_weight}
+        if "guidance/coverage" not in metrics:
+            return metrics
+        unguided = [group for group in self.sampled if "teacher" not in group.guidance]
+        unguided_share = num_tokens(unguided) / num_tokens(self.sampled)
+        unmapped = max(0.0, 1.0 - unguided_share - metrics["guidance/coverage"])
+        limit = self.config.guidance.max_unmapped_share
+        if unmapped > limit:
+            raise RuntimeError(
+                f"{unmapped:.1%} of the teacher's tokens have no id in the policy's vocabulary, above "
+                f"guidance.max_unmapped_share = {limit:g}: choose a teacher with the policy's tokenizer, set "
+                "guidance.unmapped: first_piece, or raise the limit"
+            )
+        return metrics | {
+            "guidance/unmapped": unmapped,
+            "guidance/unguided_episodes": sum(len(group.infos) for group in unguided)
+            / sum(len(group.infos) for group in self.sampled),
+        }
+
+
+def num_tokens(groups: Sequence[SampledGroup]) -> int:
+    """The policy's tokens in these groups."""
+    return sum(group.num_policy_tokens for group in groups)

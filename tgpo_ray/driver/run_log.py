@@ -1,0 +1,66 @@
+"""RunLog: the rows that a run writes into its folder while it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tgpo_ray.driver.evaluation import sample_rows
+from tgpo_ray.reporting import JsonlWriter, MetricsWriter, open_writers, read_metrics
+
+if TYPE_CHECKING:
+    from tgpo_ray.config import ReportingConfig
+    from tgpo_ray.driver import Metrics
+    from tgpo_ray.episode import SampledGroup
+
+
+class RunLog:
+    """Metrics through every writer, texts of some episodes, and the run's totals of tokens and seconds.
+
+    Args:
+        folder: the run's, which exists.
+        resume_after: the restored iteration: later rows are cut, and the totals go on from its row. None: a new run.
+    """
+
+    def __init__(self, folder: Path, reporting: ReportingConfig, resume_after: int | None) -> None:
+        last = {} if resume_after is None else _last_row(folder / "metrics.jsonl", resume_after)
+        self._seconds_before: float = last.get("time/total_s", 0.0)
+        self._tokens: float = last.get("tokens/total", 0.0)
+        self._writers: list[MetricsWriter] = open_writers(reporting, folder, resume_after=resume_after)
+        self._samples = JsonlWriter(folder / "samples.jsonl")
+        if resume_after is not None:
+            self._samples.truncate_after(resume_after)
+        self._start = time.monotonic()
+
+    def write(self, iteration: int, metrics: Metrics) -> Metrics:
+        """Write an iteration's metrics, the run's totals with them; returns the whole row."""
+        self._tokens += metrics.get("tokens/response", 0.0)
+        seconds = self._seconds_before + time.monotonic() - self._start
+        row = metrics | {"tokens/total": self._tokens, "time/total_s": seconds}
+        for writer in self._writers:
+            writer.write(iteration, row)
+        return row
+
+    def write_samples(self, groups: Iterable[SampledGroup], iteration: int, phase: str) -> None:
+        """Write the texts of these groups."""
+        for row in sample_rows(groups, iteration, phase):
+            self._samples.append(row)
+
+    def take_back(self, iteration: int) -> None:
+        """Learners went back to a checkpoint: rows of iterations that did not happen go."""
+        for writer in [*self._writers, self._samples]:
+            if isinstance(writer, JsonlWriter):
+                writer.truncate_after(iteration)
+
+    def close(self) -> None:
+        """Close every file."""
+        for writer in [*self._writers, self._samples]:
+            writer.close()
+
+
+def _last_row(path: Path, iteration: int) -> Metrics:
+    """The last row up to `iteration`; empty where there is none."""
+    rows = [row for row in read_metrics(path) if row["iteration"] <= iteration]
+    return rows[-1] if rows else {}
