@@ -24,8 +24,9 @@ def test_relative_links_lead_to_files_of_the_tree(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-def test_the_configuration_reference_is_that_of_the_models() -> None:
-    command = [sys.executable, "docs/generate_configuration.py", "--check"]
+@pytest.mark.parametrize("script", ["generate_configuration.py", "draw_rooms.py"])
+def test_what_a_script_writes_into_the_docs_is_up_to_date(script: str) -> None:
+    command = [sys.executable, f"docs/{script}", "--check"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
