@@ -1,7 +1,9 @@
-"""Draws docs/rooms.svg: the rooms on their floors, with an arrow from each to those that it imports.
+"""Draws docs/rooms.svg, the rooms on their floors with an arrow from each to those that it imports.
 
-python docs/draw_rooms.py            writes it
-python docs/draw_rooms.py --check    exits 1 if the picture is not that of the imports
+It also writes the table of rooms in docs/architecture.md.
+
+python docs/draw_rooms.py            writes both
+python docs/draw_rooms.py --check    exits 1 if they are not those of the code
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from pathlib import Path
 
 from rooms import FLOORS, GUESTS, floor_of, room_arrows, sign_of
 
-PICTURE = Path(__file__).with_name("rooms.svg")
+PICTURE, PAGE = Path(__file__).with_name("rooms.svg"), Path(__file__).with_name("architecture.md")
+START, END = "<!-- generated: python docs/draw_rooms.py -->", "<!-- end of the generated part -->"
 WIDTH, BOX_WIDTH, BOX_HEIGHT = 900, 272, 62
 TOP, FLOOR_HEIGHT, PORT = 74, 104, 38
 HEIGHT = TOP + FLOOR_HEIGHT * len(FLOORS) + 10
@@ -182,12 +185,26 @@ def picture() -> str:
     )
 
 
+def page_with_table(page: str) -> str:
+    """The page on the architecture with the table of rooms between its two marks."""
+    before, rest = page.split(START)
+    after = rest.split(END)[1]
+    rows = [
+        f"| {number} | `{sign_of(room)}` | {says} |"
+        for number, floor in enumerate(FLOORS, start=1)
+        for room, says in floor.items()
+    ]
+    table = "\n".join(["| floor | room | what it is |", "|---|---|---|", *rows])
+    return f"{before}{START}\n\n{table}\n\n{END}{after}"
+
+
 def main() -> None:
-    wanted = picture()
-    if "--check" not in sys.argv[1:]:
-        PICTURE.write_text(wanted, encoding="utf-8")
-    elif not PICTURE.exists() or PICTURE.read_text(encoding="utf-8") != wanted:
-        sys.exit("docs/rooms.svg differs from the imports: run `python docs/draw_rooms.py`")
+    wanted = {PICTURE: picture(), PAGE: page_with_table(PAGE.read_text(encoding="utf-8"))}
+    for path, text in wanted.items():
+        if "--check" not in sys.argv[1:]:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            sys.exit(f"docs/{path.name} differs from the code: run `python docs/draw_rooms.py`")
 
 
 if __name__ == "__main__":
