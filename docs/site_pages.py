@@ -23,6 +23,8 @@ DOCS = ROOT / "docs"
 LINK = re.compile(r"(?<=\]\()(?!https?:|mailto:|#)([^)#\s]+)(?=[)#])")
 SHOWN = {".py": "python", ".yaml": "yaml", ".toml": "toml", ".sh": "bash", "": "text"}  # suffix -> language
 MODULE_OPTIONS = "    options: {members: false, show_root_heading: false, show_root_toc_entry: false}"
+FILE_OPTIONS = "    options: {show_root_heading: false, show_root_toc_entry: false}"
+NOT_IMPORTED = ("__init__", "cli", "train")  # the overview shows the first; the others are commands
 PROJECT = ("CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 
 
@@ -58,13 +60,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def modules() -> dict[str, list[str]]:
     """Public module -> the names that it gives out, in the order of its files."""
-    doors = {room: door_of(room) for room in rooms() if is_package(room) and room != "cli"}
+    doors = {room: door_of(room) for room in rooms() if room not in NOT_IMPORTED}
     doors |= {guest: ROOT / guest / "__init__.py" for guest in GUESTS}
     return {f"{PACKAGE}.{room}": names_of(path) for room, path in sorted(doors.items())}
-
-
-def is_package(room: str) -> bool:
-    return room != "__init__" and door_of(room).name == "__init__.py"
 
 
 def names_of(door: Path) -> list[str]:
@@ -73,6 +71,8 @@ def names_of(door: Path) -> list[str]:
 
 def api_page(module: str) -> str:
     constants = [name for name in modules()[module] if name.isupper()]  # some are unpacked, which griffe cannot follow
+    if not modules()[module]:  # a room that is one file
+        return f"# {module}\n\n::: {module}\n{FILE_OPTIONS}\n"
     directives = [f"::: {module}.{name}" for name in modules()[module] if name not in constants]
     if constants:
         directives.append("### Constants\n\n" + ", ".join(f"`{name}`" for name in constants))
@@ -81,11 +81,7 @@ def api_page(module: str) -> str:
 
 def api_index() -> str:
     public = imported_by_door(ROOT / PACKAGE / "__init__.py")
-    lines = [
-        f"- [`{name}`][{PACKAGE}.{room}.{name}]" if is_package(room) else f"- `{name}`, of `{PACKAGE}.{room}`"
-        for room, names in sorted(public.items())
-        for name in sorted(names)
-    ]
+    lines = [f"- [`{name}`][{PACKAGE}.{room}.{name}]" for room in sorted(public) for name in sorted(public[room])]
     pages = [f"- [{module}]({module}.md)" for module in modules()]
     return "\n".join(["# API", "", f"What `import {PACKAGE}` gives:", "", *lines, "", "All doors:", "", *pages, ""])
 
