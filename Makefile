@@ -6,12 +6,13 @@ EXTRA := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 endif
 # The stamp's name carries what the installation depends on, so a changed dependency installs again.
 STAMP := .venv/.installed-$(EXTRA)-$(shell cat pyproject.toml .ci/install | cksum | cut -d' ' -f1)
+DOCS_STAMP := .venv-docs/.installed-$(shell cat pyproject.toml .ci/docs | cksum | cut -d' ' -f1)
 PY := .venv/bin/python
 TEST_ARGS ?=
 DEMO_ARGS ?=
 WHEEL_ARGS ?=
 
-.PHONY: help install demo test test-all lint wheel-check ci clean
+.PHONY: help install demo test test-all lint wheel-check docs docs-install generated ci clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -40,9 +41,21 @@ lint: $(STAMP) ## ruff and pyright.
 wheel-check: $(STAMP) ## Build a wheel and use it where nothing of the checkout is visible.
 	$(PY) .ci/wheel_check.py $(WHEEL_ARGS)
 
+$(DOCS_STAMP):
+	@.ci/docs install "$@"
+
+docs-install: $(DOCS_STAMP) ## Make .venv-docs ready: the tools of the docs site, nothing of the package.
+
+docs: $(DOCS_STAMP) ## Build the docs site into site/; a dead link or a page outside the navigation fails.
+	.ci/docs build
+
+generated: $(STAMP) ## Write the parts of docs/ that follow from the code: the picture of the rooms, the tables of keys.
+	$(PY) docs/draw_rooms.py
+	$(PY) docs/generate_configuration.py
+
 ci: ## What continuous integration runs.
 	.ci/run
 
-clean: ## Remove build outputs and caches; .venv, runs and the demo's models stay.
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
-	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +
+clean: ## Remove build outputs and caches; .venv, .venv-docs, runs and the demo's models stay.
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	find . -path "./.venv*" -prune -o -name __pycache__ -type d -exec rm -rf {} +

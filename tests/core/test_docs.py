@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+import yaml
+from docs.rooms import GUESTS, ROOT, rooms
+
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 
@@ -24,11 +28,53 @@ def test_relative_links_lead_to_files_of_the_tree(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-def test_the_configuration_reference_is_that_of_the_models() -> None:
-    command = [sys.executable, "docs/generate_configuration.py", "--check"]
+@pytest.mark.parametrize("script", ["generate_configuration.py", "draw_rooms.py"])
+def test_what_a_script_writes_into_the_docs_is_up_to_date(script: str) -> None:
+    command = [sys.executable, f"docs/{script}", "--check"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
+
+
+def resolve(dotted: str) -> object:
+    """The object that `driver.Algorithm.train` names: a name at a room's door, or a module inside the room."""
+    found: object = importlib.import_module(f"tgpo_ray.{dotted.partition('.')[0]}")
+    for name in dotted.split(".")[1:]:
+        if not hasattr(found, name) and isinstance(found, ModuleType):
+            importlib.import_module(f"{found.__name__}.{name}")
+        found = getattr(found, name)
+    return found
+
+
+def is_key(dotted: str) -> bool:
+    """Whether it names a key of a run's YAML: sections and rooms share some names."""
+    from tgpo_ray.algorithms import TGPOConfig
+
+    section, _, key = dotted.partition(".")
+    field = TGPOConfig.model_fields.get(section)
+    return field is not None and key in getattr(field.annotation, "model_fields", {})
+
+
+def test_every_function_on_the_page_about_the_architecture_exists() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(rf"`((?:{'|'.join([*rooms(), *GUESTS])})(?:\.\w+)+)`", page)
+    named = [name for name in named if not name.endswith((".py", ".md")) and not is_key(name)]
+    assert len(named) > 20
+    for name in named:
+        resolve(name)
+
+
+def test_the_site_has_every_page_in_its_navigation() -> None:
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+
+    def targets(entry: object) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        assert isinstance(entry, dict | list)
+        return [target for inner in (entry.values() if isinstance(entry, dict) else entry) for target in targets(inner)]
+
+    assert sorted(targets(navigation)) == sorted(pages)
 
 
 def test_the_quick_starts_yaml_is_a_valid_run(tmp_path: Path) -> None:

@@ -1,18 +1,37 @@
-"""The rules of the house that a type checker cannot see: links, packages, imports, names and sizes."""
+"""The rules of the house that a type checker cannot see: links, packages, floors, doors, imports, names and sizes."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from docs.rooms import (
+    GUESTS,
+    NAMED_IN_STRINGS,
+    ROOT,
+    circle_in,
+    door_of,
+    file_arrows,
+    floor_of,
+    given_out,
+    imported_by_door,
+    imports_between,
+    imports_of,
+    listed_by_door,
+    room_arrows,
+    room_of,
+    rooms,
+    strings_between,
+    tree_of,
+)
+
 LINKS = ("envs", "algorithms")
 CODE = ("tgpo_ray", "envs", "algorithms", "tests", "benchmarks", "examples", "docs", ".ci")
 MAX_FILE_LINES = 300
@@ -37,29 +56,12 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-
-
 def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
     """The dotted names of the absolute imports of a file, those under `if TYPE_CHECKING` left out."""
-    pending: list[ast.AST] = list(tree_of(path).body)
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif is_type_checking(node) or (top_level_only and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)):
-            continue
-        else:
-            pending.extend(ast.iter_child_nodes(node))
+    for found in imports_of(path):
+        if not (found.relative or found.for_types or (top_level_only and found.in_function)):
+            yield found.module
+            yield from (f"{found.module}.{name}" for name in found.names)
 
 
 def offenders(files: list[Path], forbidden: set[str], *, top_level_only: bool = False) -> list[str]:
@@ -99,6 +101,73 @@ def test_the_packages_listed_in_pyproject_are_the_packages_of_the_tree() -> None
     found = {".".join((prefix.get(path.parts[0], path.parts[0]), *path.parts[1:])) for path in folders}
     assert sorted(listed) == sorted(found)
     assert all((ROOT / path / "__init__.py").is_file() for path in folders)
+
+
+def test_every_folder_and_file_of_the_package_stands_on_one_floor() -> None:
+    found = {room_of(path) for path in files_under("tgpo_ray/")}
+    assert sorted(rooms()) == sorted(found)
+
+
+def test_a_room_imports_only_from_floors_below_its_own() -> None:
+    upwards = [
+        str(item)
+        for room in rooms()
+        for item in imports_between(room)
+        if any(other not in GUESTS and floor_of(other) <= floor_of(room) for other in item.rooms - {room})
+    ]
+    assert upwards == []
+
+
+def test_no_room_reaches_itself_through_others() -> None:
+    arrows: dict[str, set[str]] = {}
+    for room, other in room_arrows():
+        arrows.setdefault(room, set()).add(other)
+    assert circle_in(arrows) == []
+
+
+@pytest.mark.parametrize("room", [*rooms(), *GUESTS])
+def test_no_file_of_a_room_reaches_itself_through_others(room: str) -> None:
+    assert circle_in(file_arrows(room)) == []
+
+
+def test_a_circle_is_found() -> None:
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"a"}}) in (["a", "b", "c", "a"], ["b", "c", "a", "b"], list("cabc"))
+    assert circle_in({"a": {"b", "c"}, "b": {"c"}}) == []
+
+
+def test_rooms_are_entered_through_their_doors() -> None:
+    """From other rooms and from outside the package: `from tgpo_ray.models import x`, which `models/__init__` lists."""
+    visitors = files_under("tgpo_ray/", "algorithms/", "examples/", "benchmarks/", "docs/", ".ci/")
+    past_the_door = [
+        str(item)
+        for path in visitors
+        for item in imports_of(path)
+        for room in (item.rooms & set(rooms())) - {room_of(path), "__init__"}
+        if item.module not in ("tgpo_ray", f"tgpo_ray.{room}")
+        or (item.module != "tgpo_ray" and not all(given_out(room, name) for name in item.names))
+    ]
+    assert past_the_door == []
+
+
+def test_names_in_strings_hide_no_arrow_between_rooms() -> None:
+    found = {(room, other) for room in rooms() for other, _ in strings_between(room)}
+    assert found == NAMED_IN_STRINGS.keys()
+    assert all(NAMED_IN_STRINGS.values())
+
+
+DOORS = [room for room in rooms() if door_of(room).name == "__init__.py"]
+
+
+@pytest.mark.parametrize("room", DOORS)
+def test_a_door_says_in_one_to_three_sentences_what_is_behind_it(room: str) -> None:
+    text = ast.get_docstring(tree_of(door_of(room))) or ""
+    assert 1 <= len(re.findall(r"[.!?](?=\s|$)", text)) <= 3, text
+
+
+@pytest.mark.parametrize("room", DOORS)
+def test_a_door_gives_out_what_it_imports(room: str) -> None:
+    listed, imported = listed_by_door(door_of(room)), imported_by_door(door_of(room))
+    assert listed == (imported if isinstance(listed, dict) else set().union(*imported.values()))
 
 
 def test_nobody_imports_a_bare_envs_or_algorithms() -> None:

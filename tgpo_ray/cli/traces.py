@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 import numpy as np
 import ray
 
+from tgpo_ray import cluster
 from tgpo_ray.checks import check_environments
-from tgpo_ray.cluster import connection as cluster
 from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, env_runner_spec
 from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup, SampledGroup
 from tgpo_ray.models import Sampling, local_model

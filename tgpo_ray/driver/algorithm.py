@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import ray
 
+from tgpo_ray import cluster
 from tgpo_ray.checks import check_environments
 from tgpo_ray.cluster import absolute, copy_folder, read_text
-from tgpo_ray.cluster import connection as cluster
 from tgpo_ray.config import AlgorithmConfig, check_resources
 from tgpo_ray.driver.evaluation import evaluate
 from tgpo_ray.driver.weight_sync import WeightSync

@@ -19,9 +19,10 @@ from ray.exceptions import RayTaskError
 from tgpo_ray.cluster import ACTOR_ERRORS, ActorStartError, actor, kill, root_cause, wait_until_started
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.models import Sampling, engine_environment
-from tgpo_ray.teachers import Teacher, TeacherSpec
 from tgpo_ray.teachers.counts import ScoringCounts
 from tgpo_ray.teachers.replica import Replica
+from tgpo_ray.teachers.spec import TeacherSpec
+from tgpo_ray.teachers.teacher import Teacher
 
 MAX_TRIES = 2
 
