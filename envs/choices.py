@@ -87,10 +87,12 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
     both = _LETTER_AND_TEXT.fullmatch(text)
     if by_text is not None or both is None:
         return by_text
-    index, said = LETTERS.index(both[1] or both[2]), _with_text(_bare(both[3]), choices)
-    if index >= len(choices) or (said is not None and same_text(choices[said]) != same_text(choices[index])):
+    by_letter, by_text = LETTERS.index(both[1] or both[2]), _with_text(_bare(both[3]), choices)
+    if by_letter >= len(choices) or (
+        by_text is not None and same_text(choices[by_text]) != same_text(choices[by_letter])
+    ):
         return None  # the letter of one option and the text of another
-    return index
+    return by_letter
 
 
 def same_text(text: str) -> str:

@@ -115,10 +115,12 @@ class TasksetSource:
     async def score(self, index: int, response: str) -> tuple[float, dict[str, float]]:
         task, vf = self._tasks[index], self._vf
         kinds = {"system": vf.SystemMessage, "user": vf.UserMessage, "assistant": vf.AssistantMessage}
-        said = [kinds[m["role"]](content=m["content"]) for m in self.messages(index)]
-        nodes = [self._graph.MessageNode(parent=n - 1 if n else None, message=m) for n, m in enumerate(said)]
+        messages = [kinds[m["role"]](content=m["content"]) for m in self.messages(index)]
+        nodes = [self._graph.MessageNode(parent=n - 1 if n else None, message=m) for n, m in enumerate(messages)]
         reply = vf.AssistantMessage(content=response)
-        nodes.append(self._graph.MessageNode(parent=len(said) - 1 if said else None, message=reply, sampled=True))
+        nodes.append(
+            self._graph.MessageNode(parent=len(messages) - 1 if messages else None, message=reply, sampled=True)
+        )
         seeded = vf.TraceTask(type=type(task).__name__, data=task.data, key=task.key, hash=task.hash)
         trace = vf.Trace(task=seeded, agent=vf.AgentInfo(config=vf.AgentConfig()), nodes=nodes)
         await task.score(trace)
@@ -137,13 +139,13 @@ def source_of(environment: str, kwargs: Mapping[str, Any]) -> Source:
         ImportError: when a package that is named is not installed.
     """
     try:
-        found = load(environment)(**kwargs) if ":" in environment else _by_id(environment, kwargs)
+        loaded = load(environment)(**kwargs) if ":" in environment else _by_id(environment, kwargs)
     except ModuleNotFoundError as failure:
         raise ImportError(f"{environment!r} needs a package that is not installed: {failure.name}") from failure
-    if hasattr(found, "rubric"):
-        return RubricSource(found)
-    if hasattr(found, "load") and hasattr(found, "__iter__"):
-        return TasksetSource(found)
+    if hasattr(loaded, "rubric"):
+        return RubricSource(loaded)
+    if hasattr(loaded, "load") and hasattr(loaded, "__iter__"):
+        return TasksetSource(loaded)
     raise ValueError(f"{environment!r} has neither a rubric nor tasks: it is no environment of the verifiers package")
 
 

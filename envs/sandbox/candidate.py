@@ -72,11 +72,11 @@ def serve(job: dict[str, Any]) -> None:
     """Runs `job["source"]` as a module and answers operations on what it defines, until the pipe closes."""
     module = ModuleType("candidate")
     sys.modules[module.__name__] = module  # dataclasses look up their module there
-    kept: list[Any] = []
+    handles: list[Any] = []
 
     def keep(value: Any) -> int:
-        kept.append(value)
-        return len(kept) - 1
+        handles.append(value)
+        return len(handles) - 1
 
     try:
         code = compile(job["source"], "<response>", "exec", dont_inherit=True)
@@ -91,14 +91,14 @@ def serve(job: dict[str, Any]) -> None:
         return wire.send(WRITE_FD, raised(failure))
     wire.send(WRITE_FD, {"value": None})
     while True:
-        wire.send(WRITE_FD, answer(wire.receive(READ_FD), kept, keep))
+        wire.send(WRITE_FD, answer(wire.receive(READ_FD), handles, keep))
 
 
-def answer(request: dict[str, Any], kept: list[Any], keep: Any) -> dict[str, Any]:
+def answer(request: dict[str, Any], handles: list[Any], keep: Any) -> dict[str, Any]:
     """The value of one operation, and what has become of its mutable arguments."""
     try:
-        args = wire.unpack(request["args"], kept.__getitem__)
-        kwargs = wire.unpack(request["kwargs"], kept.__getitem__)
+        args = wire.unpack(request["args"], handles.__getitem__)
+        kwargs = wire.unpack(request["kwargs"], handles.__getitem__)
         value = OPERATIONS[request["do"]](*args, **kwargs)
         reply = {"value": wire.pack(value, keep)}
         if request["do"] == "call":

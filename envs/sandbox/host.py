@@ -134,14 +134,14 @@ def _reply(settings: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start(settings: dict[str, Any], channel: socket.socket) -> subprocess.Popen[bytes]:
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LANG") if name in os.environ}  # and no secret
+    environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LANG") if name in os.environ}  # no secrets
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(LAUNCH), json.dumps(settings)],
         stdin=channel.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env=kept,
+        env=environment,
     )
 
 

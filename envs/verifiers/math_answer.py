@@ -35,7 +35,7 @@ def parsed_gold(gold: str) -> list[Any]:
 
 def parsed(text: str) -> list[Any]:
     """What math-verify reads, the constants `e` and `i` upright or not."""
-    text = _UPRIGHT.sub(lambda found: f"{found[1] or ''}{' ' if found[1] else ''}{found[2]}", text)
+    text = _UPRIGHT.sub(lambda match: f"{match[1] or ''}{' ' if match[1] else ''}{match[2]}", text)
     return parse(text, parsing_timeout=None)  # type: ignore[arg-type]
 
 
@@ -55,35 +55,35 @@ def score(gold: str, text: str, settings: dict[str, Any] | None = None) -> dict[
     expected = parsed_gold(gold)
     if not expected:
         return {"score": 0.0, "outcome": "error", "detail": f"the gold answer {gold!r} cannot be parsed"}
-    found = parsed(text)
-    correct = bool(found) and agree(gold, found, settings)
+    answer = parsed(text)
+    correct = bool(answer) and agree(gold, answer, settings)
     if not correct and is_bare_formula(text):
         formula = parsed(f"${text.strip()}$")
-        found = formula or found
+        answer = formula or answer
         correct = bool(formula) and agree(gold, formula, settings)
-    if not found:
+    if not answer:
         return {"score": 0.0, "outcome": "unparsable", "detail": "no answer found in the response"}
-    return {"score": float(correct), "outcome": "correct" if correct else "wrong", "extracted": shown(found)}
+    return {"score": float(correct), "outcome": "correct" if correct else "wrong", "extracted": as_written(answer)}
 
 
-def agree(gold: str, found: list[Any], settings: dict[str, Any]) -> bool:
+def agree(gold: str, answer: list[Any], settings: dict[str, Any]) -> bool:
     """True where the answer is the gold answer's value under the settings."""
     options: dict[str, Any] = {"float_rounding": settings.get("rounding", 6), "timeout_seconds": None}
     options["allow_set_relation_comp"] = bool(settings.get("set_relations"))
-    if verify(parsed_gold(gold), found, **options):
+    if verify(parsed_gold(gold), answer, **options):
         return True
     named = _NAMED.fullmatch(gold)
-    if named and not any(isinstance(value, str) and "=" in value for value in found):
+    if named and not any(isinstance(value, str) and "=" in value for value in answer):
         value = parsed_gold(named[1])
-        if value and verify(value, found, **options):
+        if value and verify(value, answer, **options):
             return True
     tolerance = settings.get("tolerance")
-    return tolerance is not None and within(gold, found, tolerance)
+    return tolerance is not None and within(gold, answer, tolerance)
 
 
-def within(gold: str, found: list[Any], tolerance: float | list[float]) -> bool:
+def within(gold: str, answer: list[Any], tolerance: float | list[float]) -> bool:
     """True where both are as many real numbers and can be paired so that none is further off than its tolerance."""
-    given = numbers(found)
+    given = numbers(answer)
     if isinstance(tolerance, list):
         limits = tolerance
         pieces = gold.split(",")
@@ -120,7 +120,7 @@ def is_bare_formula(text: str) -> bool:
     return _WORD.search(_COMMAND.sub(" ", text)) is None
 
 
-def shown(found: list[Any]) -> str:
+def as_written(answer: list[Any]) -> str:
     """The answer as written where math-verify kept the text, else as sympy prints it."""
-    written = [value for value in found if isinstance(value, str)]
-    return (written[0] if written else str(found[0]))[:MAX_EXTRACTED]
+    texts = [value for value in answer if isinstance(value, str)]
+    return (texts[0] if texts else str(answer[0]))[:MAX_EXTRACTED]

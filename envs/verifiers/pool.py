@@ -160,8 +160,8 @@ class VerifierPool:
             try:
                 worker = worker or self._started()
                 verdict = worker.call(request.target, request.args, request.deadline_s)
-            except Exception as failure:  # e.g. no process left to start: the caller must still get an answer
-                verdict = Verdict(0.0, ERROR, detail=f"{type(failure).__name__}: {failure}")
+            except Exception as failure:  # as when no process can start: the caller must still get an answer
+                verdict = Verdict.of_failure(failure)
             with self._lock:
                 self.outcomes[verdict.outcome] += 1
             request.future.set_result(verdict)
@@ -187,7 +187,7 @@ class VerifierPool:
         self._ended(worker)
         with self._lock:
             self.restarts += 1
-        with contextlib.suppress(OSError, RuntimeError):  # closed, or no process to be had: the next request says so
+        with contextlib.suppress(OSError, RuntimeError):  # closed, or no process can start: the next request reports it
             fresh = self._started()
             fresh.preload(target)
             return fresh

@@ -88,7 +88,7 @@ class WorkerProcess:
         try:
             return Verdict.from_value(reply["value"], seconds=seconds)
         except (TypeError, ValueError, KeyError) as failure:
-            return Verdict(0.0, ERROR, seconds=seconds, detail=f"{type(failure).__name__}: {failure}")
+            return Verdict.of_failure(failure, seconds=seconds)
 
     def _ending(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):
