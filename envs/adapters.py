@@ -91,11 +91,10 @@ class VerifiersEnv(SingleTurnEnv):
         return self.options.verify(SCORE, *self._source, problem.extra["index"], response)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GemOptions(LibraryOptions):
     """Options of `tgpo/Gem-v0`."""
 
-    _: KW_ONLY
     seed: int = 0
     """Which endless sequence of problems the indices address."""
 

@@ -6,7 +6,7 @@ import hashlib
 import operator
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -27,7 +27,7 @@ TEST_SHARE = 8  # one operand pair in eight is held out
 MAX_DRAWS = 10_000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ArithmeticOptions(Options):
     """Options of `tgpo/Arithmetic-v0`.
 
@@ -36,7 +36,6 @@ class ArithmeticOptions(Options):
             not fit the levels.
     """
 
-    _: KW_ONLY
     operation: str = "multiply"
     """`multiply`, `add` or `subtract` (the larger operand first, so that no answer is negative)."""
     digits: Sequence[int] = (3, 1)

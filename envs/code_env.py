@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,11 +24,10 @@ STYLES = ("plain", "chat")
 INSTRUCTION = "Write the Python function `{entry_point}`. Put the complete code in one ```python block."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CodeOptions(SandboxOptions, RowOptions):
     """Options of `tgpo/Code-v0`. The columns are `problem`, `tests`, `entry_point`; optionally `solution`, `setup`."""
 
-    _: KW_ONLY
     prompt: str = "plain"
     """`plain`, `chat`, or a text with `{problem}` in it, and optionally `{entry_point}`."""
     partial_credit: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,7 +21,7 @@ MAX_NUMBER = 10**9
 _NUMBER = re.compile(r"[+-]?\d{1,12}", re.ASCII)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GuessNumberOptions(Options):
     """Options of `tgpo/GuessNumber-v0`.
 
@@ -29,7 +29,6 @@ class GuessNumberOptions(Options):
         ValueError: for a value outside its range.
     """
 
-    _: KW_ONLY
     high: int = 100
     """The largest number, 2 to 10^9."""
     max_turns: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ MATH_ANSWER = f"{Path(__file__).parent / 'verifiers' / 'math_answer.py'}:score"
 GSM8K_MARKER = "#### "  # GSM8K's own files end a worked solution with it and the answer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MathOptions(VerifierOptions, PromptOptions, RowOptions):
     """Options of `tgpo/Math-v0`. The columns are `problem` and `answer`, and optionally `tolerance`."""
 
-    _: KW_ONLY
     tolerance: float | None = None
     """How far the answer's numbers may be off, as an absolute amount. null: not at all. A row's own column `tolerance`
     wins: a number, or a list with one number for each value of the gold answer."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,11 +25,10 @@ RESULT = "Result: "
 _CALL = re.compile(r"<tool>([^<]{0,2000})</tool>")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MathToolOptions(MathOptions):
     """Options of `tgpo/MathTool-v0`: those of `tgpo/Math-v0`, and those of the conversation."""
 
-    _: KW_ONLY
     max_turns: int = 8
     """Responses of an episode. Where the last of them still calls the calculator, the score is 0.0, `unparsable`."""
     turn_role: str | None = "user"

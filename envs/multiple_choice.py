@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,11 +20,10 @@ INSTRUCTION = "Answer with the letter of the right option."
 COLUMNS = ("problem", "choices", "answer")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class MultipleChoiceOptions(PromptOptions, SourceOptions):
     """Options of `tgpo/MultipleChoice-v0`. The choices are part of the problem's text in the prompt."""
 
-    _: KW_ONLY
     columns: Mapping[str, str | Sequence[str]] | None = None
     """The file's names of the columns, by meaning: `{problem: question, choices: options}`. A list under `choices`
     names columns with one wrong choice each, as in GPQA. The right choice is then the text of the answer."""

@@ -2,7 +2,7 @@
 
 An environment names its options once, and its constructor receives them as one object:
 
-    @dataclass(frozen=True)
+    @dataclass(frozen=True, kw_only=True)
     class MyOptions(VerifierOptions, RowOptions):
         """What `my/Env-v0` takes."""
 

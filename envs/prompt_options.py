@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 from .format_gate import FormatGate
 from .options import Options
 from .prompts import PromptTemplate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PromptOptions(Options):
     """How a problem becomes a prompt, and what of the response is read.
 
@@ -17,7 +17,6 @@ class PromptOptions(Options):
         ValueError: for an unknown style.
     """
 
-    _: KW_ONLY
     prompt: str = "plain"
     """`plain` (text to continue), `think` (the paper's: system paragraph, problem, an opened `<think>`), `chat`
     (messages for the model's chat template), or a text with `{problem}` in it."""

@@ -49,11 +49,10 @@ class SourceOptions(Options):
         return results
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RowOptions(SourceOptions):
     """Where the rows are, and what their columns are called."""
 
-    _: KW_ONLY
     columns: Mapping[str, str] | None = None
     """The file's names of the columns, by meaning: `{problem: question, answer: final}`."""
 

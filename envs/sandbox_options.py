@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 
 from .options import Options
 from .sandbox import UNSAFE, Sandbox, SandboxUnavailableError
@@ -11,7 +11,7 @@ from .sandbox import UNSAFE, Sandbox, SandboxUnavailableError
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SandboxOptions(Options):
     """The sandbox that runs the policy's code.
 
@@ -19,7 +19,6 @@ class SandboxOptions(Options):
         ValueError: for fewer than one sandbox, and for `mechanism: unsafe`.
     """
 
-    _: KW_ONLY
     deadline_s: float = 5.0
     """Seconds that the code and all tests of one response may take."""
     memory_bytes: int = 512 << 20

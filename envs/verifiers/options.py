@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from ..options import Options
@@ -10,7 +10,7 @@ from ..verdict import Verdict
 from .pool import DEFAULT_DEADLINE_S, shared_pool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VerifierOptions(Options):
     """The process that computes the score.
 
@@ -18,7 +18,6 @@ class VerifierOptions(Options):
         ValueError: for a deadline or a number of workers that is not positive.
     """
 
-    _: KW_ONLY
     deadline_s: float = DEFAULT_DEADLINE_S
     """Seconds that one verification may take before its process is killed."""
     verify_workers: int = 1
