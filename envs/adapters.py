@@ -1,4 +1,4 @@
-"""Environments of the `verifiers` and `gem` packages as ours. Neither package is imported unless it is named."""
+"""Environments of the packages `verifiers` and `gem` as ours. A package is imported only where it is named."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ class VerifiersEnv(SingleTurnEnv):
         self.num_problems = len(cached_source(*self._source))
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
-        """Row or task `index`; messages go through the model's chat template."""
+        """Row or task `index`. Messages go through the model's chat template."""
         source = cached_source(*self._source)
         return problem_of(source.prompt(index), source.answer(index), index=index)
 
     def verify(self, problem: Problem, response: str) -> Verdict:
-        """Its own weighted reward; `correct` from 1.0 upwards. The named scores are the reward's parts."""
+        """The environment's own weighted reward, `correct` from 1.0 upwards, with its named scores as parts."""
         return self.options.verify(SCORE, *self._source, problem.extra["index"], response)
 
 
@@ -126,6 +126,7 @@ class GemEnv(TextEnv):
             raise ValueError(f"the environment {options.environment!r} of gem cannot begin: {played.detail}")
 
     def begin(self, index: int) -> tuple[str, dict[str, Any]]:
+        # A hash, so that neighbouring seeds of ours share no problems of gem's.
         digest = hashlib.blake2b(f"{self.options.seed}/{index}".encode(), digest_size=8).digest()
         self._episode_seed, self._actions, self._total = int.from_bytes(digest, "big") % SEEDS, [], 0.0
         played = self._played([])
@@ -135,7 +136,7 @@ class GemEnv(TextEnv):
         return played.data["turn"][0], {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """gem's own step; its observation becomes a paragraph of its own after what the policy wrote.
+        """gem's own step. Its observation becomes a paragraph after the policy's text.
 
         Raises:
             gymnasium.error.ResetNeeded: when the episode is over or never began.
@@ -147,7 +148,7 @@ class GemEnv(TextEnv):
         played = self._played(self._actions)
         elapsed = time.monotonic() - start
         if played.data is None:
-            self._actions = None
+            self._actions = None  # the worker was killed or raised, so the episode cannot go on
             return "", 0.0, True, False, final_info(played, elapsed)
         observation, reward, terminated, truncated = played.data["turn"]
         self._total, self._trail = self._total + reward, played.data["trail"]

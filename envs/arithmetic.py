@@ -24,7 +24,7 @@ OPERATIONS: dict[str, tuple[str, Callable[[int, int], int]]] = {
 }
 SPLITS = ("train", "test")
 TEST_SHARE = 8  # one operand pair in eight is held out
-MAX_DRAWS = 10_000
+MAX_DRAWS = 10_000  # of operands for one problem, until a pair is of the right split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +82,7 @@ class ArithmeticEnv(SingleTurnEnv):
             return self.levels[min(index // self.options.problems_per_level, len(self.levels) - 1)]
         if len(self.levels) == 1:
             return self.levels[0]
+        # A generator of its own, so that the levels do not change which operands a seed draws.
         draw = random.Random(f"level/{self.options.seed}/{index}")
         return draw.choices(self.levels, weights=self.options.level_weights)[0]
 
@@ -125,7 +126,7 @@ class ArithmeticEnv(SingleTurnEnv):
 
 
 def _held_out(operation: str, a: int, b: int) -> bool:
-    """True for one operand pair in `TEST_SHARE`, by hash; 12*34 and 34*12 are the same pair."""
+    """True for one operand pair in `TEST_SHARE`, by hash. 12*34 and 34*12 are the same pair."""
     pair = f"{max(a, b)}{OPERATIONS[operation][0]}{min(a, b)}"
     return hashlib.blake2b(pair.encode(), digest_size=8).digest()[0] % TEST_SHARE == 0
 

@@ -1,4 +1,4 @@
-"""`tgpo/GuessNumber-v0`: find a number with the help of `higher` and `lower`, in few guesses."""
+"""`tgpo/GuessNumber-v0`: find a number in few guesses, with `higher` and `lower` as hints."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class GuessNumberOptions(Options):
 
 
 class GuessNumberEnv(MultiTurnEnv):
-    r"""A number from 1 to `high` is thought of; each response guesses one in `\boxed{}` and is told which way to go.
+    r"""The policy finds a number from 1 to `high`. Each response guesses in `\boxed{}` and gets a hint.
 
     A response without a readable guess uses up its turn too. Problem i depends only on `seed` and i.
     `GuessNumberOptions` lists the arguments.
@@ -72,7 +72,7 @@ class GuessNumberEnv(MultiTurnEnv):
         return Problem(prompt, str(self._number(index)), messages)
 
     def gold_response(self, index: int) -> tuple[str, ...]:
-        """The guesses of halving; only the last of them where `max_turns` is too small for all."""
+        """The guesses of halving, or only the last ones where `max_turns` is too small for all."""
         guesses = halving(self._number(index), self.options.high)
         return tuple(f"\\boxed{{{guess}}}" for guess in guesses[-self.max_turns :])
 
@@ -101,7 +101,7 @@ class GuessNumberEnv(MultiTurnEnv):
 
 
 def halving(number: int, high: int) -> list[int]:
-    """The guesses that find `number` by asking for the middle of what is left, `number` included."""
+    """The guesses that find `number` by always guessing the middle of the interval, `number` itself included."""
     low, guesses = 1, []
     while True:
         guesses.append((low + high) // 2)

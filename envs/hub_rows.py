@@ -1,4 +1,4 @@
-"""Rows of a Hugging Face data set: a name on the hub, or a folder. `datasets`, an extra, is imported on first use."""
+"""Rows of a Hugging Face data set: a name on the hub, or a folder. The extra `datasets` is imported on first use."""
 
 from __future__ import annotations
 

@@ -73,6 +73,7 @@ class MultipleChoiceEnv(SingleTurnEnv):
     def row(self, index: int) -> ChoiceRow:
         """Problem `index` with its options in the order in which they are shown."""
         row = self._rows[index]
+        # The order depends on `seed` and index, not on the episode: all members of a group see the same letters.
         order = list(range(len(row.choices)))
         if self.options.shuffle and row.may_be_shuffled:
             random.Random(f"{self.options.seed}/{index}").shuffle(order)
@@ -90,7 +91,7 @@ class MultipleChoiceEnv(SingleTurnEnv):
         return f"{self.gate.empty_thought}The answer is \\boxed{{{LETTERS[self.row(index).answer]}}}."
 
     def verify(self, problem: Problem, response: str) -> Verdict:
-        """Compares options: the letter of another option with the right one's text counts too."""
+        """Compares the options' texts, so the letter of another option with the right text counts too."""
         text = self.gate.scored_text(response)
         if text is None:
             return self.gate.refusal()

@@ -2,7 +2,7 @@ r"""Prompt templates for problems that end in a `\boxed{}` answer.
 
 plain   text that a base model can continue
 think   system paragraph, problem, and an opened `<think>` section, as text (Teacher-Guided Policy Optimization,
-        appendix B.2, in our words); the response starts inside the thought
+        appendix B.2, reworded). The response starts inside the thought
 chat    messages, which the runner renders with the model's chat template
 other   a template of the user's own that contains `{problem}`
 """

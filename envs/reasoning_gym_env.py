@@ -1,4 +1,4 @@
-"""`tgpo/ReasoningGym-v0`: the procedural tasks of reasoning-gym, alone or mixed, at a level of difficulty."""
+"""`tgpo/ReasoningGym-v0`: the procedural tasks of reasoning-gym, one or several, at a level of difficulty."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .verifiers import VerifierOptions, shared_pool
 
 WORKER = Path(__file__).parent / "verifiers" / "reasoning_gym_answer.py"
 MAKER, SCORER = f"{WORKER}:make", f"{WORKER}:score"
-MAKE_S = 60.0  # seconds to make one problem, which no setting of the user's bounds
+MAKE_S = 60.0  # seconds to make one problem
 OPEN, CLOSE = "<answer>", "</answer>"
 BLOCK = 1000  # indices that share a data set of reasoning-gym: some of its tasks prepare all of their problems at once
 
@@ -35,10 +35,10 @@ class TaskSpec:
     """One task of the mixture.
 
     Args:
-        weight: how often, in proportion to the other weights.
-        level: of the task's own curriculum, 0 the easiest; a list is walked through as the index grows. None: the
-            task's default configuration.
-        config: the task's own settings; they win over the level's.
+        weight: how often the task occurs, in proportion to the other weights.
+        level: level of the task's own curriculum, 0 the easiest. The entries of a list follow one another as the index
+            grows. None: the task's default configuration.
+        config: the task's own settings. They win over those of the level.
     """
 
     name: str
@@ -103,7 +103,7 @@ class ReasoningGymEnv(SingleTurnEnv):
         )
 
     def gold_response(self, index: int) -> str | None:
-        """The task's own answer in `<answer>` tags; None where the task gives none."""
+        """The task's own answer in `<answer>` tags, or None where the task gives no answer."""
         answer = self._entry(index)[2]["answer"]
         if answer is None:
             return None
@@ -130,14 +130,14 @@ class ReasoningGymEnv(SingleTurnEnv):
         return task, config, _made(task.name, config, index % BLOCK)
 
     def _config(self, task: TaskSpec, level: int | None, block: int) -> str:
-        # reasoning-gym adds the index to the seed: neighbouring seeds would share all but one of their problems
+        # reasoning-gym adds the index to the seed, so neighbouring seeds would share all but one of their problems.
         digest = hashlib.blake2b(f"{self.options.seed}/{task.name}/{block}".encode(), digest_size=4).digest()
         given = {"size": BLOCK, "seed": int.from_bytes(digest, "big") >> 2, **task.config}
         return json.dumps(given if level is None else {**_level_config(task.name, level), **given}, sort_keys=True)
 
 
 def tagged_answer(text: str) -> str | None:
-    r"""What the last complete `<answer>...</answer>` holds, else the last `\boxed{}`; in linear time."""
+    r"""Content of the last complete `<answer>...</answer>`, else of the last `\boxed{}`, in linear time."""
     end = text.rfind(CLOSE)
     start = text.rfind(OPEN, 0, max(end, 0))
     return text[start + len(OPEN) : end].strip() if start >= 0 else last_boxed(text)
@@ -187,7 +187,7 @@ def _data_set(name: str, config: str) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _level_config(name: str, level: int) -> dict[str, Any]:
-    """The settings of a level of the task's curriculum, as far as the curriculum decides them."""
+    """The settings that the task's curriculum gives for a level, without seed and size."""
     from reasoning_gym.factory import create_curriculum, has_curriculum
 
     if not has_curriculum(name):

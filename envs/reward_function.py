@@ -1,4 +1,4 @@
-"""`tgpo/RewardFunction-v0`: any function of prompt, response and answer as an environment."""
+"""`tgpo/RewardFunction-v0`: a function of prompt, response and answer as an environment."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class RewardFunctionEnv(SingleTurnEnv):
         self.num_problems = len(self._rows)
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
-        """Row `index`; messages of the file go through the model's chat template."""
+        """Row `index`. Messages of the file go through the model's chat template."""
         prompt, answer = self._problems[index]["problem"], self._problems[index]["answer"]
         extra = {"row": self._rows[index], "answer": answer}  # the answer as the file has it, which may be no text
         if isinstance(prompt, str):
@@ -81,7 +81,7 @@ class RewardFunctionEnv(SingleTurnEnv):
         return problem_of(prompt, answer, **extra)
 
     def verify(self, problem: Problem, response: str) -> Verdict:
-        """What the function returns, as `Verdict.from_value` reads it."""
+        """The function's return value as a verdict."""
         call = {
             "style": self.style,
             "prompt": problem.prompt,

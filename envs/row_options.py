@@ -44,7 +44,7 @@ class SourceOptions(Options):
         for number, row in enumerate(rows):
             try:
                 results.append(parse_row(row))
-            except (ValueError, TypeError, KeyError) as failure:
+            except (ValueError, TypeError, KeyError) as failure:  # what malformed values raise
                 raise ValueError(f"data set {self.path!r}, row {number}: {failure}") from failure
         return results
 

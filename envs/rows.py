@@ -23,7 +23,7 @@ def read_rows(path: str | Path, *, subset: str | None = None, split: str | None 
     Raises:
         FileNotFoundError: when there is no such file or data set.
         ImportError: for a data set without the extra `[datasets]`.
-        ValueError: for another file type, a line that is no JSON object, no rows, or a wrong subset or split.
+        ValueError: for another file type, a line that is not a JSON object, no rows, or a wrong subset or split.
     """
     file = Path(path).expanduser()
     if not file.is_file() and is_data_set(str(path)):
@@ -60,10 +60,10 @@ def checked_columns(names: Mapping[str, NameT] | None, wanted: Sequence[str]) ->
 
 
 def require_columns(rows: Sequence[Row], columns: Mapping[str, str], path: str | Path) -> None:
-    """Checks that every row has every column with something in it.
+    """Checks that every row has a value in every column.
 
     Raises:
-        ValueError: naming the column, the columns found, the nearest of them and the setting that chooses another.
+        ValueError: with the column, the columns of the file, the nearest of them and the setting that chooses another.
     """
     known = list(map(str, rows[0]))
     for meaning, column in columns.items():

@@ -18,7 +18,7 @@ import pytest
 
 from tgpo_ray.config import AlgorithmConfig
 from tgpo_ray.env_runners import all_envs
-from tgpo_ray.envs import REGISTERED, Options, RowOptions, VerifierOptions, options_of, takes
+from tgpo_ray.envs import REGISTERED, RowOptions, VerifierOptions, options_of, takes
 from tgpo_ray.envs.math_env import MathEnv, MathOptions
 from tgpo_ray.envs.math_tool import MathToolEnv, MathToolOptions
 
@@ -83,6 +83,7 @@ def test_a_group_gives_its_part_of_the_arguments() -> None:
 
 
 def test_the_checks_of_every_group_run() -> None:
+    wrong: dict[str, Any]
     for wrong, message in (
         ({"deadline_s": 0}, "deadline_s must be > 0"),
         ({"prompt": "thnk"}, "did you mean 'think'"),
@@ -102,7 +103,7 @@ class Own(RowOptions):
 """
     namespace: dict[str, Any] = {"dataclass": dataclass, "RowOptions": RowOptions}
     exec(source, namespace)
-    own: type[Options] = namespace["Own"]
+    own: Any = namespace["Own"]
 
     class OwnEnv:
         @takes(own)
