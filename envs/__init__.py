@@ -1,7 +1,7 @@
 """Verifiable-reward tasks as gymnasium environments. Importing this package registers their ids.
 
-It needs gymnasium, numpy and the standard library; never torch, Ray, vLLM or the rest of `tgpo_ray`, so that other
-trainers can use it alone.
+It needs only gymnasium, numpy and the standard library. It imports neither torch, Ray and vLLM nor the rest of
+`tgpo_ray`, so that other trainers can use it without them.
 
     env = gymnasium.make("tgpo/Arithmetic-v0", digits=[3, 1])
     prompt, info = env.reset(seed=0, options={"index": 3})
@@ -15,9 +15,12 @@ import gymnasium
 from .base import Message, Problem, Seconds, SingleTurnEnv, TextEnv, TextSpace
 from .boxed import last_boxed
 from .multi_turn import MultiTurnEnv
+from .options import Options, options_of, takes
+from .prompt_options import PromptOptions
+from .row_options import RowOptions
 from .trl_reward import as_trl_reward, trl_rows
 from .verdict import CORRECT, ERROR, OUTCOMES, TIMEOUT, UNPARSABLE, WRONG, Verdict
-from .verifiers import VerifierPool, close_shared_pool, shared_pool
+from .verifiers import VerifierOptions, VerifierPool, close_shared_pool, shared_pool
 
 __all__ = [
     "CORRECT",
@@ -29,17 +32,23 @@ __all__ = [
     "WRONG",
     "Message",
     "MultiTurnEnv",
+    "Options",
     "Problem",
+    "PromptOptions",
+    "RowOptions",
     "Seconds",
     "SingleTurnEnv",
     "TextEnv",
     "TextSpace",
     "Verdict",
+    "VerifierOptions",
     "VerifierPool",
     "as_trl_reward",
     "close_shared_pool",
     "last_boxed",
+    "options_of",
     "shared_pool",
+    "takes",
     "trl_rows",
 ]
 
@@ -58,5 +67,5 @@ REGISTERED = {
 """Entry point by id."""
 
 for _id, _entry_point in REGISTERED.items():
-    if _id not in gymnasium.registry:  # a second import, as after importlib.reload, must not warn
+    if _id not in gymnasium.registry:  # importlib.reload registers again, which would warn
         gymnasium.register(_id, entry_point=_entry_point)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import string
 import time
 from collections.abc import Mapping
@@ -14,11 +13,13 @@ import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Text
 
-from .verdict import ERROR, Verdict
+from .hints import nearest
+from .options import options_of
+from .verdict import Verdict
 
-MAX_TEXT_LENGTH = 2**23  # characters: a million tokens and room to spare
+MAX_TEXT_LENGTH = 2**23  # characters, more than a million tokens
 SAMPLE_LENGTH = 64
-UNLIMITED_INDEX = 2**31  # where an unlimited environment draws an index of its own
+UNLIMITED_INDEX = 2**31  # an unlimited environment draws its indices below
 
 Message = dict[str, str]
 """One chat message: `role` and `content`."""
@@ -47,7 +48,7 @@ class TextSpace(Text):
 
     @property
     def is_np_flattenable(self) -> bool:
-        """False: a vector of `max_length` characters over all of Unicode helps nobody."""
+        """False: no user needs a vector of `max_length` characters over all of Unicode."""
         return False
 
     def __repr__(self) -> str:
@@ -57,8 +58,8 @@ class TextSpace(Text):
 class Seconds(float):
     """A measured duration: a float, except that any two of them are equal.
 
-    Two runs of one episode are the same episode although a clock showed different times, and gymnasium's `check_env`
-    compares their infos with `==`. Order, arithmetic and comparison with a plain number are the float's.
+    Two runs of one episode take different times but count as the same episode: gymnasium's `check_env` compares their
+    infos with `==`. Order, arithmetic and comparison with a plain number work as for floats.
     """
 
     __slots__ = ()
@@ -78,11 +79,11 @@ class Problem:
 
     prompt: str
     answer: str
-    messages: tuple[Message, ...] | None = None  # the same as a chat, where the model's template is to render it
-    extra: Mapping[str, Any] = field(default_factory=dict)  # whatever else `verify` wants
+    messages: tuple[Message, ...] | None = None  # the prompt as a chat, for the model's chat template to render
+    extra: Mapping[str, Any] = field(default_factory=dict)  # other values that `verify` needs
 
     def observation(self) -> tuple[str, dict[str, Any]]:
-        """What `begin` returns: the prompt, and the chat in the info where there is one."""
+        """Observation and info at the start of an episode: the prompt, and the chat where there is one."""
         if self.messages is None:
             return self.prompt, {}
         return self.prompt, {"messages": [dict(message) for message in self.messages]}
@@ -99,10 +100,10 @@ class TextEnv(gymnasium.Env[str, str]):
         answer        str or None, as the verifier read it
         outcome       correct | wrong | unparsable | timeout | error
         verify_s      `Seconds`, the verifier's time
-        detail        str, why, where there is something to say
+        detail        str, the reason, or ""
 
-    The info of `reset` has `problem_index`, and `messages` (role and content) where the model's chat template is to
-    render the prompt instead of taking the observation as it stands.
+    The info of `reset` has `problem_index`. It has `messages` (role and content) where the model's chat template
+    renders the prompt. Without them the observation itself is the prompt.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium declares it so
@@ -133,10 +134,16 @@ class TextEnv(gymnasium.Env[str, str]):
         """A response to problem `index` that scores 1.0 (one a turn), or None where the environment knows none."""
         return None
 
+    @classmethod
+    def argument_texts(cls) -> dict[str, str]:
+        """The documentation of each argument by name; empty where the constructor takes no `Options`."""
+        options = options_of(cls)
+        return options.texts() if options else {}
+
     def _checked_index(self, options: Mapping[str, Any]) -> int | None:
         for name in options:
             if name != "index":
-                hint = "; did you mean 'index'?" if difflib.get_close_matches(name, ["index"], cutoff=0.4) else ""
+                hint = nearest(name, ["index"], cutoff=0.4)
                 raise ValueError(f"options has the unknown key {name!r}{hint}: the only one is 'index'")
         index = options.get("index")
         if index is None:
@@ -161,7 +168,7 @@ class SingleTurnEnv(TextEnv):
         raise NotImplementedError(f"{type(self).__name__} must implement problem(index, rng)")
 
     def verify(self, problem: Problem, response: str) -> Verdict | float | Mapping[str, Any]:
-        """A verdict, or what `Verdict.from_value` reads as one. An exception here becomes the outcome `error`."""
+        """A verdict, or a value that `Verdict.from_value` accepts. An exception here becomes the outcome `error`."""
         raise NotImplementedError(f"{type(self).__name__} must implement verify(problem, response)")
 
     def begin(self, index: int) -> tuple[str, dict[str, Any]]:
@@ -180,14 +187,17 @@ class SingleTurnEnv(TextEnv):
         start = time.monotonic()
         try:
             verdict = Verdict.from_value(self.verify(problem, action))
-        except Exception as failure:  # a broken verifier is counted, and does not end a run of a thousand others
-            verdict = Verdict(0.0, ERROR, detail=f"{type(failure).__name__}: {failure}")
-        elapsed = time.monotonic() - start if verdict.seconds is None else verdict.seconds
-        info: dict[str, Any] = {
-            "reward_parts": dict(verdict.parts) or {"accuracy": verdict.score},
-            "answer": verdict.extracted,
-            "outcome": verdict.outcome,
-            "verify_s": Seconds(elapsed),
-            "detail": verdict.detail,
-        }
-        return "", verdict.score, True, False, info
+        except Exception as failure:  # a broken verifier is counted and must not end the run
+            verdict = Verdict.of_failure(failure)
+        return "", verdict.score, True, False, final_info(verdict, time.monotonic() - start)
+
+
+def final_info(verdict: Verdict, elapsed_s: float) -> dict[str, Any]:
+    """The info of an episode's last step. The verifier's own time replaces `elapsed_s` where it was measured."""
+    return {
+        "reward_parts": dict(verdict.parts) or {"accuracy": verdict.score},
+        "answer": verdict.extracted,
+        "outcome": verdict.outcome,
+        "verify_s": Seconds(elapsed_s if verdict.seconds is None else verdict.seconds),
+        "detail": verdict.detail,
+    }

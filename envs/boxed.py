@@ -1,4 +1,4 @@
-r"""Reading `\boxed{...}` answers out of text, in time linear in its length."""
+r"""Reads `\boxed{...}` answers from text, in time linear in its length."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _TOKEN = re.compile(r"(?P<box>\\f?boxed\s*\{)|(?P<escaped>\\[{}])|(?P<open>\{)|(
 
 
 def boxed_answers(text: str) -> list[str]:
-    r"""Contents of every outermost complete `\boxed{...}` in order, braces balanced.
+    r"""Contents of every outermost complete `\boxed{...}` in order, with balanced braces.
 
     A box that never closes, as in a truncated response, is not an answer.
     """

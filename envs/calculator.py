@@ -1,4 +1,4 @@
-"""A calculator for tool calls: arithmetic on exact numbers, with bounds that no expression of a model can break."""
+"""A calculator for tool calls: arithmetic on exact numbers, with bounds on time and memory for any expression."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _REAL: dict[str, Callable[[float], float]] = {
     "sin": math.sin, "cos": math.cos, "tan": math.tan, "exp": math.exp, "log": math.log, "log2": math.log2,
     "log10": math.log10, "atan": math.atan, "asin": math.asin, "acos": math.acos,
 }  # fmt: skip
-# Also what Python's parser would warn about on stderr, as of `1if`: a digit and a letter that is no exponent's.
+# A digit before a letter that is no exponent, as in `1if`, is refused too: Python's parser warns of it on stderr.
 _FOREIGN = re.compile(r"[^0-9A-Za-z_.,()+\-*/%^\s]|[0-9](?![eE][+-]?[0-9])[A-Za-z_]|[^\x00-\x7f]")
 _CONSTANTS = {"pi": math.pi, "e": math.e}
 
@@ -41,11 +41,11 @@ def calculate(expression: str) -> str:
 
     Python's operators `+ - * / // % **` (and `^` for the power), `sqrt`, `factorial`, `comb`, `perm`, `gcd`, `lcm`,
     `abs`, `min`, `max`, `floor`, `ceil`, `round`, `sin` and its like, `exp`, `log`, `log2`, `log10`, `pi`, `e`.
-    Whole numbers and fractions stay exact. Nothing else of Python is reachable: names, attributes, strings and loops
-    are refused, and so is every step whose result would have more than 4096 bits, before it is computed.
+    Whole numbers and fractions stay exact. Nothing else of Python can be reached: names, attributes, strings and loops
+    are refused. Every step whose result would have more than 4096 bits is refused before it is computed.
 
     Raises:
-        ValueError: with a reason that can be shown to the model.
+        ValueError: with a reason to show to the model.
     """
     if len(expression) > MAX_CHARACTERS:
         raise ValueError(f"the expression is longer than {MAX_CHARACTERS} characters")
@@ -70,6 +70,7 @@ def _value(node: ast.expr, depth: int) -> Number:
         raise ValueError("the expression is nested too deeply")
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            # From the text, so that 0.1 is exactly 1/10 and not its nearest float.
             return _bounded(Fraction(ast.unparse(node)) if isinstance(number, float) else number)
         case ast.Name(id=name) if name in _CONSTANTS:
             return _CONSTANTS[name]
@@ -97,9 +98,11 @@ def _power(base: Number, exponent: Number) -> Number:
     if isinstance(exponent, Fraction) and exponent.denominator == 1:
         exponent = exponent.numerator
     if isinstance(exponent, int) and not isinstance(base, float):
+        # The bits of the result, estimated before the power is computed.
         if abs(exponent) * max(_bits(base), 1) > MAX_BITS and base not in (0, 1, -1):
             raise ValueError("the power is too large")
         return Fraction(base) ** exponent
+    # A negative base with a fractional exponent gives a complex number.
     result = float(base) ** float(exponent)
     if isinstance(result, complex):
         raise ValueError("the power is not a real number")
@@ -135,7 +138,7 @@ def _root(value: Number) -> Number:
     if value < 0:
         raise ValueError("the root of a negative number is not real")
     if not isinstance(value, float):
-        exact = Fraction(value)
+        exact = Fraction(value)  # the root of a square fraction is exact: sqrt(9/4) is 3/2
         root = Fraction(math.isqrt(exact.numerator), math.isqrt(exact.denominator))
         if root * root == exact:
             return root

@@ -1,4 +1,4 @@
-"""Options of a multiple-choice problem: read from a row of a file, and recognised in what a model wrote."""
+"""Choices of a multiple-choice problem: read from a row of a file, and recognised in a response."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .boxed import last_boxed
 
 LETTERS = "ABCDEFGHIJ"
 MIN_CHOICES, MAX_CHOICES = 2, len(LETTERS)
-MAX_ANSWER = 2000  # characters of an answer that are compared with the options
+MAX_ANSWER = 2000  # characters of an answer that are read
 
 _STATED = re.compile(r"\banswer[ \t*]{0,4}(?:is\b[ \t*]{0,4}:?|[:=])[ \t*]{0,4}([^\n]{1,2000})", re.IGNORECASE)
 _FONT = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathsf|mathit)\s*\{(.*)\}", re.DOTALL)
@@ -24,7 +24,7 @@ _NAMES_LETTERS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRow:
-    """One problem of a file: its options in file order, and which is right."""
+    """One problem of a file: its options in file order, and the index of the right one."""
 
     problem: str
     choices: tuple[str, ...]
@@ -39,8 +39,8 @@ class ChoiceRow:
 def choice_row(row: Mapping[str, Any], columns: Mapping[str, str | Sequence[str]]) -> ChoiceRow:
     """A row's options and right answer.
 
-    `columns["choices"]` names a column with a list (MMLU-Pro), or with `{"text": [...], "label": [...]}` (ARC); a list
-    of column names holds the wrong options, and the right one is then the answer's text (GPQA).
+    `columns["choices"]` names a column with a list (MMLU-Pro), or with `{"text": [...], "label": [...]}` (ARC). As a
+    list it names columns with one wrong option each, and the answer's text is the right option (GPQA).
 
     Raises:
         ValueError: for fewer than 2 or more than 10 options, or an answer that is none of them.
@@ -61,6 +61,7 @@ def choice_row(row: Mapping[str, Any], columns: Mapping[str, str | Sequence[str]
     labels = labels or list(LETTERS[: len(texts)])
     if answer not in labels and answer not in texts:
         raise ValueError(f"the answer must be one of {', '.join(labels)} or the text of a choice, got {answer!r}")
+    # A label wins over a text: an option may itself read `B`. GPQA's shape has no labels, only texts.
     index = labels.index(answer) if answer in labels and isinstance(names, str) else texts.index(answer)
     return ChoiceRow(str(row[str(columns["problem"])]), tuple(texts), index)
 
@@ -79,7 +80,7 @@ def stated_answer(response: str) -> str | None:
 def chosen(answer: str, choices: Sequence[str]) -> int | None:
     """Which option `answer` means: a letter (`B`, `(b)`, `Option B.`), an option's text, or both if they agree."""
     text = _bare(answer[:MAX_ANSWER])
-    letter = _LETTER.fullmatch(text)
+    letter = _LETTER.fullmatch(text)  # a letter wins over an option's text
     if letter:
         index = LETTERS.index(letter[1].upper())
         return index if index < len(choices) else None
@@ -87,14 +88,16 @@ def chosen(answer: str, choices: Sequence[str]) -> int | None:
     both = _LETTER_AND_TEXT.fullmatch(text)
     if by_text is not None or both is None:
         return by_text
-    index, said = LETTERS.index(both[1] or both[2]), _with_text(_bare(both[3]), choices)
-    if index >= len(choices) or (said is not None and same_text(choices[said]) != same_text(choices[index])):
+    by_letter, by_text = LETTERS.index(both[1] or both[2]), _with_text(_bare(both[3]), choices)
+    if by_letter >= len(choices) or (
+        by_text is not None and same_text(choices[by_text]) != same_text(choices[by_letter])
+    ):
         return None  # the letter of one option and the text of another
-    return index
+    return by_letter
 
 
 def same_text(text: str) -> str:
-    """`text` without what does not distinguish options: runs of blanks and a full stop at the end."""
+    """`text` with single blanks and without a full stop at the end, as neither distinguishes options."""
     return " ".join(text.split()).rstrip(".").rstrip()
 
 
@@ -109,7 +112,7 @@ def _with_text(text: str, choices: Sequence[str]) -> int | None:
 
 def _bare(text: str) -> str:
     r"""`text` without the fonts, `$`, stars and quotes around all of it: `\textbf{(B)}` is `(B)`."""
-    for _ in range(4):
+    for _ in range(4):  # wrappers may be nested
         stripped = text.strip().strip("*$`\"'").strip()
         font = _FONT.fullmatch(stripped)
         stripped = font[1] if font else stripped

@@ -1,4 +1,4 @@
-"""Unit tests of a coding problem, in the shapes that data sets write them, and the code of a response."""
+"""Unit tests of a coding problem in the shapes that data sets have, and the code of a response."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def last_python_block(response: str) -> str | None:
             continue
         if mark[len(FENCE) :].strip().lower() in LANGUAGES:
             begin = number + 1
-        elif mark == FENCE and begin is not None:
+        elif mark == FENCE and begin is not None:  # a bare fence only ends a block; it never begins Python
             code, begin = "\n".join(lines[begin:number]) + "\n", None
     return code
 
 
 def read_tests(value: Any) -> list[Test]:
-    """The tests of one row, as the sandbox takes them.
+    """The tests of one row in the form that the sandbox takes.
 
         "def check(candidate): ..."              one test: HumanEval's, or any Python that raises on failure
         ["assert f(1) == 2", ...]                one test each, MBPP's
         [{"input": [1], "output": 2}, ...]       positional arguments; a mapping gives keyword arguments
         [[[1], 2], ...]                          the same as pairs
 
-    A text that is a JSON list is read as one.
+    A text that holds a JSON list is read as that list.
 
     Raises:
-        ValueError: for anything else, no test at all, and tests that are no Python.
+        ValueError: for anything else, for no test at all, and for tests that are not Python.
     """
     tests = [_test(item) for item in _listed(value)]
     if not tests:
@@ -51,7 +51,7 @@ def read_tests(value: Any) -> list[Test]:
 
 
 def checked_python(code: str) -> str:
-    """`code`; ValueError where it does not compile."""
+    """`code` itself; raises ValueError where it does not compile."""
     try:
         compile(code, "<test>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as failure:
@@ -62,6 +62,7 @@ def checked_python(code: str) -> str:
 def _listed(value: Any) -> Sequence[Any]:
     if not isinstance(value, str):
         return list(value) if isinstance(value, Sequence) else [value]
+    # A text is Python code, unless it holds a JSON list: parquet files store the tests so.
     try:
         listed = json.loads(value)
     except ValueError:

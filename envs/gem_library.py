@@ -1,8 +1,9 @@
 """Episodes of the `gem` package, played in a worker of the verifier pool.
 
-A worker may be killed at any turn, and requests of several episodes reach it in any order. So a request carries the
-whole episode, its seed and every action; the worker goes on where it stands in that very episode, or plays it anew.
-`gem` draws from the global generators, which are therefore seeded here, kept with the episode, and put back.
+A worker may be killed at any turn, and requests of several episodes reach it in any order. So each request carries the
+whole episode: its seed and every action. A worker that holds the episode so far continues it. Any other plays it again
+from the start. `gem` draws from the global generators, so they are seeded here, and their state is saved and restored
+with the episode.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from .verifiers.worker import load
 
-SEEDS = 2**31  # seeds of gem's environments are below
+SEEDS = 2**31  # gem's environments take seeds below this
 
 Turn = tuple[str, float, bool, bool]
 """Observation, reward, terminated, truncated."""
@@ -38,7 +39,7 @@ class Played:
     turns: list[Turn] = field(default_factory=list)  # the first is that of reset
 
     def goes_on_as(self, environment: str, kwargs: str, seed: int, actions: list[str]) -> bool:
-        """True where this is the beginning of that episode."""
+        """True where this episode is the beginning of that one."""
         mine = (self.environment, self.kwargs, self.seed, self.actions)
         return mine == (environment, kwargs, seed, actions[: len(self.actions)])
 
@@ -47,10 +48,10 @@ _played: Played | None = None
 
 
 def play(environment: str, kwargs: str, seed: int, actions: list[str], trail: str) -> dict[str, Any]:
-    """The last turn of the episode, and the trail that the next request is to bring.
+    """The last turn of the episode, and its trail (a hash of the turns), which the next request brings along.
 
     Raises:
-        RuntimeError: when the turns before the last were others than those that the policy saw (`trail`).
+        RuntimeError: when the turns before the last differ from those that the policy saw (`trail`).
     """
     episode = _played
     assert episode is not None, "begin() runs before the deadline's clock"
@@ -61,7 +62,7 @@ def play(environment: str, kwargs: str, seed: int, actions: list[str], trail: st
         episode.turns.append((_framed(observation, info), 0.0, False, False))
     for action in actions[len(episode.actions) :]:
         if episode.turns[-1][2] or episode.turns[-1][3]:
-            break  # only a replay that went another way is over before its last action; the trail says so
+            break  # a replay that took another course may end early; the trail then differs
         observation, reward, terminated, truncated, info = episode.env.step(action)
         episode.actions.append(action)
         episode.turns.append((_framed(observation, info), float(reward), bool(terminated), bool(truncated)))
@@ -72,7 +73,7 @@ def play(environment: str, kwargs: str, seed: int, actions: list[str], trail: st
 
 
 def begin(environment: str, kwargs: str, seed: int, actions: list[str], trail: str) -> None:
-    """Has a fresh environment ready where this process does not stand in the episode; making it is no step's time."""
+    """Makes a fresh environment where this process does not hold the episode. No deadline counts it."""
     global _played
     if _played is not None and _played.goes_on_as(environment, kwargs, seed, actions):
         return
@@ -92,7 +93,7 @@ def made(environment: str, kwargs: dict[str, Any]) -> Any:
     """The environment of `gem.make`'s id, or of `module:function`.
 
     Raises:
-        ValueError: for a name that is neither.
+        ValueError: for another name.
         ImportError: when a package that is named is not installed.
     """
     gem, ids = _gem()
@@ -119,7 +120,7 @@ def _gem() -> tuple[Any, Any]:
 
 
 def _framed(observation: Any, info: Any) -> str:
-    """The observation between the `prefix` and `suffix` of its info, as gem's own wrappers show it."""
+    """The observation between the `prefix` and `suffix` of its info, as gem's own wrappers write it."""
     info = info if isinstance(info, dict) else {}
     text, suffix = f"{info.get('prefix', '')}{observation}", info.get("suffix", "")
     return f"{text}\n{suffix}" if suffix and not text.endswith("\n") else f"{text}{suffix}"

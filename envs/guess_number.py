@@ -1,15 +1,18 @@
-"""`tgpo/GuessNumber-v0`: find a number with the help of `higher` and `lower`, in few guesses."""
+"""`tgpo/GuessNumber-v0`: find a number in few guesses, with `higher` and `lower` as hints."""
 
 from __future__ import annotations
 
 import random
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
 from .base import Problem
 from .boxed import last_boxed
+from .hints import check_choice
 from .multi_turn import MultiTurnEnv
+from .options import Options, takes
 from .verdict import CORRECT, UNPARSABLE, WRONG, Verdict
 
 REWARDS = ("success", "efficiency")
@@ -18,53 +21,59 @@ MAX_NUMBER = 10**9
 _NUMBER = re.compile(r"[+-]?\d{1,12}", re.ASCII)
 
 
-class GuessNumberEnv(MultiTurnEnv):
-    r"""A number from 1 to `high` is thought of; each response guesses one in `\boxed{}` and is told which way to go.
-
-    A response without a readable guess uses up its turn too. Problem i depends on `seed` and on i alone.
-
-    Args:
-        high: the largest number, 2 to 10^9.
-        max_turns: guesses; None: as many as halving the interval needs at worst, ceil(log2(high + 1)).
-        reward: `success`, 1.0 for a number found; `efficiency`, 1.0 for one found in as many guesses as halving needs
-            for this very number, and less in proportion to the guesses that went beyond, needed / taken.
-        prompt: `plain`, or `chat`: the rules and each hint are a user's messages, for the model's chat template.
-        seed: which endless sequence of numbers the indices address.
+@dataclass(frozen=True, kw_only=True)
+class GuessNumberOptions(Options):
+    """Options of `tgpo/GuessNumber-v0`.
 
     Raises:
-        ValueError: for an argument outside its range.
+        ValueError: for a value outside its range.
     """
 
-    def __init__(
-        self,
-        *,
-        high: int = 100,
-        max_turns: int | None = None,
-        reward: str = "success",
-        prompt: str = "plain",
-        seed: int = 0,
-    ) -> None:
+    high: int = 100
+    """The largest number, 2 to 10^9."""
+    max_turns: int | None = None
+    """Guesses. null: as many as halving the interval needs at worst, ceil(log2(high + 1))."""
+    reward: str = "success"
+    """`success` is 1.0 when the number is guessed. `efficiency` is 1.0 when it is guessed in as many guesses as halving
+    needs for this number, and needed / taken when it took more."""
+    prompt: str = "plain"
+    """`plain`, or `chat`: the rules and each hint are a user's messages, for the model's chat template."""
+    seed: int = 0
+    """Which endless sequence of numbers the indices address."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        high = self.high
         if isinstance(high, bool) or not isinstance(high, int) or not 2 <= high <= MAX_NUMBER:
             raise ValueError(f"high must be an integer in [2, {MAX_NUMBER}], got {high!r}")
-        if reward not in REWARDS:
-            raise ValueError(f"reward must be one of {', '.join(REWARDS)}, got {reward!r}")
-        if prompt not in PROMPTS:
-            raise ValueError(f"prompt must be one of {', '.join(PROMPTS)}, got {prompt!r}")
-        super().__init__(high.bit_length() if max_turns is None else max_turns)
-        self.high, self.reward, self.prompt, self.seed = high, reward, prompt, seed
+        check_choice("reward", self.reward, REWARDS)
+        check_choice("prompt", self.prompt, PROMPTS)
+
+
+class GuessNumberEnv(MultiTurnEnv):
+    r"""The policy finds a number from 1 to `high`. Each response guesses in `\boxed{}` and gets a hint.
+
+    A response without a readable guess uses up its turn too. Problem i depends only on `seed` and i.
+    `GuessNumberOptions` lists the arguments.
+    """
+
+    @takes(GuessNumberOptions)
+    def __init__(self, options: GuessNumberOptions) -> None:
+        super().__init__(options.high.bit_length() if options.max_turns is None else options.max_turns)
+        self.options = options
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
         """The rules, and the number as the answer."""
         prompt = (
-            f"I think of a whole number from 1 to {self.high}. Find it in at most {self.max_turns} guesses. Write each "
-            "guess as \\boxed{number}; I say whether my number is higher or lower.\n"
+            f"I think of a whole number from 1 to {self.options.high}. Find it in at most {self.max_turns} guesses. "
+            "Write each guess as \\boxed{number}; I say whether my number is higher or lower.\n"
         )
-        messages = ({"role": "user", "content": prompt.strip()},) if self.prompt == "chat" else None
-        return Problem(prompt, str(random.Random(f"{self.seed}/{index}").randint(1, self.high)), messages)
+        messages = ({"role": "user", "content": prompt.strip()},) if self.options.prompt == "chat" else None
+        return Problem(prompt, str(self._number(index)), messages)
 
     def gold_response(self, index: int) -> tuple[str, ...]:
-        """The guesses of halving; only the last of them where `max_turns` is too small for all."""
-        guesses = halving(int(self.problem(index, self.np_random).answer), self.high)
+        """The guesses of halving, or only the last ones where `max_turns` is too small for all."""
+        guesses = halving(self._number(index), self.options.high)
         return tuple(f"\\boxed{{{guess}}}" for guess in guesses[-self.max_turns :])
 
     def respond(self, problem: Problem, response: str) -> str | Verdict:
@@ -75,8 +84,8 @@ class GuessNumberEnv(MultiTurnEnv):
             return f"\nI see no guess in \\boxed{{}}. Guesses left: {left}.\n"
         if guess != number:
             return f"\nMy number is {'higher' if number > guess else 'lower'} than {guess}. Guesses left: {left}.\n"
-        efficiency = min(1.0, len(halving(number, self.high)) / self.turn)
-        score = efficiency if self.reward == "efficiency" else 1.0
+        efficiency = min(1.0, len(halving(number, self.options.high)) / self.turn)
+        score = efficiency if self.options.reward == "efficiency" else 1.0
         return Verdict(score, CORRECT, extracted=str(guess), parts={"success": 1.0, "efficiency": efficiency})
 
     def give_up(self, problem: Problem, response: str) -> Verdict:
@@ -87,9 +96,12 @@ class GuessNumberEnv(MultiTurnEnv):
             return Verdict(0.0, UNPARSABLE, detail=detail, parts=parts)
         return Verdict(0.0, WRONG, extracted=str(guess), detail=detail, parts=parts)
 
+    def _number(self, index: int) -> int:
+        return random.Random(f"{self.options.seed}/{index}").randint(1, self.options.high)
+
 
 def halving(number: int, high: int) -> list[int]:
-    """The guesses that find `number` by asking for the middle of what is left, `number` included."""
+    """The guesses that find `number` by always guessing the middle of the interval, `number` itself included."""
     low, guesses = 1, []
     while True:
         guesses.append((low + high) // 2)
@@ -100,5 +112,5 @@ def halving(number: int, high: int) -> list[int]:
 
 def _guess(response: str) -> int | None:
     boxed = last_boxed(response)
-    found = None if boxed is None else _NUMBER.fullmatch(boxed.strip())
-    return int(found[0]) if found else None
+    number = None if boxed is None else _NUMBER.fullmatch(boxed.strip())
+    return int(number[0]) if number else None

@@ -1,4 +1,4 @@
-"""Rows of a Hugging Face data set: a name on the hub, or a folder. `datasets`, an extra, is imported on first use."""
+"""Rows of a Hugging Face data set: a name on the hub, or a folder. The extra `datasets` is imported on first use."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-FILES = (".jsonl", ".parquet", ".json", ".csv", ".tsv", ".txt", ".gz", ".zst")  # endings that no data set's name has
-SAVED = ("dataset_dict.json", "dataset_info.json")  # what `save_to_disk` leaves; the first for several splits
+FILES = (".jsonl", ".parquet", ".json", ".csv", ".tsv", ".txt", ".gz", ".zst")  # a name on the hub does not end so
+SAVED = ("dataset_dict.json", "dataset_info.json")  # written by `save_to_disk`; the first for several splits
 
 
 def is_data_set(path: str) -> bool:
@@ -23,7 +23,7 @@ def read_data_set(path: str, subset: str | None, split: str | None) -> list[dict
     Args:
         path: a folder (of jsonl, json, csv or parquet files, or as `save_to_disk` writes one), or a name on the hub.
         subset: the configuration, where there are several.
-        split: `train`, `test`, or a slice as `train[:100]`; None: the only one that there is.
+        split: `train`, `test`, or a slice such as `train[:100]`; None: the only one.
 
     Raises:
         ImportError: without the extra `[datasets]`.
@@ -40,7 +40,7 @@ def read_data_set(path: str, subset: str | None, split: str | None) -> list[dict
     if any((folder / name).is_file() for name in SAVED):
         return _from_disk(datasets, folder, subset, split)
     try:
-        found = datasets.load_dataset(str(folder) if folder.is_dir() else path, subset, split=split)
+        data_set = datasets.load_dataset(str(folder) if folder.is_dir() else path, subset, split=split)
     except (FileNotFoundError, ConnectionError, datasets.exceptions.DatasetsError) as failure:
         if folder.is_dir():
             raise FileNotFoundError(f"the folder {path!r} holds no data set: {_line(failure)}") from failure
@@ -50,28 +50,28 @@ def read_data_set(path: str, subset: str | None, split: str | None) -> list[dict
         ) from failure
     except ValueError as failure:
         raise ValueError(f"data set {path!r} (subset={subset!r}, split={split!r}): {_line(failure)}") from failure
-    return _one_split(path, found).to_list()
+    return _one_split(path, data_set).to_list()
 
 
 def _from_disk(datasets: Any, folder: Path, subset: str | None, split: str | None) -> list[dict[str, Any]]:
     if subset is not None:
         raise ValueError(f"data set {str(folder)!r} was written by save_to_disk and has no subsets, got {subset!r}")
-    found = datasets.load_from_disk(str(folder))
+    data_set = datasets.load_from_disk(str(folder))
     if split is None:
-        return _one_split(str(folder), found).to_list()
-    if not isinstance(found, dict) or split not in found:
-        splits = ", ".join(found) if isinstance(found, dict) else "none"
+        return _one_split(str(folder), data_set).to_list()
+    if not isinstance(data_set, dict) or split not in data_set:
+        splits = ", ".join(data_set) if isinstance(data_set, dict) else "none"
         raise ValueError(f"data set {str(folder)!r} has no split {split!r}: it has {splits}")
-    return found[split].to_list()
+    return data_set[split].to_list()
 
 
-def _one_split(path: str, found: Any) -> Any:
-    """The data set, out of a mapping of splits where that is what was found."""
-    if not isinstance(found, dict):
-        return found
-    if len(found) != 1:
-        raise ValueError(f"data set {path!r} has the splits {', '.join(found)}: choose one with split=")
-    return next(iter(found.values()))
+def _one_split(path: str, loaded: Any) -> Any:
+    """The data set itself. `datasets` returns a mapping of splits where none was chosen."""
+    if not isinstance(loaded, dict):
+        return loaded
+    if len(loaded) != 1:
+        raise ValueError(f"data set {path!r} has the splits {', '.join(loaded)}: choose one with split=")
+    return next(iter(loaded.values()))
 
 
 def _line(failure: BaseException) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from .base import Problem
 from .boxed import last_boxed
 from .calculator import calculate
-from .math_env import MathEnv
+from .math_env import MathEnv, MathOptions
 from .multi_turn import MultiTurnEnv
+from .options import takes
 from .verdict import UNPARSABLE, Verdict
 
 TOOL_INSTRUCTION = (
@@ -24,41 +25,46 @@ RESULT = "Result: "
 _CALL = re.compile(r"<tool>([^<]{0,2000})</tool>")
 
 
+@dataclass(frozen=True, kw_only=True)
+class MathToolOptions(MathOptions):
+    """Options of `tgpo/MathTool-v0`: those of `tgpo/Math-v0`, and those of the conversation."""
+
+    max_turns: int = 8
+    """Responses of an episode. Where the last of them still calls the calculator, the score is 0.0, `unparsable`."""
+    turn_role: str | None = "user"
+    """With `prompt: chat`, the role of the messages with results: `user`, `tool` or `system`, as the model's chat
+    template knows them. null: results are text within the policy's own turn, which `</tool>` must then interrupt."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.turn_role not in (*TURN_ROLES, None):
+            raise ValueError(f"turn_role must be one of {', '.join(TURN_ROLES)} or None, got {self.turn_role!r}")
+
+
 class MathToolEnv(MultiTurnEnv):
     r"""`tgpo/Math-v0` in turns: a response that calls the calculator gets `Result: 42`, any other is the answer.
 
     A complete `\boxed{}` after the last call of a response makes it the answer too. With the format gate, the gate
-    reads what the policy wrote in all turns; without it, the last response alone is scored. Give `env_runners.stop`
-    the text `</tool>` where the policy does not end its turn by itself.
-
-    Args:
-        path: the file of problems.
-        max_turns: responses; one that still calls the calculator in the last of them scores 0.0, `unparsable`.
-        turn_role: with `prompt: chat`, who tells the results: `user`, `tool` or `system`, as the model's chat template
-            knows them. None: they are text within the policy's own turn, which `</tool>` must then interrupt.
-        math: all other arguments are `tgpo/Math-v0`'s.
+    reads what the policy wrote in all turns. Without it, only the last response is scored. Give `env_runners.stop`
+    the text `</tool>` where the policy does not end its turn by itself. `MathToolOptions` lists the arguments.
 
     Raises:
-        FileNotFoundError, ValueError, ImportError: as in `tgpo/Math-v0`.
+        FileNotFoundError, ValueError: for a file or data set that is missing, empty, or lacks a column.
+        ImportError: without math-verify, or for a data set without `datasets`.
     """
 
-    def __init__(self, path: str, *, max_turns: int = 8, turn_role: str | None = "user", **math: Any) -> None:
-        super().__init__(max_turns)
-        if turn_role not in (*TURN_ROLES, None):
-            raise ValueError(f"turn_role must be one of {', '.join(TURN_ROLES)} or None, got {turn_role!r}")
-        self.turn_role = turn_role
-        self._math = MathEnv(path, **math)
+    @takes(MathToolOptions)
+    def __init__(self, options: MathToolOptions) -> None:
+        super().__init__(options.max_turns)
+        self.options, self.deadline_s, self.turn_role = options, options.deadline_s, options.turn_role
+        self._math = MathEnv(**options.arguments(MathOptions))
         self.num_problems = self._math.num_problems
-        self.deadline_s = self._math.deadline_s
         self._written: list[str] = []  # by the policy, in this episode
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
         """Row `index` of the file, with the calculator explained after the problem."""
         self._written = []
-        problem, answer = self._math.row(index)
-        template, text = self._math.template, f"{problem}\n\n{TOOL_INSTRUCTION}"
-        extra = self._math.problem(index, rng).extra
-        return Problem(template.text(text), answer, template.messages(text), extra)
+        return self._math.problem_with(index, f"\n\n{TOOL_INSTRUCTION}")
 
     def gold_response(self, index: int) -> tuple[str, ...]:
         """The gold answer, computed before it is given where it is arithmetic and there are turns for both."""
@@ -71,13 +77,13 @@ class MathToolEnv(MultiTurnEnv):
         self._written.append(response)
         calls = list(_CALL.finditer(response))
         if not calls or last_boxed(response[calls[-1].end() :]) is not None:
-            text = "".join(self._written) if self._math.format_gate else response
+            text = "".join(self._written) if self._math.gate.on else response
             return self._math.verify(problem, text)
         return "\n" + "".join(f"{_result(call[1])}\n" for call in calls[:MAX_CALLS])
 
     def give_up(self, problem: Problem, response: str) -> Verdict:
         """Unparsable: the calculator was called where an answer was due."""
-        parts = {"accuracy": 0.0, "format": 0.0} if self._math.format_gate else {"accuracy": 0.0}
+        parts = self._math.gate.parts(0.0, passed=False)
         return Verdict(0.0, UNPARSABLE, detail=f"no answer in {self.max_turns} responses", parts=parts)
 
 

@@ -1,4 +1,4 @@
-"""Base of environments that answer: a conversation of turns, the environment's written as plain text."""
+"""Base of environments with several turns, in which the environment answers the policy."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 import numpy as np
 from gymnasium.error import ResetNeeded
 
-from .base import Problem, Seconds, TextEnv
-from .verdict import ERROR, Verdict
+from .base import Problem, TextEnv, final_info
+from .verdict import Verdict
 
 
 class MultiTurnEnv(TextEnv):
     r"""Several responses to one problem. Subclasses implement `problem`, `respond` and `give_up`.
 
-    The observation that `step` returns is this turn's text alone, not the conversation so far: the runner appends it
-    to what the policy wrote, as tokens that no loss trains on. Write it so that it reads on from there, with the line
-    breaks that it needs: `"\n<result>42</result>\n"`. Where the problem has `messages`, the turn is a message too, in
-    the role `turn_role`, and the runner appends it as the model's chat template writes it.
+    The observation that `step` returns is only this turn's text, not the conversation so far. The runner appends it to
+    the policy's text, as tokens that no loss trains on. So the text must continue there, with the line breaks that it
+    needs: `"\n<result>42</result>\n"`. Where the problem has `messages`, the turn is a message too, in the role
+    `turn_role`, and the runner appends it as the model's chat template writes it.
 
-    The info of a turn before the last has `turn`, counted from 1, and in a chat `messages`, this turn's alone; that of
-    the last has the keys that `TextEnv` lists, and `turn`. Only the last turn has a reward.
+    The info of a turn before the last has `turn`, counted from 1, and in a chat `messages` with this turn's messages.
+    The info of the last turn has `turn` and the keys that `TextEnv` lists. Only the last turn has a reward.
 
     Args:
-        max_turns: responses that an episode may take; the verdict after the last of them is `give_up`'s.
+        max_turns: responses that an episode may take. `give_up` gives the verdict after the last of them.
     """
 
-    turn_role: str | None = "user"  # of the later turns of a chat; None: text that goes on within the policy's turn
+    turn_role: str | None = "user"  # of the later turns of a chat; None: text within the policy's own turn
     _current: Problem | None = None
 
     def __init__(self, max_turns: int) -> None:
@@ -49,7 +49,7 @@ class MultiTurnEnv(TextEnv):
         raise NotImplementedError(f"{type(self).__name__} must implement respond(problem, response)")
 
     def give_up(self, problem: Problem, response: str) -> Verdict:
-        """The verdict when `response` was the last that the episode may take, and ended nothing."""
+        """The verdict when `response` was the last that the episode may take, and did not end the episode."""
         raise NotImplementedError(f"{type(self).__name__} must implement give_up(problem, response)")
 
     def begin(self, index: int) -> tuple[str, dict[str, Any]]:
@@ -57,7 +57,7 @@ class MultiTurnEnv(TextEnv):
         return self._current.observation()
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """The environment's answer to the response `action`; terminated with the verdict, truncated never.
+        """The environment's answer to the response `action`. The verdict terminates the episode; it is never truncated.
 
         Raises:
             gymnasium.error.ResetNeeded: when the episode is over or never began.
@@ -70,26 +70,14 @@ class MultiTurnEnv(TextEnv):
             answer = self.respond(self._current, action)
             if isinstance(answer, str) and self.turn >= self.max_turns:
                 answer = self.give_up(self._current, action)
-        except Exception as failure:  # as in SingleTurnEnv: counted, and the other episodes go on
-            answer = Verdict(0.0, ERROR, detail=f"{type(failure).__name__}: {failure}")
+        except Exception as failure:  # as in SingleTurnEnv: counted, and the other episodes continue
+            answer = Verdict.of_failure(failure)
         if isinstance(answer, str):
             return answer, 0.0, False, False, {"turn": self.turn, **self._message(self._current, answer)}
         self._current = None
-        elapsed = time.monotonic() - start if answer.seconds is None else answer.seconds
-        return "", answer.score, True, False, {"turn": self.turn, **final_info(answer, elapsed)}
+        return "", answer.score, True, False, {"turn": self.turn, **final_info(answer, time.monotonic() - start)}
 
     def _message(self, problem: Problem, text: str) -> dict[str, Any]:
         if problem.messages is None or self.turn_role is None:
             return {}
         return {"messages": [{"role": self.turn_role, "content": text.strip()}]}
-
-
-def final_info(verdict: Verdict, elapsed_s: float) -> dict[str, Any]:
-    """The info of an episode's last step."""
-    return {
-        "reward_parts": dict(verdict.parts) or {"accuracy": verdict.score},
-        "answer": verdict.extracted,
-        "outcome": verdict.outcome,
-        "verify_s": Seconds(elapsed_s),
-        "detail": verdict.detail,
-    }

@@ -1,4 +1,4 @@
-"""Prompt and answer of a row, where other libraries' data sets hold a prompt as text or as messages."""
+"""Problems whose prompt is text or messages, as the data sets of other libraries have it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 from .base import Message, Problem
 
 
-def problem_of(prompt: str | list[Message], answer: Any, **extra: Any) -> Problem:
-    """A problem whose prompt is text, or messages that the model's chat template is to render."""
+def problem_of(prompt: str | list[Message], answer: Any, /, **extra: Any) -> Problem:
+    """A problem whose prompt is text, or messages that the model's chat template renders."""
     answer = "" if answer is None else str(answer)
     if isinstance(prompt, str):
         return Problem(prompt, answer, extra=extra)

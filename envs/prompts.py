@@ -2,15 +2,18 @@ r"""Prompt templates for problems that end in a `\boxed{}` answer.
 
 plain   text that a base model can continue
 think   system paragraph, problem, and an opened `<think>` section, as text (Teacher-Guided Policy Optimization,
-        appendix B.2, in our words); the response starts inside the thought
+        appendix B.2, reworded). The response starts inside the thought
 chat    messages, which the runner renders with the model's chat template
 other   a template of the user's own that contains `{problem}`
 """
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
+from typing import Any
+
+from .base import Message, Problem
+from .hints import nearest
 
 STYLES = ("plain", "think", "chat")
 THINK_OPEN, THINK_CLOSE = "<think>\n", "</think>"
@@ -42,14 +45,17 @@ class PromptTemplate:
     def __post_init__(self) -> None:
         if self.prompt in STYLES or FIELD in self.prompt:
             return
-        near = difflib.get_close_matches(self.prompt, STYLES, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = nearest(self.prompt, STYLES)
         raise ValueError(f"prompt must be {', '.join(STYLES)} or a text with {FIELD} in it, got {self.prompt!r}{hint}")
 
     @property
     def opens_thought(self) -> bool:
         r"""True where the prompt ends in `<think>\n`, so that the response starts inside the thought."""
         return self.prompt == "think" or self.prompt.endswith(THINK_OPEN)
+
+    def problem(self, text: str, answer: str, /, **extra: Any) -> Problem:
+        """A problem whose prompt is made of `text`; `extra` is what the verifier needs besides the answer."""
+        return Problem(self.text(text), answer, self.messages(text), extra)
 
     def text(self, problem: str) -> str:
         """The prompt as text; for `chat`, the user's message."""
@@ -61,7 +67,7 @@ class PromptTemplate:
             return f"{problem}\n\n{ANSWER_INSTRUCTION}"
         return self._paragraph() + self.prompt.replace(FIELD, problem)  # not str.format: \boxed{} has braces too
 
-    def messages(self, problem: str) -> tuple[dict[str, str], ...] | None:
+    def messages(self, problem: str) -> tuple[Message, ...] | None:
         """System and user messages for `chat`, else None."""
         if self.prompt != "chat":
             return None
@@ -71,21 +77,3 @@ class PromptTemplate:
     def _paragraph(self, default: str = "") -> str:
         system = default if self.system_prompt is None else self.system_prompt
         return f"{system}\n\n" if system else ""
-
-
-def after_thought(response: str, *, opened: bool) -> str | None:
-    """What the format gate reads: the text between the first `</think>` and the next; None without a closed thought.
-
-    Args:
-        response: what the policy wrote.
-        opened: the prompt ends in `<think>`, which counts as if the response began with it.
-    """
-    full = (THINK_OPEN if opened else "") + response
-    if THINK_OPEN.strip() not in full or THINK_CLOSE not in full:
-        return None
-    return full.split(THINK_CLOSE)[1]
-
-
-def empty_thought(*, opened: bool) -> str:
-    """What a response without thoughts begins with to pass the gate."""
-    return f"{'' if opened else THINK_OPEN}\n{THINK_CLOSE}\n\n"

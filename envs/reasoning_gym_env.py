@@ -1,14 +1,13 @@
-"""`tgpo/ReasoningGym-v0`: the procedural tasks of reasoning-gym, alone or mixed, at a level of difficulty."""
+"""`tgpo/ReasoningGym-v0`: the procedural tasks of reasoning-gym, one or several, at a level of difficulty."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import json
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,16 @@ import numpy as np
 
 from .base import Problem, SingleTurnEnv
 from .boxed import last_boxed
-from .prompts import THINK_CLOSE, PromptTemplate, after_thought, empty_thought
+from .format_gate import NO_THOUGHT
+from .hints import nearest
+from .options import takes
+from .prompt_options import PromptOptions
 from .verdict import UNPARSABLE, Verdict
-from .verifiers import DEFAULT_DEADLINE_S, shared_pool
+from .verifiers import VerifierOptions, shared_pool
 
 WORKER = Path(__file__).parent / "verifiers" / "reasoning_gym_answer.py"
 MAKER, SCORER = f"{WORKER}:make", f"{WORKER}:score"
-MAKE_S = 60.0  # seconds to make one problem, which no setting of the user's bounds
+MAKE_S = 60.0  # seconds to make one problem
 OPEN, CLOSE = "<answer>", "</answer>"
 BLOCK = 1000  # indices that share a data set of reasoning-gym: some of its tasks prepare all of their problems at once
 
@@ -33,10 +35,10 @@ class TaskSpec:
     """One task of the mixture.
 
     Args:
-        weight: how often, in proportion to the other weights.
-        level: of the task's own curriculum, 0 the easiest; a list is walked through as the index grows. None: the
-            task's default configuration.
-        config: the task's own settings; they win over the level's.
+        weight: how often the task occurs, in proportion to the other weights.
+        level: level of the task's own curriculum, 0 the easiest. The entries of a list follow one another as the index
+            grows. None: the task's default configuration.
+        config: the task's own settings. They win over those of the level.
     """
 
     name: str
@@ -45,49 +47,50 @@ class TaskSpec:
     config: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class ReasoningGymOptions(VerifierOptions, PromptOptions):
+    """Options of `tgpo/ReasoningGym-v0`."""
+
+    tasks: str | Sequence[str] | Mapping[str, Mapping[str, Any] | None]
+    """The name of a task, a list of names, or `{name: {weight: 2, level: 1, config: {...}}}`."""
+    _: KW_ONLY
+    seed: int = 0
+    """Which endless sequence of problems the indices address."""
+    size: int | None = None
+    """Problems that count as the whole set. null: unlimited."""
+    problems_per_level: int = 1000
+    """Where a task's `level` is a list, how many indices each of its entries lasts."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("size", "problems_per_level"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+
+
 class ReasoningGymEnv(SingleTurnEnv):
     r"""Problems of reasoning-gym, scored by each task's own `score_answer`, partial scores included.
 
-    The answer is what the last `<answer>...</answer>` holds, else the last `\boxed{}`. Problem i depends on the
-    arguments and on i alone: problems are made in the verifier pool's processes, whose PYTHONHASHSEED is fixed, as some
-    tasks (`polynomial_multiplication`, `isomorphic_strings`, `ransom_note`) iterate over sets of strings.
-
-    Args:
-        tasks: the name of a task, a list of names, or `{name: {"weight": 2, "level": 1, "config": {...}}}`.
-        seed: which endless sequence of problems the indices address.
-        size: problems that count as the whole set; None: unlimited.
-        problems_per_level: where a task's `level` is a list, how many indices each of its entries lasts.
-        prompt, system_prompt, format_gate, deadline_s, verify_workers: as in `tgpo/Math-v0`.
+    The answer is the content of the last `<answer>...</answer>`, else of the last `\boxed{}`. Problem i depends only on
+    the arguments (`ReasoningGymOptions` lists them) and on i. Problems are made in the verifier pool's processes, whose
+    PYTHONHASHSEED is fixed, because some tasks (`polynomial_multiplication`, `isomorphic_strings`, `ransom_note`)
+    iterate over sets of strings.
 
     Raises:
         ImportError: without reasoning-gym.
         ValueError: for an unknown task, level or setting.
     """
 
-    def __init__(
-        self,
-        tasks: str | Sequence[str] | Mapping[str, Mapping[str, Any] | None],
-        *,
-        seed: int = 0,
-        size: int | None = None,
-        problems_per_level: int = 1000,
-        prompt: str = "plain",
-        system_prompt: str | None = None,
-        format_gate: bool | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
-        verify_workers: int = 1,
-    ) -> None:
+    @takes(ReasoningGymOptions)
+    def __init__(self, options: ReasoningGymOptions) -> None:
         super().__init__()
         if find_spec("reasoning_gym") is None:
             raise ImportError("tgpo/ReasoningGym-v0 needs reasoning-gym: pip install 'tgpo-ray[reasoning-gym]'")
-        for name, value in {"size": size, "problems_per_level": problems_per_level}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
-        self.template = PromptTemplate(prompt, system_prompt)
-        self.format_gate = self.template.opens_thought if format_gate is None else format_gate
-        self.tasks, self.seed, self.problems_per_level = _task_specs(tasks), seed, problems_per_level
-        self.deadline_s, self.verify_workers, self.num_problems = deadline_s, verify_workers, size
-        for task in self.tasks:
+        self.options, self.deadline_s, self.num_problems = options, options.deadline_s, options.size
+        self.template, self.gate = options.template, options.gate
+        self.tasks = _task_specs(options.tasks)
+        for task in self.tasks:  # makes each data set once, so that a wrong configuration fails here
             for level in task.level if isinstance(task.level, Sequence) else [task.level]:
                 _data_set(task.name, self._config(task, level, 0))
 
@@ -95,46 +98,46 @@ class ReasoningGymEnv(SingleTurnEnv):
         """The question of one task, drawn by weight."""
         task, config, entry = self._entry(index)
         question = entry["question"]
-        extra = {"task": task.name, "config": config, "entry": entry["packed"]}
-        return Problem(self.template.text(question), str(entry["answer"]), self.template.messages(question), extra)
+        return self.template.problem(
+            question, str(entry["answer"]), task=task.name, config=config, entry=entry["packed"]
+        )
 
     def gold_response(self, index: int) -> str | None:
-        """The task's own answer in `<answer>` tags; None where the task gives none."""
+        """The task's own answer in `<answer>` tags, or None where the task gives no answer."""
         answer = self._entry(index)[2]["answer"]
         if answer is None:
             return None
-        thought = empty_thought(opened=self.template.opens_thought) if self.format_gate else ""
-        return f"{thought}{OPEN}{answer}{CLOSE}"
+        return f"{self.gate.empty_thought}{OPEN}{answer}{CLOSE}"
 
     def verify(self, problem: Problem, response: str) -> Verdict:
         """The task's own score, computed in a process that can be killed."""
-        text = after_thought(response, opened=self.template.opens_thought) if self.format_gate else response
+        text = self.gate.scored_text(response)
         if text is None:
-            return Verdict(0.0, UNPARSABLE, detail=f"no closed <think> ... {THINK_CLOSE} section")
+            return Verdict(0.0, UNPARSABLE, detail=NO_THOUGHT)
         answer = tagged_answer(text)
         if answer is None:
             return Verdict(0.0, UNPARSABLE, detail=f"neither {OPEN} nor \\boxed{{}} in the response")
         arguments = (problem.extra["task"], problem.extra["config"], problem.extra["entry"], answer)
-        return shared_pool(self.verify_workers).verify(SCORER, *arguments, deadline_s=self.deadline_s)
+        return self.options.verify(SCORER, *arguments)
 
     def _entry(self, index: int) -> tuple[TaskSpec, str, dict[str, Any]]:
-        draw = random.Random(f"{self.seed}/{index}")
+        draw = random.Random(f"{self.options.seed}/{index}")
         (task,) = draw.choices(self.tasks, weights=[task.weight for task in self.tasks])
         level = task.level
         if isinstance(level, Sequence):
-            level = level[min(index // self.problems_per_level, len(level) - 1)]
+            level = level[min(index // self.options.problems_per_level, len(level) - 1)]
         config = self._config(task, level, index // BLOCK)
         return task, config, _made(task.name, config, index % BLOCK)
 
     def _config(self, task: TaskSpec, level: int | None, block: int) -> str:
-        # reasoning-gym adds the index to the seed: neighbouring seeds would share all but one of their problems
-        digest = hashlib.blake2b(f"{self.seed}/{task.name}/{block}".encode(), digest_size=4).digest()
+        # reasoning-gym adds the index to the seed, so neighbouring seeds would share all but one of their problems.
+        digest = hashlib.blake2b(f"{self.options.seed}/{task.name}/{block}".encode(), digest_size=4).digest()
         given = {"size": BLOCK, "seed": int.from_bytes(digest, "big") >> 2, **task.config}
         return json.dumps(given if level is None else {**_level_config(task.name, level), **given}, sort_keys=True)
 
 
 def tagged_answer(text: str) -> str | None:
-    r"""What the last complete `<answer>...</answer>` holds, else the last `\boxed{}`; in linear time."""
+    r"""Content of the last complete `<answer>...</answer>`, else of the last `\boxed{}`, in linear time."""
     end = text.rfind(CLOSE)
     start = text.rfind(OPEN, 0, max(end, 0))
     return text[start + len(OPEN) : end].strip() if start >= 0 else last_boxed(text)
@@ -150,8 +153,7 @@ def _task_specs(tasks: str | Sequence[str] | Mapping[str, Mapping[str, Any] | No
         raise ValueError("tasks must name at least one task of reasoning-gym, got none")
     for name, given in options.items():
         if name not in DATASETS or name == "composite":
-            near = difflib.get_close_matches(name, DATASETS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = nearest(name, DATASETS)
             raise ValueError(
                 f"reasoning-gym has no task {name!r}{hint} It has {len(DATASETS) - 1}; mix them with tasks"
             )
@@ -185,7 +187,7 @@ def _data_set(name: str, config: str) -> Any:
 
 @functools.lru_cache(maxsize=256)
 def _level_config(name: str, level: int) -> dict[str, Any]:
-    """The settings of a level of the task's curriculum, as far as the curriculum decides them."""
+    """The settings that the task's curriculum gives for a level, without seed and size."""
     from reasoning_gym.factory import create_curriculum, has_curriculum
 
     if not has_curriculum(name):

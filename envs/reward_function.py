@@ -1,86 +1,92 @@
-"""`tgpo/RewardFunction-v0`: any function of prompt, response and answer as an environment."""
+"""`tgpo/RewardFunction-v0`: a function of prompt, response and answer as an environment."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 
 import numpy as np
 
 from .base import Problem, SingleTurnEnv
+from .hints import check_choice
+from .options import takes
 from .problem_rows import problem_of
 from .prompts import PromptTemplate
-from .rows import checked_columns, read_rows, require_columns
+from .row_options import RowOptions
 from .verdict import Verdict
-from .verifiers import DEFAULT_DEADLINE_S, shared_pool
+from .verifiers import VerifierOptions
 from .verifiers.reward_call import STYLES, signature_style
 from .verifiers.worker import load
 
 CALL = "tgpo_ray.envs.verifiers.reward_call:score"
 
 
+@dataclass(frozen=True)
+class RewardFunctionOptions(VerifierOptions, RowOptions):
+    """Options of `tgpo/RewardFunction-v0`. The columns are `problem` (a text or a list of messages) and `answer`.
+
+    All columns of a row reach a `trl` function, `data_source` and `extra_info` a `verl` one.
+    """
+
+    reward: str
+    """The function: `module:function` or `/path/file.py:function`."""
+    _: KW_ONLY
+    style: str | None = None
+    """How the function is called: `plain`, `verl` or `trl`. null: the names of its arguments decide."""
+    prompt: str = "{problem}"
+    """`plain`, `think`, `chat`, or a text with `{problem}` in it. The default leaves the file's prompts as they are."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.style is not None:
+            check_choice("style", self.style, STYLES)
+        if ":" not in self.reward:
+            raise ValueError(
+                f"reward must look like 'module:function' or '/path/file.py:function', got {self.reward!r}"
+            )
+
+
 class RewardFunctionEnv(SingleTurnEnv):
     """Problems of a file or data set, scored by a reward function of one's own in a process that can be killed.
 
-    The function is read by the names of its arguments:
+    The names of the function's arguments decide how it is called:
 
         plain   reward(prompt, response, answer) -> float
         verl    compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float or {"score": ...}
         trl     reward(prompts, completions, **columns) -> list[float], called with lists of one
 
-    Args:
-        path, subset, split: the file or data set, as in `tgpo/Math-v0`. A prompt is a text or a list of messages.
-        reward: `module:function` or `/path/file.py:function`.
-        style: `plain`, `verl` or `trl`; None: by the argument names.
-        prompt: as in `tgpo/Math-v0`; `{problem}`, the default, leaves the file's prompts as they are.
-        columns: names of the file's columns for `problem` and `answer`. All columns of a row reach a `trl` function,
-            `data_source` and `extra_info` a `verl` one.
-        deadline_s: seconds that one call may take.
-        verify_workers: processes of the shared verifier pool.
+    `RewardFunctionOptions` lists the arguments.
 
     Raises:
         FileNotFoundError, ValueError: for the file, the style, or arguments that fit none.
         ImportError, AttributeError: for a function that cannot be imported.
     """
 
-    def __init__(
-        self,
-        path: str,
-        reward: str,
-        *,
-        style: str | None = None,
-        prompt: str = "{problem}",
-        columns: Mapping[str, str] | None = None,
-        subset: str | None = None,
-        split: str | None = None,
-        deadline_s: float = DEFAULT_DEADLINE_S,
-        verify_workers: int = 1,
-    ) -> None:
+    @takes(RewardFunctionOptions)
+    def __init__(self, options: RewardFunctionOptions) -> None:
         super().__init__()
-        if style is not None and style not in STYLES:
-            raise ValueError(f"style must be one of {', '.join(STYLES)}, got {style!r}")
-        if ":" not in reward:
-            raise ValueError(f"reward must look like 'module:function' or '/path/file.py:function', got {reward!r}")
-        self.style = style or signature_style(inspect.signature(load(reward)))
-        self.reward, self.template = reward, PromptTemplate(prompt)
-        self.deadline_s, self.verify_workers = deadline_s, verify_workers
-        self._names = checked_columns(columns, ("problem", "answer"))
-        self._rows = read_rows(path, subset=subset, split=split)
-        require_columns(self._rows, self._names, path)
+        self.options, self.deadline_s = options, options.deadline_s
+        self.style = options.style or signature_style(inspect.signature(load(options.reward)))
+        self.template = PromptTemplate(options.prompt)
+        self._rows = options.read()
+        self._problems = options.select(self._rows, required=("problem", "answer"))
         self.num_problems = len(self._rows)
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
-        """Row `index`; messages of the file go through the model's chat template."""
-        row = self._rows[index]
-        prompt, answer = row[self._names["problem"]], row[self._names["answer"]]
+        """Row `index`. Messages of the file go through the model's chat template."""
+        prompt, answer = self._problems[index]["problem"], self._problems[index]["answer"]
+        extra = {"row": self._rows[index], "answer": answer}  # the answer as the file has it, which may be no text
         if isinstance(prompt, str):
-            return Problem(self.template.text(prompt), str(answer), self.template.messages(prompt), {"row": row})
-        return problem_of(prompt, answer, row=row)
+            return self.template.problem(prompt, str(answer), **extra)
+        return problem_of(prompt, answer, **extra)
 
     def verify(self, problem: Problem, response: str) -> Verdict:
-        """What the function returns, as `Verdict.from_value` reads it."""
-        row = problem.extra["row"]
-        call = {"style": self.style, "prompt": problem.prompt, "messages": problem.messages, "response": response}
-        call["answer"] = row[self._names["answer"]]
-        pool = shared_pool(self.verify_workers)
-        return pool.verify(CALL, self.reward, call, row, deadline_s=self.deadline_s)
+        """The function's return value as a verdict."""
+        call = {
+            "style": self.style,
+            "prompt": problem.prompt,
+            "messages": problem.messages,
+            "response": response,
+            "answer": problem.extra["answer"],
+        }
+        return self.options.verify(CALL, self.options.reward, call, problem.extra["row"])

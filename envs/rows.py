@@ -6,68 +6,71 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from .hints import nearest
 from .hub_rows import is_data_set, read_data_set
 
 Row = dict[str, Any]
+NameT = TypeVar("NameT")  # of columns: one name, or several
 
 
 def read_rows(path: str | Path, *, subset: str | None = None, split: str | None = None) -> list[Row]:
     """All rows of a `.jsonl` or `.parquet` file, in file order, or of one split of a Hugging Face data set.
 
-    A folder, and a name that is no file's, is taken for a data set (`read_data_set`).
+    A folder, or a name that is not a file's, is read as a data set (`read_data_set`).
 
     Raises:
         FileNotFoundError: when there is no such file or data set.
         ImportError: for a data set without the extra `[datasets]`.
-        ValueError: for another file type, a line that is no JSON object, no rows, or a wrong subset or split.
+        ValueError: for another file type, a line that is not a JSON object, no rows, or a wrong subset or split.
     """
     file = Path(path).expanduser()
     if not file.is_file() and is_data_set(str(path)):
-        return _some(read_data_set(str(path), subset, split), path)
+        return _not_empty(read_data_set(str(path), subset, split), path)
     if subset is not None or split is not None:
         raise ValueError(f"subset and split choose from a Hugging Face data set: {str(path)!r} names a file")
     if not file.is_file():
-        near = difflib.get_close_matches(file.name, _names_in(file.parent), n=1)
-        hint = f" Did you mean {str(file.parent / near[0])!r}?" if near else ""
+        hint = _nearest_file(file)
         raise FileNotFoundError(f"no data set at {str(path)!r} (looked for {file.absolute()}).{hint}")
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if file.suffix not in readers:
         raise ValueError(f"data set {str(path)!r} must end in .jsonl or .parquet, got {file.suffix or 'no ending'!r}")
-    return _some(readers[file.suffix](file), path)
+    return _not_empty(readers[file.suffix](file), path)
 
 
-def _some(rows: list[Row], path: str | Path) -> list[Row]:
+def _not_empty(rows: list[Row], path: str | Path) -> list[Row]:
     if not rows:
         raise ValueError(f"data set {str(path)!r} has no rows: give a file with at least one problem")
     return rows
 
 
-def checked_columns(names: Mapping[str, str] | None, wanted: Sequence[str]) -> dict[str, str]:
-    """Column of the file by what it means; `names` overrides the defaults, which are the meanings themselves.
+def checked_columns(names: Mapping[str, NameT] | None, wanted: Sequence[str]) -> dict[str, NameT | str]:
+    """Column of the file by its meaning. `names` overrides the defaults, which are the meanings themselves.
 
     Raises:
         ValueError: for a meaning that is not in `wanted`.
     """
     for meaning in names or {}:
         if meaning not in wanted:
-            raise ValueError(f"columns has the unknown key {meaning!r}{_nearest(meaning, wanted)}: it maps {wanted}")
+            raise ValueError(
+                f"columns has the unknown key {meaning!r}{nearest(meaning, wanted, cutoff=0.5)}: it maps {wanted}"
+            )
     return {meaning: (names or {}).get(meaning, meaning) for meaning in wanted}
 
 
 def require_columns(rows: Sequence[Row], columns: Mapping[str, str], path: str | Path) -> None:
-    """Checks that every row has every column with something in it.
+    """Checks that every row has a value in every column.
 
     Raises:
-        ValueError: naming the column, the columns found, the nearest of them and the setting that chooses another.
+        ValueError: with the column, the columns of the file, the nearest of them and the setting that chooses another.
     """
-    found = list(rows[0])
+    known = list(map(str, rows[0]))
     for meaning, column in columns.items():
         if column not in rows[0]:
             raise ValueError(
-                f"data set {str(path)!r} has no column {column!r}{_nearest(column, found)} Columns found: "
-                f"{', '.join(map(str, found))}. Choose with columns={{{meaning!r}: '<column>'}}."
+                f"data set {str(path)!r} has no column {column!r}{nearest(column, known, cutoff=0.5) or '.'} Columns "
+                f"found: {', '.join(known)}. Choose with columns={{{meaning!r}: '<column>'}}."
             )
         for number, row in enumerate(rows):
             if row.get(column) is None or not str(row[column]).strip():
@@ -76,13 +79,11 @@ def require_columns(rows: Sequence[Row], columns: Mapping[str, str], path: str |
                 )
 
 
-def _names_in(folder: Path) -> list[str]:
-    return [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-
-
-def _nearest(name: str, found: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, list(found), n=1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else "."
+def _nearest_file(file: Path) -> str:
+    """` Did you mean 'folder/train.jsonl'?` for the file of the same folder with the closest name, or ""."""
+    names = [entry.name for entry in file.parent.iterdir()] if file.parent.is_dir() else []
+    close = difflib.get_close_matches(file.name, names, n=1)
+    return f" Did you mean {str(file.parent / close[0])!r}?" if close else ""
 
 
 def _read_jsonl(file: Path) -> list[Row]:

@@ -11,15 +11,15 @@ INDEX_COLUMN = "problem_index"
 
 
 def as_trl_reward(env_id: str, *, seed: int = 0, failed: float | None = None, **kwargs: Any) -> Callable[..., Any]:
-    """A reward function for `trl.GRPOTrainer(reward_funcs=...)` that scores with a single-turn environment.
+    """A reward function for `trl.GRPOTrainer(reward_funcs=...)` that uses a single-turn environment.
 
-    The trainer's data set must have the column `problem_index`: `trl_rows` makes its rows.
+    The trainer's data set must have the column `problem_index`, as the rows of `trl_rows` do.
 
     Args:
         env_id: a registered id, `module:Id-v0` included.
         seed: seed of every reset; the same as for `trl_rows`.
         failed: reward of a response whose verifier failed (`timeout`, `error`). None: TRL leaves the response out.
-        kwargs: the environment's.
+        kwargs: arguments of the environment.
     """
     env = gymnasium.make(env_id, **kwargs).unwrapped
 

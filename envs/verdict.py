@@ -1,4 +1,4 @@
-"""What a verifier said of one response. Standard library alone, so that verifier workers start fast."""
+"""The result of verifying one response. It needs only the standard library, so that verifier workers start fast."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CORRECT, WRONG, UNPARSABLE, TIMEOUT, ERROR = OUTCOMES = ("correct", "wrong", "unparsable", "timeout", "error")
-"""The first three judge the response; `timeout` and `error` say that the verifier failed to."""
+"""The first three judge the response. `timeout` and `error` say that the verifier failed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Score and outcome of one response.
 
-    A failed verifier is never a wrong answer: its score is 0.0 too, but its outcome is `timeout` or `error`.
+    A failed verifier is never a wrong answer. Its score is 0.0 too, but its outcome is `timeout` or `error`.
 
     Raises:
         ValueError: if `outcome` is not one of `OUTCOMES`.
@@ -23,7 +23,7 @@ class Verdict:
     score: float
     outcome: str
     extracted: str | None = None  # the answer as the verifier read it
-    seconds: float | None = None  # the verifier's own time, waiting excluded; None: nobody measured it
+    seconds: float | None = None  # the verifier's own time without waiting; None: not measured
     detail: str = ""  # why, for people
     parts: Mapping[str, float] = field(default_factory=dict)  # named parts of the reward, for metrics
     data: Any = None  # JSON that the verifier's process hands to its environment
@@ -38,14 +38,19 @@ class Verdict:
         return self.outcome in (TIMEOUT, ERROR)
 
     @classmethod
-    def from_value(cls, value: Any, *, seconds: float | None = None) -> Verdict:
-        """The verdict that a plain verifier function meant by what it returned.
+    def of_failure(cls, failure: BaseException, *, seconds: float | None = None) -> Verdict:
+        """The outcome `error` for a verifier that raised."""
+        return cls(0.0, ERROR, seconds=seconds, detail=f"{type(failure).__name__}: {failure}")
 
-        A bool or number is the score, `correct` from 1.0 upwards; a mapping has `score` and, where it likes,
-        `outcome`, `extracted`, `detail`, `parts` and `data`. A `Verdict` is itself.
+    @classmethod
+    def from_value(cls, value: Any, *, seconds: float | None = None) -> Verdict:
+        """The verdict that the return value of a plain verifier function stands for.
+
+        A bool or number is the score, `correct` from 1.0 upwards. A mapping has `score`, and optionally `outcome`,
+        `extracted`, `detail`, `parts` and `data`. A `Verdict` is returned as it is.
 
         Raises:
-            TypeError: for anything else, None included: a forgotten `return` is no zero.
+            TypeError: for anything else. None is refused too: a forgotten `return` must not count as a score of zero.
         """
         if isinstance(value, Verdict):
             return value

@@ -1,7 +1,7 @@
-"""The `verifiers` package behind one small interface: its classic environments, and its tasksets (0.4 and later).
+"""One small interface to both kinds of environment of `verifiers`: classic ones, and tasksets (0.4 and later).
 
-Imported by the environment for the prompts and by a worker of the verifier pool for the scores. `verifiers` itself is
-imported only where something of it is named.
+The environment imports this module for the prompts, a worker of the verifier pool for the scores. `verifiers` itself is
+imported only where an environment needs it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class RubricSource:
             "answer": row.get("answer", ""), "task": row.get("task", "default"), "info": row["info"],
             "trajectory": [], "timing": {},
         }  # fmt: skip
-        if "completion" in self._names:  # before 0.1.6 or so: positional, and returns a score
+        if "completion" in self._names:  # up to about 0.1.6 it takes the parts by position and returns a score
             result = self._rubric.score_rollout(**{name: state.get(name, state) for name in self._names[:6]})
         else:
             result = self._rubric.score_rollout(state)
@@ -77,7 +77,7 @@ class RubricSource:
         if isinstance(self.prompt(index), str):
             return response
         message = {"role": "assistant", "content": response}
-        try:  # later versions' parsers read attributes
+        try:  # the parsers of later versions read attributes
             from verifiers.types import AssistantMessage  # pyright: ignore[reportMissingImports]
         except ImportError:
             return [message]
@@ -85,7 +85,7 @@ class RubricSource:
 
 
 class TasksetSource:
-    """A taskset: tasks that score a trace of their own. The trace here is the prompt and one sampled reply."""
+    """A taskset: tasks that score a trace. The trace here is the prompt and one sampled reply."""
 
     def __init__(self, taskset: Any) -> None:
         if not getattr(taskset, "bounded", True):
@@ -115,10 +115,12 @@ class TasksetSource:
     async def score(self, index: int, response: str) -> tuple[float, dict[str, float]]:
         task, vf = self._tasks[index], self._vf
         kinds = {"system": vf.SystemMessage, "user": vf.UserMessage, "assistant": vf.AssistantMessage}
-        said = [kinds[m["role"]](content=m["content"]) for m in self.messages(index)]
-        nodes = [self._graph.MessageNode(parent=n - 1 if n else None, message=m) for n, m in enumerate(said)]
+        messages = [kinds[m["role"]](content=m["content"]) for m in self.messages(index)]
+        nodes = [self._graph.MessageNode(parent=n - 1 if n else None, message=m) for n, m in enumerate(messages)]
         reply = vf.AssistantMessage(content=response)
-        nodes.append(self._graph.MessageNode(parent=len(said) - 1 if said else None, message=reply, sampled=True))
+        nodes.append(
+            self._graph.MessageNode(parent=len(messages) - 1 if messages else None, message=reply, sampled=True)
+        )
         seeded = vf.TraceTask(type=type(task).__name__, data=task.data, key=task.key, hash=task.hash)
         trace = vf.Trace(task=seeded, agent=vf.AgentInfo(config=vf.AgentConfig()), nodes=nodes)
         await task.score(trace)
@@ -130,32 +132,32 @@ class TasksetSource:
 
 
 def source_of(environment: str, kwargs: Mapping[str, Any]) -> Source:
-    """What `environment` names: an id of the installed package, or `module:function` that returns one of the kinds.
+    """The environment or taskset with this name: an id of an installed package, or `module:function` that returns one.
 
     Raises:
         ValueError: for an environment of several turns, with tools, without an end, or of another kind.
         ImportError: when a package that is named is not installed.
     """
     try:
-        found = load(environment)(**kwargs) if ":" in environment else _by_id(environment, kwargs)
+        loaded = load(environment)(**kwargs) if ":" in environment else _by_id(environment, kwargs)
     except ModuleNotFoundError as failure:
         raise ImportError(f"{environment!r} needs a package that is not installed: {failure.name}") from failure
-    if hasattr(found, "rubric"):
-        return RubricSource(found)
-    if hasattr(found, "load") and hasattr(found, "__iter__"):
-        return TasksetSource(found)
+    if hasattr(loaded, "rubric"):
+        return RubricSource(loaded)
+    if hasattr(loaded, "load") and hasattr(loaded, "__iter__"):
+        return TasksetSource(loaded)
     raise ValueError(f"{environment!r} has neither a rubric nor tasks: it is no environment of the verifiers package")
 
 
 def score(environment: str, kwargs: str, index: int, response: str) -> dict[str, Any]:
-    """The reward of one response, in a worker. Whatever the rubric raises is an `error`."""
+    """The reward of one response, in a worker. An exception of the rubric becomes the outcome `error`."""
     source = cached_source(environment, kwargs)
     reward, parts = _loop().run_until_complete(source.score(index, response))
     return {"score": reward, "parts": {**parts, "reward": reward}}
 
 
 def load_source(environment: str, kwargs: str, *_: Any) -> None:
-    """Loading an environment and its data set is no verification's time."""
+    """Loads an environment and its data set before the deadline runs."""
     cached_source(environment, kwargs)
     _loop()
 
@@ -170,7 +172,7 @@ def cached_source(environment: str, kwargs: str) -> Source:
 
 @functools.cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """One loop for all scores of this process: clients of a judge model live on the loop that made them."""
+    """One event loop for all scores of this process, as a judge model's clients are bound to their loop."""
     return asyncio.new_event_loop()
 
 

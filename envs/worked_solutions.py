@@ -1,7 +1,7 @@
 r"""Worked responses to `tgpo/Arithmetic-v0` problems: one function per style, the box added by `worked`.
 
-The styles are what a tiny policy learns before it meets reinforcement learning: `short` says the answer at once,
-`long` takes it digit by digit, the least significant first, with the carry written out.
+A tiny policy learns these styles before reinforcement learning. `short` gives the answer at once. `long` computes it
+digit by digit, the least significant first, with the carry written out.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 def short(operation: str, a: int, b: int) -> str:
-    """Nothing before the answer."""
+    """The empty text: nothing before the answer."""
     return ""
 
 
@@ -34,7 +34,7 @@ def worked(style: str, operation: str, a: int, b: int, answer: int) -> str:
 
 
 def _add(a: int, b: int) -> str:
-    """`7+6=13,4+1+1=6,` for 47+16: the digits of both, then the carry, written also when it is 0."""
+    """`7+6=13,4+1+1=6,` for 47+16: the digits of both, then the carry, even when it is 0."""
     steps, carry = [], 0
     for place, (x, y) in enumerate(_columns(a, b)):
         total = x + y + carry
@@ -54,7 +54,7 @@ def _subtract(a: int, b: int) -> str:
 
 
 def _multiply(a: int, b: int) -> str:
-    """Partial products; where b has several digits, `;` ends each and their shifted sum is carried along."""
+    """Partial products. Where b has several digits, each ends with `;` and a running sum of them follows."""
     digits = _digits(b)
     if len(digits) == 1:
         return _partial_product(a, b)

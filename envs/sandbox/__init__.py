@@ -1,4 +1,4 @@
-"""A sandbox for Python functions that a model wrote. Linux, standard library alone."""
+"""A sandbox for Python functions that a model wrote. It needs Linux and only the standard library."""
 
 from __future__ import annotations
 

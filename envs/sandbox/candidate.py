@@ -1,4 +1,4 @@
-"""The process of the candidate: runs its source, then answers calls. It never holds a test or an expected value."""
+"""The candidate's process. It runs the source, then answers calls. It never holds a test or an expected value."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OPERATIONS = {
 
 
 def main(inbox: int, outbox: int, settings: dict[str, Any]) -> NoReturn:
-    """A forked child's life: nothing of its parent stays open but two pipes, and no right but to compute."""
+    """The forked child. Of its parent only two pipes stay open, and its only right is to compute."""
     try:
         inbox, outbox = (fcntl.fcntl(pipe, fcntl.F_DUPFD, WRITE_FD + 1) for pipe in (inbox, outbox))
         for source, target in ((1, 0), (inbox, READ_FD), (outbox, WRITE_FD)):  # 1 is /dev/null, 0 was the verdict's
@@ -50,12 +50,14 @@ def confine(settings: dict[str, Any]) -> None:
     mechanism = settings["mechanism"]
     limits = {
         resource.RLIMIT_AS: settings["memory_bytes"],
-        resource.RLIMIT_CPU: int(settings["deadline_s"]) + 2,  # the supervisor's clock comes first
+        resource.RLIMIT_CPU: int(settings["deadline_s"]) + 2,  # the supervisor's wall-clock limit strikes first
         resource.RLIMIT_NOFILE: OPEN_FILES,
         resource.RLIMIT_FSIZE: FILE_BYTES,
         resource.RLIMIT_CORE: 0,
     }
-    if mechanism.startswith("namespaces"):  # counted for this user namespace alone; elsewhere for the whole user
+    if mechanism.startswith(
+        "namespaces"
+    ):  # counts only this user namespace; without one it would count all processes of the user
         limits[resource.RLIMIT_NPROC] = PROCESSES
     for kind, value in limits.items():
         resource.setrlimit(kind, (value, value))
@@ -72,11 +74,11 @@ def serve(job: dict[str, Any]) -> None:
     """Runs `job["source"]` as a module and answers operations on what it defines, until the pipe closes."""
     module = ModuleType("candidate")
     sys.modules[module.__name__] = module  # dataclasses look up their module there
-    kept: list[Any] = []
+    handles: list[Any] = []
 
     def keep(value: Any) -> int:
-        kept.append(value)
-        return len(kept) - 1
+        handles.append(value)
+        return len(handles) - 1
 
     try:
         code = compile(job["source"], "<response>", "exec", dont_inherit=True)
@@ -91,20 +93,20 @@ def serve(job: dict[str, Any]) -> None:
         return wire.send(WRITE_FD, raised(failure))
     wire.send(WRITE_FD, {"value": None})
     while True:
-        wire.send(WRITE_FD, answer(wire.receive(READ_FD), kept, keep))
+        wire.send(WRITE_FD, answer(wire.receive(READ_FD), handles, keep))
 
 
-def answer(request: dict[str, Any], kept: list[Any], keep: Any) -> dict[str, Any]:
-    """The value of one operation, and what has become of its mutable arguments."""
+def answer(request: dict[str, Any], handles: list[Any], keep: Any) -> dict[str, Any]:
+    """The value of one operation, and its mutable arguments as they are afterwards."""
     try:
-        args = wire.unpack(request["args"], kept.__getitem__)
-        kwargs = wire.unpack(request["kwargs"], kept.__getitem__)
+        args = wire.unpack(request["args"], handles.__getitem__)
+        kwargs = wire.unpack(request["kwargs"], handles.__getitem__)
         value = OPERATIONS[request["do"]](*args, **kwargs)
         reply = {"value": wire.pack(value, keep)}
         if request["do"] == "call":
             reply["args"] = [wire.pack(a, keep) if isinstance(a, list | dict | set | bytearray) else None for a in args]
         return reply
-    except BaseException as failure:  # sys.exit too: a candidate does not decide when its tests end
+    except BaseException as failure:  # sys.exit too: a candidate must not decide when its tests end
         return raised(failure)
 
 
@@ -115,4 +117,4 @@ def raised(failure: BaseException) -> dict[str, Any]:
         text = str(failure)[:500]
     except BaseException:
         text = ""
-    return {"raised": names, "text": text, "shown": type(failure).__name__}
+    return {"raised": names, "text": text, "class": type(failure).__name__}

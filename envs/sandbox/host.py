@@ -1,4 +1,4 @@
-"""The trainer's side of the sandbox: starts it, hands it a job, reads the verdict, sees it gone."""
+"""The trainer's side of the sandbox. It starts the sandbox, sends it a job, reads the verdict and waits for its end."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ from ..verdict import CORRECT, ERROR, WRONG, Verdict
 LAUNCH = Path(__file__).with_name("launch.py")
 MECHANISMS = ("namespaces+seccomp", "landlock+seccomp", "namespaces")
 UNSAFE = "unsafe"
-START_S = 60.0  # what an interpreter may take to start on a machine that is busy with other things
+START_S = 60.0  # for the start of an interpreter, on a busy machine too
 PROBE = {"source": "def f():\n    return 1\n", "entry_point": "f", "setup": "", "run_all": False}
 
 
 class SandboxUnavailableError(RuntimeError):
-    """This machine has no way to confine a candidate; the message names what each way misses."""
+    """This machine has no way to confine a candidate. The message names what each way lacks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """Runs Python functions that nobody trusts against tests that they cannot see.
+    """Runs untrusted Python functions against tests that they cannot see.
 
     Each `run` is an interpreter of its own (`python -I -S`: the standard library alone), behind one of
 
         namespaces+seccomp  user, pid, network, mount, ipc and uts namespaces, an unprivileged user, a root with
                             Python's library in it, read-only, and a list of allowed system calls
-        landlock+seccomp    Landlock rules that allow to read Python's library, and that list
+        landlock+seccomp    Landlock rules that allow only reading Python's library, and the same list
         namespaces          without the list, where the kernel has no seccomp filters
-        unsafe              limits on time, memory and output alone
+        unsafe              only limits on time, memory and output
 
-    In it the tests run in one process and the candidate in another, started before the tests are read.
+    Inside, the tests run in one process and the candidate in another, which starts before the tests are read.
 
     Args:
         mechanism: one of the above; None: the first that works here.
@@ -80,9 +80,9 @@ class Sandbox:
         """The verdict on `source`; its score is the share of the tests passed, 0.0 when time runs out.
 
         A test is `{"code": asserts}`, run after `setup` with the candidate's `entry_point` in it, or `{"args": [...],
-        "kwargs": {...}, "expected": value}`. What the candidate does is `wrong`: crash, flood and endless
-        loop (`parts["in_time"]` is then 0.0) too. `error` is ours, or a test's that cannot be run. `run_all` goes on
-        after a failure.
+        "kwargs": {...}, "expected": value}`. Every failure of the candidate is `wrong`, also a crash, a flood of output
+        and an endless loop (`parts["in_time"]` is then 0.0). `error` is a failure of the sandbox, or a test that cannot
+        be run. `run_all` continues after a failed test.
         """
         job = {"source": source, "entry_point": entry_point, "tests": list(tests), "setup": setup, "run_all": run_all}
         settings = {name: getattr(self, name) for name in ("mechanism", "deadline_s", "memory_bytes", "output_bytes")}
@@ -92,7 +92,7 @@ class Sandbox:
 
 
 def first_working() -> str:
-    """The first mechanism that works here. SandboxUnavailableError, with what each misses, where none does."""
+    """The first mechanism that works here. Raises SandboxUnavailableError, with what each lacks, where none does."""
     missing = {name: why_not(name) for name in MECHANISMS}
     for name, reason in missing.items():
         if not reason:
@@ -103,7 +103,7 @@ def first_working() -> str:
 
 @functools.cache
 def why_not(mechanism: str) -> str:
-    """What keeps `mechanism` from working in this process's surroundings, or "": it is tried out, once."""
+    """Why `mechanism` does not work for this process, or "". It is tried out once."""
     settings = {"mechanism": mechanism, "deadline_s": 10.0, "memory_bytes": 512 << 20, "output_bytes": 1 << 10}
     reply = _reply(settings, {**PROBE, "tests": [{"args": [], "kwargs": {}, "expected": 1}]})
     if reply.get("passed") == 1:
@@ -112,7 +112,7 @@ def why_not(mechanism: str) -> str:
 
 
 def _reply(settings: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
-    """What the sandbox says of the job; `failure` where it says nothing. Its processes are gone by then."""
+    """The sandbox's reply to the job, or `failure` where there is none. Its processes have ended by then."""
     ours, theirs = socket.socketpair()
     with ours:
         with theirs:
@@ -121,7 +121,7 @@ def _reply(settings: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
             except OSError as failure:  # no process or memory left
                 return {"failure": f"cannot start: {failure}"}
         try:
-            with contextlib.suppress(BrokenPipeError):  # it failed at once, and says why
+            with contextlib.suppress(BrokenPipeError):  # it failed at once, and the reply gives the reason
                 ours.settimeout(START_S + settings["deadline_s"])
                 _send(ours, job)
             return _receive(ours)
@@ -134,19 +134,19 @@ def _reply(settings: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _start(settings: dict[str, Any], channel: socket.socket) -> subprocess.Popen[bytes]:
-    kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LANG") if name in os.environ}  # and no secret
+    environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LANG") if name in os.environ}  # no secrets
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(LAUNCH), json.dumps(settings)],
         stdin=channel.fileno(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        env=kept,
+        env=environment,
     )
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """A verdict is sent by a process that is about to end: it gets a moment, then its group is killed."""
+    """Waits a moment for a process that has sent its verdict and is about to end, then kills its group."""
     try:
         process.wait(timeout=1.0)
     except subprocess.TimeoutExpired:

@@ -1,7 +1,7 @@
 """The process of the tests. It starts the candidate's process before it reads a test, and talks to it over two pipes.
 
-Whatever the candidate does to its own interpreter (built-ins, `sys.exit`, frames, memory) happens in another process
-than the asserts; all that it can do here is to answer a call.
+The asserts run in another process than the candidate. So nothing that the candidate does to its own interpreter
+(built-ins, `sys.exit`, frames, memory) reaches them. Here it can only answer a call.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ENTRY = 0  # handle of the entry point
 
 
 class CandidateGoneError(BaseException):
-    """The candidate's process ended or talks nonsense. No `except Exception` of a test may take it for an answer."""
+    """The candidate's process ended or sent an invalid reply. No `except Exception` of a test may catch it."""
 
 
 class BadTestError(BaseException):
@@ -27,7 +27,7 @@ class BadTestError(BaseException):
 
 
 class Remote:
-    """Stands for a thing of the candidate's that is no plain data. It is called, read and iterated, never compared."""
+    """An object of the candidate that is not plain data. It can be called, read and iterated, but not compared."""
 
     def __init__(self, link: Link, number: int) -> None:
         self._link, self._number = link, number
@@ -55,7 +55,7 @@ class Remote:
     def __str__(self) -> str:
         return self._link.ask("str", self)
 
-    def __eq__(self, other: object) -> bool:  # the candidate's own `__eq__` would call anything equal
+    def __eq__(self, other: object) -> bool:  # the candidate's own `__eq__` could return True for anything
         raise TypeError("an object of the candidate's is not compared: compare plain data that it gives")
 
     def __bool__(self) -> bool:
@@ -71,7 +71,7 @@ class Link:
         their_inbox, self._outbox = os.pipe()
         self._inbox, their_outbox = os.pipe()
         self._limit = settings["output_bytes"]
-        self.gone = ""  # why, once the candidate's process has ended
+        self.gone = ""  # the reason, once the candidate's process has ended
         self._pid = os.fork()
         if self._pid == 0:
             candidate.main(their_inbox, their_outbox, settings)
@@ -102,7 +102,7 @@ class Link:
         raise CandidateGoneError(self.gone)
 
     def ask(self, operation: str, *args: Any, **kwargs: Any) -> Any:
-        """The value of an operation there, or the exception that it raised, as the built-in one nearest to it."""
+        """The value of an operation in the candidate's process. Its exception is raised as the nearest built-in one."""
         try:
             packed = {"args": wire.pack(list(args), _handle), "kwargs": wire.pack(kwargs, _handle)}
         except (TypeError, RecursionError) as failure:
@@ -123,7 +123,7 @@ class Link:
         return Remote(self, number)
 
     def _write_back(self, args: tuple[Any, ...], after: list[Any]) -> None:
-        """What the candidate did to lists, dicts and sets that it was given, done to the test's own."""
+        """Repeats on the test's own lists, dicts and sets what the candidate did to its copies of them."""
         for mine, theirs in zip(args, after, strict=False):
             new = wire.unpack(theirs, self.remote)
             if isinstance(mine, list | bytearray) and type(new) is type(mine):
@@ -144,20 +144,20 @@ def _handle(value: Any) -> int:
 
 
 def as_exception(reply: dict[str, Any]) -> Exception:
-    """The exception that the candidate raised; one that is no `Exception`, like SystemExit, becomes RuntimeError."""
+    """The exception that the candidate raised. One that is no `Exception`, such as SystemExit, becomes RuntimeError."""
     text = f"{reply.get('text', '')}"
     for name in reply.get("raised", []):
         kind = getattr(builtins, name, None)
         if isinstance(kind, type) and issubclass(kind, Exception):
             try:
                 return kind(text)
-            except TypeError:  # UnicodeDecodeError wants five arguments
+            except TypeError:  # UnicodeDecodeError takes five arguments
                 continue
-    return RuntimeError(f"{reply.get('shown')}: {text}")
+    return RuntimeError(f"{reply.get('class')}: {text}")
 
 
 def run(channel: int, settings: dict[str, Any]) -> dict[str, Any]:
-    """The verdict. The candidate's process starts before a test is read: its memory never held one.
+    """The verdict. The candidate's process starts before a test is read, so its memory never held one.
 
     Raises:
         OSError, EOFError: when a wall cannot be built or the host has gone.
@@ -168,7 +168,7 @@ def run(channel: int, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def judge(link: Link, job: dict[str, Any]) -> dict[str, Any]:
-    """Passed and total of the job's tests, and the first failure; `outcome` where that is not for the tests to say."""
+    """Passed and total of the job's tests, and the first failure; `outcome` where the tests do not decide it."""
     total = len(job["tests"])
     verdict: dict[str, Any] = {"passed": 0, "total": total, "detail": ""}
     try:
@@ -178,7 +178,7 @@ def judge(link: Link, job: dict[str, Any]) -> dict[str, Any]:
     if "not_python" in reply:
         return {**verdict, "outcome": "unparsable", "detail": f"{reply['not_python']}"[:MAX_DETAIL]}
     if "value" not in reply:
-        return {**verdict, "detail": f"the code does not load: {reply.get('shown')}: {reply.get('text')}"[:MAX_DETAIL]}
+        return {**verdict, "detail": f"the code does not load: {reply.get('class')}: {reply.get('text')}"[:MAX_DETAIL]}
     entry = link.remote(ENTRY)
     for number, test in enumerate(job["tests"]):
         try:
@@ -194,11 +194,11 @@ def judge(link: Link, job: dict[str, Any]) -> dict[str, Any]:
 
 
 def failure_of(test: dict[str, Any], entry: Remote, job: dict[str, Any]) -> str:
-    """Why `test` fails, or "" where it passes. BadTestError where that cannot be said."""
+    """Why `test` fails, or "" where it passes. Raises BadTestError for a test that cannot be run."""
     try:
         if "code" not in test:
             value = entry(*test["args"], **test["kwargs"])
-            return "" if same(value, test["expected"]) else f"{shown(value)} is not {shown(test['expected'])}"
+            return "" if same(value, test["expected"]) else f"{excerpt(value)} is not {excerpt(test['expected'])}"
         names = {"__name__": "tests", job["entry_point"]: entry}
         exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), names)
         names[job["entry_point"]] = entry
@@ -225,5 +225,5 @@ def same(value: Any, expected: Any) -> bool:
     return bool(value == expected)
 
 
-def shown(value: Any) -> str:
+def excerpt(value: Any) -> str:
     return "an object" if isinstance(value, Remote) else repr(value)[: MAX_DETAIL // 3]

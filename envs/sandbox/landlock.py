@@ -1,4 +1,4 @@
-"""Landlock: reading Python's library is all that is left of the file system."""
+"""Landlock rules that leave only the reading of Python's library of the file system."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from . import syscalls
 
-MIN_ABI = 3  # Linux 6.2: before it, open(O_TRUNC) empties files in spite of the rules
+MIN_ABI = 3  # Linux 6.2: before it, open(O_TRUNC) empties files despite the rules
 READ_FILE, READ_DIR = 1 << 2, 1 << 3
 SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2
 
@@ -16,8 +16,8 @@ SCOPE_ABSTRACT_SOCKETS, SCOPE_SIGNALS = 1, 2
 def restrict(readable: Iterable[str]) -> None:
     """Confines this process and its children to reading the paths `readable`: no write, no program, no TCP.
 
-    Metadata (stat, the existence of a path) stays visible: Landlock has no rule for it. A process under a deeper
-    restriction can neither trace nor, from ABI 6, signal one under a shallower.
+    Metadata (stat, the existence of a path) stays visible: Landlock has no rule for it. A process with more layers
+    of rules cannot trace one with fewer, and from ABI 6 on cannot signal it.
 
     Raises:
         OSError: where the kernel has no Landlock, has it disabled, or has one before ABI 3.

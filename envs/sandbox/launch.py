@@ -1,7 +1,7 @@
-"""Start of the sandbox's process: `python -I -S launch.py SETTINGS`, SETTINGS being JSON.
+"""Start of the sandbox's process: `python -I -S launch.py SETTINGS`, with the settings as JSON.
 
-Isolated mode has no folder of ours on `sys.path`. The modules here become a package of their own, without the parent
-package: that one imports gymnasium and numpy.
+Isolated mode has none of our folders on `sys.path`. The modules here become a package of their own without the parent
+package, which imports gymnasium and numpy.
 """
 
 from __future__ import annotations

@@ -8,14 +8,20 @@ from collections.abc import Sequence
 from . import syscalls
 
 NOBODY = 65534
-STAGES = ("/mnt", "/media", "/srv", "/run", "/tmp")  # one of them is covered, in our mount namespace, until the pivot
+STAGES = (
+    "/mnt",
+    "/media",
+    "/srv",
+    "/run",
+    "/tmp",
+)  # the new root is built over one of them, in our mount namespace only
 
 
 def enter(readable: Sequence[str]) -> None:
     """Moves this process into the namespaces; its next child is the first of the new pid namespace.
 
-    Root first builds the new root (what an unprivileged user may not reach, like a Python under /root, is mounted by
-    then) and becomes `nobody`; anybody else builds it with the rights that the user namespace gives.
+    Root first builds the new root and then becomes `nobody`. So folders that an unprivileged user may not read, such as
+    a Python under /root, are mounted by then. Any other user builds it with the rights that the user namespace gives.
 
     Raises:
         OSError: naming the system call that the kernel, or the container around us, refused.
@@ -39,7 +45,7 @@ def enter(readable: Sequence[str]) -> None:
 
 
 def build_root(stage: str, readable: Sequence[str]) -> None:
-    """A read-only tree at `stage` that holds `readable` and nothing else, in this mount namespace alone."""
+    """A read-only tree at `stage` that holds `readable` and nothing else, visible only in this mount namespace."""
     syscalls.mount("none", "/", flags=syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("tmpfs", stage, "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "size=1m,mode=755")
     for path in readable:
@@ -59,7 +65,7 @@ def become_nobody() -> None:
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(NOBODY, NOBODY, NOBODY)
-    # A change of user makes /proc/self root's; the id maps are written there.
+    # After a change of user /proc/self belongs to root, and the id maps are written there.
     syscalls.prctl("PR_SET_DUMPABLE", syscalls.PR_SET_DUMPABLE, 1)
 
 

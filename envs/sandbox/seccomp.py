@@ -1,8 +1,8 @@
-"""A seccomp filter that lets Python compute, read open files and talk on open pipes, and nothing else.
+"""A seccomp filter that lets Python only compute, read open files and use open pipes.
 
-It is a list of what is allowed: anything not on it fails with EPERM, so a system call that is new or forgotten is
-denied. No socket of any kind (a datagram socketpair can send to paths), no program, no process, no signal to anybody,
-no shared memory, no file's mode, owner or time changed.
+It lists what is allowed. Any other call fails with EPERM, so a system call that is new or forgotten is denied. No
+socket of any kind (a datagram socketpair can send to paths), no program, no process, no signal,
+no shared memory, no change of a file's mode, owner or time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FCNTL, IOCTL, PRLIMIT64 = {"x86_64": 72, "aarch64": 25}, {"x86_64": 16, "aarch64
 
 CLONE_THREAD = 0x10000
 F_SETOWN, F_SETSIG, F_SETOWN_EX = 8, 10, 15  # together they send any signal to any process of the same user
-TERMINAL_SIZE, TERMINAL_ATTRIBUTES, CLOSE_ON_EXEC = 0x5413, 0x5401, 0x5451  # what Python's own files ask for
+TERMINAL_SIZE, TERMINAL_ATTRIBUTES, CLOSE_ON_EXEC = 0x5413, 0x5401, 0x5451  # Python's own file objects use them
 
 LOAD, EQUAL, HAS_BITS, AT_LEAST, RETURN = 0x20, 0x15, 0x45, 0x35, 0x06
 ALLOW, DENY, KILL, ABSENT = 0x7FFF0000, 0x00050000 | 1, 0x80000000, 0x00050000 | 38  # errno EPERM and ENOSYS
@@ -69,7 +69,7 @@ def program(rules: bytes, default: int) -> bytes:
 
 
 def install(*, threads: bool) -> None:
-    """Confines this process to `ALLOWED`, for good; `threads` lets it start threads.
+    """Confines this process to `ALLOWED` until it ends; `threads` lets it start threads.
 
     Raises:
         OSError: where the kernel has no seccomp filters or the architecture has no table here.
@@ -79,7 +79,7 @@ def install(*, threads: bool) -> None:
     for row in ALLOWED.split(","):
         number = row.split()[COLUMN[name]]
         rules += verdict(int(number), ALLOW) if number != "-" else b""
-    # clone3 hides its flags behind a pointer; told that it is absent, the C library falls back to clone.
+    # A filter cannot read the flags of clone3, which are behind a pointer. ENOSYS makes the C library use clone.
     rules += verdict(CLONE3, ABSENT)
     rules += by_argument(CLONE[name], 0, HAS_BITS, (CLONE_THREAD,), ALLOW if threads else DENY, DENY)
     rules += by_argument(FCNTL[name], 1, EQUAL, (F_SETOWN, F_SETSIG, F_SETOWN_EX), DENY, ALLOW)

@@ -1,4 +1,4 @@
-"""How many sandboxes this process runs at once: each is three processes, and a runner may have hundreds of threads."""
+"""A limit on the sandboxes that run at once: each is three processes, and a runner may have hundreds of threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _running: tuple[int, int] = (0, 0)  # the process that counts, and its number
 
 @contextlib.contextmanager
 def slot(limit: int) -> Iterator[None]:
-    """Waits until fewer than `limit` sandboxes of this process run, and counts one more."""
+    """Waits until fewer than `limit` sandboxes of this process run, then counts one more for the `with` block."""
     with _free:
         _free.wait_for(lambda: _count() < limit)
         _add(1)

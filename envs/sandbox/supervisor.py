@@ -1,9 +1,9 @@
-"""The sandbox's first process: builds the walls, starts the judge behind them, kills it at the deadline.
+"""The sandbox's first process. It builds the walls, starts the judge behind them, and kills it at the deadline.
 
     supervisor (outside the pid namespace)  ->  judge (first process inside; holds the tests)  ->  candidate
 
-In a pid namespace everything dies with the judge. Elsewhere the candidate can neither start a process nor undo the
-signal that the kernel sends it when the judge dies; the supervisor, as reaper, sees it gone before it ends itself.
+In a pid namespace everything dies with the judge. Without one the candidate can neither start a process nor undo the
+signal that the kernel sends it when the judge dies. The supervisor is its reaper and waits for its end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ REAP_S = 5.0
 
 
 def main(arguments: str) -> None:
-    """One verdict on the channel, whatever happens, and no process left behind."""
+    """Sends one verdict on the channel, whatever happens, and leaves no process behind."""
     settings = json.loads(arguments)
     die_with_parent()
     if os.getppid() != settings["host"]:  # it died before the line above
@@ -50,7 +50,7 @@ def main(arguments: str) -> None:
 
 
 def protect(settings: dict[str, Any]) -> None:
-    """What concerns the supervisor too; the judge and the candidate each add their own walls."""
+    """The walls around all three processes. The judge and the candidate each add their own."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if settings["mechanism"].startswith("namespaces"):
         namespaces.enter(settings["readable"])
@@ -61,7 +61,7 @@ def protect(settings: dict[str, Any]) -> None:
 
 
 def begin_judge(settings: dict[str, Any]) -> NoReturn:
-    """The judge's walls, and its life behind them."""
+    """The judge's process: its walls, then the tests."""
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
         die_with_parent()
@@ -69,9 +69,11 @@ def begin_judge(settings: dict[str, Any]) -> NoReturn:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         if settings["mechanism"] != "unsafe":
             syscalls.drop_capabilities()
-        if settings["mechanism"].startswith("landlock"):  # the candidate's own is nested in it: it cannot reach up
+        if settings["mechanism"].startswith("landlock"):  # the candidate's own is nested in it and cannot reach up
             landlock.restrict(settings["readable"])
-        syscalls.prctl("PR_SET_DUMPABLE", syscalls.PR_SET_DUMPABLE, 0)  # no tracing by the candidate, of the same user
+        syscalls.prctl(
+            "PR_SET_DUMPABLE", syscalls.PR_SET_DUMPABLE, 0
+        )  # the candidate has the same user and must not trace it
         verdict = judge.run(CHANNEL, settings)
     except BaseException as failure:
         verdict = failed(failure)
@@ -81,7 +83,7 @@ def begin_judge(settings: dict[str, Any]) -> NoReturn:
 
 
 def end_children() -> None:
-    """Waits until nothing of ours is left. Only `unsafe` lets a candidate leave children, which are killed here."""
+    """Waits until no process of this run is left. Kills what a candidate leaves, which only `unsafe` lets it do."""
     until = time.monotonic() + REAP_S
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < until:

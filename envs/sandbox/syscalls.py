@@ -71,14 +71,14 @@ def pivot_root(new_root: str) -> None:
 
 
 def drop_capabilities() -> None:
-    """Gives up every capability, for good: no program started later gains any."""
+    """Gives up every capability until the process ends. No program started later gains any."""
     prctl("PR_SET_NO_NEW_PRIVS", PR_SET_NO_NEW_PRIVS, 1)
     header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
     checked("capset", _libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())))
 
 
 def landlock_abi() -> int:
-    """Version of the kernel's Landlock; OSError where it has none or has not enabled it."""
+    """Version of the kernel's Landlock; raises OSError where it has none or has not enabled it."""
     return checked("landlock_create_ruleset", _libc.syscall(NR_CREATE_RULESET, None, ctypes.c_size_t(0), 1))
 
 

@@ -1,7 +1,7 @@
 """Frames between the sandbox's processes, and plain data as JSON. Nothing here trusts what it reads.
 
-None, bool, int, float, str and list are JSON's own; tuple, dict, set, frozenset, bytes and complex are tagged. Anything
-else stays where it is and travels as a number, its handle.
+None, bool, int, float, str and list are JSON's own. Tuple, dict, set, frozenset, bytes and complex are tagged. Anything
+else stays in its process and travels as a number, its handle.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 TAG = "type"
 MAX_FRAME = 64 << 20  # bytes, for frames of a trusted writer
 
-# Without a limit of digits: an answer may be 30,000 of them. The deadline bounds what that costs.
+# No limit on digits: an answer may have 30,000 of them. The deadline bounds the time that this takes.
 sys.set_int_max_str_digits(0)
 
 
@@ -32,11 +32,12 @@ def receive(descriptor: int, *, limit: int = MAX_FRAME, writer: int | None = Non
 
     Args:
         limit: bytes that it may have.
-        writer: pidfd of the process that writes; its end counts as the pipe's, though a child still hold it open.
+        writer: pidfd of the process that writes. When it ends, the pipe counts as closed, even if a child of it still
+            holds the pipe open.
 
     Raises:
         EOFError: when the writer has gone.
-        ValueError: when the message is too long or no JSON.
+        ValueError: when the message is too long or not JSON.
     """
     size = int.from_bytes(_read(descriptor, 4, writer), "big")
     if size > limit:
@@ -59,7 +60,7 @@ def _read(descriptor: int, count: int, writer: int | None) -> bytes:
 
 
 def pack(value: Any, keep: Callable[[Any], int]) -> Any:
-    """`value` as JSON; `keep` gives the handle of what is no plain data. RecursionError for a value inside itself."""
+    """`value` as JSON; `keep` gives the handle of other values. Raises RecursionError for a value inside itself."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list):
@@ -77,7 +78,7 @@ def pack(value: Any, keep: Callable[[Any], int]) -> Any:
 
 
 def unpack(data: Any, resolve: Callable[[int], Any]) -> Any:
-    """The value that `pack` wrote; `resolve` turns a handle into what stands for it.
+    """The value that `pack` wrote; `resolve` turns a handle into the object that stands for it.
 
     Raises:
         ValueError, TypeError, KeyError: for anything that `pack` does not write.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .options import VerifierOptions
 from .pool import DEFAULT_DEADLINE_S, VerifierPool, close_shared_pool, shared_pool
 
-__all__ = ["DEFAULT_DEADLINE_S", "VerifierPool", "close_shared_pool", "shared_pool"]
+__all__ = ["DEFAULT_DEADLINE_S", "VerifierOptions", "VerifierPool", "close_shared_pool", "shared_pool"]

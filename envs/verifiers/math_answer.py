@@ -11,8 +11,8 @@ from typing import Any
 from math_verify import parse, verify
 
 MAX_EXTRACTED = 200  # characters of the answer that travel back
-MAX_FORMULA = 1000  # characters of a response that is nothing but a formula
-MAX_VALUES = 6  # that are paired under a tolerance: 720 ways
+MAX_FORMULA = 1000  # characters of a response that is only a formula
+MAX_VALUES = 6  # values paired under a tolerance: up to 720 pairings
 
 _DELIMITER = re.compile(r"\$|\\f?boxed|\\\(|\\\[|\\begin")
 _COMMAND = re.compile(r"\\(?:text|mathrm|operatorname|mbox)\s*\{[^{}]*\}|\\[A-Za-z]+")
@@ -21,7 +21,7 @@ _NAMED = re.compile(r"\s*\$*\s*[A-Za-z](?:_\{[^{}$=]*\}|_[A-Za-z0-9])?\s*=([^=$]
 
 _UPRIGHT = re.compile(
     r"(\\[A-Za-z]+\s*)?\\mathrm\s*\{\s*([ei])\s*\}"
-)  # math-verify loses an upright constant and what follows it
+)  # math-verify drops an upright constant and what follows it
 
 # Without its SIGALRM time-out (main threads only) the library warns once; the pool's deadline replaces it.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -29,61 +29,62 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 @functools.lru_cache(maxsize=1024)  # the responses of a group share their gold answer
 def parsed_gold(gold: str) -> list[Any]:
-    # a gold answer that brings its own boxes says by itself where they end
+    # a gold answer with boxes of its own needs no delimiters
     return parsed(gold if "\\boxed" in gold and "$" not in gold else f"${gold}$")
 
 
 def parsed(text: str) -> list[Any]:
-    """What math-verify reads, the constants `e` and `i` upright or not."""
-    text = _UPRIGHT.sub(lambda found: f"{found[1] or ''}{' ' if found[1] else ''}{found[2]}", text)
+    """The values that math-verify reads in `text`. The constants `e` and `i` may be upright."""
+    text = _UPRIGHT.sub(lambda match: f"{match[1] or ''}{' ' if match[1] else ''}{match[2]}", text)
     return parse(text, parsing_timeout=None)  # type: ignore[arg-type]
 
 
 def score(gold: str, text: str, settings: dict[str, Any] | None = None) -> dict[str, Any]:
     """`verify(parse("$gold$"), parse(text))`, as in the paper's reward, without SIGALRM.
 
-    `verify` is not symmetric: gold comes first. math-verify reads LaTeX between delimiters alone; where the text is
-    nothing but a formula, and was not right as it stands, it is read once more between `$`. A gold answer that names
-    its value, `I_{max} = ...`, is that value too where the response is no equation. A text without anything that parses
-    is `unparsable`; a gold answer that does not parse is an `error` of the data, not of the response.
+    `verify` is not symmetric: gold comes first. math-verify reads LaTeX only between delimiters. A text that is only a
+    formula and was not right is read once more between `$`. A gold answer that names its value, `I_{max} = ...`, also
+    stands for that value where the response is no equation. A text in which nothing parses is `unparsable`. A gold
+    answer that does not parse is an `error` of the data, not of the response.
 
-    `settings`: `rounding`, decimal places to which numbers must agree (6); `set_relations`, an inequality may answer
-    for an interval and the other way round (no); `tolerance`, how far numbers may be off, one for all or one for each
-    value of the gold answer as written (none).
+    Args:
+        settings: `rounding`, decimal places to which numbers must agree (6). `set_relations`, whether an inequality may
+            answer for an interval and the other way round (no). `tolerance`, how far numbers may be off: one number for
+            all, or one for each value of the gold answer in its order (none).
     """
     settings = settings or {}
     expected = parsed_gold(gold)
     if not expected:
         return {"score": 0.0, "outcome": "error", "detail": f"the gold answer {gold!r} cannot be parsed"}
-    found = parsed(text)
-    correct = bool(found) and agree(gold, found, settings)
+    answer = parsed(text)
+    correct = bool(answer) and agree(gold, answer, settings)
     if not correct and is_bare_formula(text):
         formula = parsed(f"${text.strip()}$")
-        found = formula or found
+        answer = formula or answer
         correct = bool(formula) and agree(gold, formula, settings)
-    if not found:
+    if not answer:
         return {"score": 0.0, "outcome": "unparsable", "detail": "no answer found in the response"}
-    return {"score": float(correct), "outcome": "correct" if correct else "wrong", "extracted": shown(found)}
+    return {"score": float(correct), "outcome": "correct" if correct else "wrong", "extracted": as_written(answer)}
 
 
-def agree(gold: str, found: list[Any], settings: dict[str, Any]) -> bool:
+def agree(gold: str, answer: list[Any], settings: dict[str, Any]) -> bool:
     """True where the answer is the gold answer's value under the settings."""
     options: dict[str, Any] = {"float_rounding": settings.get("rounding", 6), "timeout_seconds": None}
     options["allow_set_relation_comp"] = bool(settings.get("set_relations"))
-    if verify(parsed_gold(gold), found, **options):
+    if verify(parsed_gold(gold), answer, **options):
         return True
     named = _NAMED.fullmatch(gold)
-    if named and not any(isinstance(value, str) and "=" in value for value in found):
+    if named and not any(isinstance(value, str) and "=" in value for value in answer):
         value = parsed_gold(named[1])
-        if value and verify(value, found, **options):
+        if value and verify(value, answer, **options):
             return True
     tolerance = settings.get("tolerance")
-    return tolerance is not None and within(gold, found, tolerance)
+    return tolerance is not None and within(gold, answer, tolerance)
 
 
-def within(gold: str, found: list[Any], tolerance: float | list[float]) -> bool:
-    """True where both are as many real numbers and can be paired so that none is further off than its tolerance."""
-    given = numbers(found)
+def within(gold: str, answer: list[Any], tolerance: float | list[float]) -> bool:
+    """True where both have equally many real numbers, and a pairing keeps every number within its tolerance."""
+    given = numbers(answer)
     if isinstance(tolerance, list):
         limits = tolerance
         pieces = gold.split(",")
@@ -102,7 +103,7 @@ def within(gold: str, found: list[Any], tolerance: float | list[float]) -> bool:
 
 
 def numbers(answer: list[Any]) -> list[Any]:
-    """The real, finite numbers that an answer consists of, or none where it is anything else."""
+    """The real, finite numbers that an answer consists of; empty for any other answer."""
     if not answer or isinstance(answer[0], str):
         return []
     value = answer[0]
@@ -120,7 +121,7 @@ def is_bare_formula(text: str) -> bool:
     return _WORD.search(_COMMAND.sub(" ", text)) is None
 
 
-def shown(found: list[Any]) -> str:
-    """The answer as written where math-verify kept the text, else as sympy prints it."""
-    written = [value for value in found if isinstance(value, str)]
-    return (written[0] if written else str(found[0]))[:MAX_EXTRACTED]
+def as_written(answer: list[Any]) -> str:
+    """The answer's own text where math-verify has it, else as sympy prints it."""
+    texts = [value for value in answer if isinstance(value, str)]
+    return (texts[0] if texts else str(answer[0]))[:MAX_EXTRACTED]

@@ -1,8 +1,8 @@
 """Worker processes that verify responses, killed and replaced at a deadline.
 
-One owner thread for each worker starts it, hands it one request at a time, and kills it when time is up. Callers only
-put requests on a queue and wait on futures, so that threads, async code and Ray actors use a pool alike. Workers are
-plain subprocesses, never forked from a process that holds an engine, threads and gRPC.
+Each worker has an owner thread, which starts it, sends it one request at a time, and kills it when time is up. Callers
+only put requests on a queue and wait on futures, so threads, async code and Ray actors can all use a pool. Workers are
+plain subprocesses, never forks of a process that holds an engine, threads and gRPC.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class _Request:
 class VerifierPool:
     """Runs verifier functions in processes of their own, each request under a deadline.
 
-    A verifier is a module-level function, or its name as `module:function` or `/path/file.py:function`; its arguments
-    are JSON values; it returns a bool, a number, or a mapping that `Verdict.from_value` reads. A request that runs
-    out of time, raises, or takes its worker down yields a `Verdict` with the outcome `timeout` or `error`: no request
-    is lost and none becomes a silent zero. Workers start with the first request, all with one PYTHONHASHSEED. What has
-    to be loaded first belongs in the function's attribute `before_deadline`, called with the same arguments: no
-    deadline counts it.
+    A verifier is a module-level function, or its name as `module:function` or `/path/file.py:function`. Its arguments
+    are JSON values. It returns a bool, a number, or a mapping that `Verdict.from_value` accepts. A request that runs
+    out of time, raises, or ends its worker yields a `Verdict` with the outcome `timeout` or `error`. No request is
+    lost, and no failure becomes a silent zero. Workers start with the first request, all with the same PYTHONHASHSEED.
+    The function's attribute `before_deadline` may load what the function needs. It is called first with the same
+    arguments, and no deadline counts it.
 
     Args:
-        num_workers: processes, so requests that run at once.
-        deadline_s: seconds a verifier may run, queueing and imports excluded.
-        memory_bytes: address space of a worker; half of it in use has the worker replaced after its request.
+        num_workers: processes, and so requests that run at once.
+        deadline_s: seconds a verifier may run, without queueing and imports.
+        memory_bytes: address space of a worker. A worker that used half of it is replaced after its request.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class VerifierPool:
         return self._closed or self._pid != os.getpid()
 
     def submit(self, verifier: Verifier, *args: Any, deadline_s: float | None = None) -> Future[Verdict]:
-        """A future of the verdict. Never raises for what the verifier does.
+        """A future of the verdict. A failing verifier never makes it raise.
 
         Raises:
             RuntimeError: when the pool is closed.
@@ -95,11 +95,11 @@ class VerifierPool:
         return request.future
 
     def verify(self, verifier: Verifier, *args: Any, deadline_s: float | None = None) -> Verdict:
-        """The verdict, waited for in this thread."""
+        """The verdict; waits for it in this thread."""
         return self.submit(verifier, *args, deadline_s=deadline_s).result()
 
     async def verify_async(self, verifier: Verifier, *args: Any, deadline_s: float | None = None) -> Verdict:
-        """The verdict, awaited."""
+        """The verdict, for async code."""
         return await asyncio.wrap_future(self.submit(verifier, *args, deadline_s=deadline_s))
 
     def grow(self, num_workers: int) -> None:
@@ -152,7 +152,7 @@ class VerifierPool:
         return requests
 
     def _own(self) -> None:
-        """An owner thread's life. It lives as long as its worker: the kernel kills the worker when it ends."""
+        """Serves requests until the pool closes. The kernel kills a worker together with the thread that started it."""
         worker: WorkerProcess | None = None
         while (request := self._queue.get()) is not None:
             if not request.future.set_running_or_notify_cancel():
@@ -160,8 +160,8 @@ class VerifierPool:
             try:
                 worker = worker or self._started()
                 verdict = worker.call(request.target, request.args, request.deadline_s)
-            except Exception as failure:  # e.g. no process left to start: the caller must still get an answer
-                verdict = Verdict(0.0, ERROR, detail=f"{type(failure).__name__}: {failure}")
+            except Exception as failure:  # as when no process can start: the caller must still get an answer
+                verdict = Verdict.of_failure(failure)
             with self._lock:
                 self.outcomes[verdict.outcome] += 1
             request.future.set_result(verdict)
@@ -187,7 +187,7 @@ class VerifierPool:
         self._ended(worker)
         with self._lock:
             self.restarts += 1
-        with contextlib.suppress(OSError, RuntimeError):  # closed, or no process to be had: the next request says so
+        with contextlib.suppress(OSError, RuntimeError):  # closed, or no process can start: the next request reports it
             fresh = self._started()
             fresh.preload(target)
             return fresh

@@ -16,12 +16,12 @@ from typing import Any
 from ..verdict import ERROR, TIMEOUT, Verdict
 
 WORKER = Path(__file__).with_name("worker.py")
-START_TIMEOUT_S = 120.0  # imports included, on a machine that is busy with other things
-WATCHDOG_GRACE_S = 5.0  # how long a worker whose parent is gone outlives its deadline
+START_TIMEOUT_S = 120.0  # for start and imports, on a busy machine too
+WATCHDOG_GRACE_S = 5.0  # seconds by which a worker without a parent outlives its deadline
 
 
 class WorkerProcess:
-    """A started worker. `spent` says that it must be killed and may be replaced."""
+    """A started worker. Where `spent` is true, it must be killed and may be replaced."""
 
     def __init__(self, memory_bytes: int) -> None:
         self.spent = False
@@ -29,22 +29,22 @@ class WorkerProcess:
         self._socket, theirs = socket.socketpair()
         with theirs:
             # By file path (-P: its folder stays off sys.path): importing the package would cost every start 0.2 s.
-            # Its own session: Ctrl-C does not reach it, and killing the group takes a verifier's children along.
+            # Its own session: Ctrl-C does not reach it, and killing the group kills a verifier's children too.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(WORKER), str(os.getpid()), str(memory_bytes)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
-                # One hash seed everywhere: what iterates over a set of strings does it alike in any process.
+                # One hash seed everywhere: iteration over a set of strings has the same order in any process.
                 env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONHASHSEED": "0"},
             )
-        with contextlib.suppress(OSError):  # it died at once: the first call says how
+        with contextlib.suppress(OSError):  # it died at once: the first call reports how
             self._until = time.monotonic() + START_TIMEOUT_S
             self._send({"path": sys.path})
 
     def preload(self, target: str) -> None:
-        """Has the worker import `target` before somebody waits for it."""
+        """Makes the worker import `target` before anybody waits for it."""
         with contextlib.suppress(OSError):
             self._send({"load": target})
 
@@ -65,18 +65,18 @@ class WorkerProcess:
                 detail = f"the verifier was killed at its deadline of {deadline_s:g} s"
                 return Verdict(0.0, TIMEOUT, seconds=time.monotonic() - started, detail=detail)
             return Verdict(0.0, ERROR, detail=f"{target} was not ready within {START_TIMEOUT_S:g} s")
-        except (OSError, EOFError, ValueError):  # ValueError: the frame was no JSON
+        except (OSError, EOFError, ValueError):  # ValueError: the frame was not JSON
             self.spent = True
             return Verdict(0.0, ERROR, seconds=_since(started), detail=f"the verifier's process {self._ending()}")
         return self._verdict(reply, _since(started))
 
     def interrupt(self) -> None:
-        """Kills the worker and what it started, from any thread; the owner's call ends with `error`, and reaps it."""
+        """Kills the worker and its children, from any thread. The owner's call ends with `error` and reaps it."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def kill(self) -> None:
-        """Kills the worker and what it started, and reaps it."""
+        """Kills the worker and its children, and reaps it."""
         self._socket.close()
         self.interrupt()
         self._process.wait()
@@ -88,7 +88,7 @@ class WorkerProcess:
         try:
             return Verdict.from_value(reply["value"], seconds=seconds)
         except (TypeError, ValueError, KeyError) as failure:
-            return Verdict(0.0, ERROR, seconds=seconds, detail=f"{type(failure).__name__}: {failure}")
+            return Verdict.of_failure(failure, seconds=seconds)
 
     def _ending(self) -> str:
         with contextlib.suppress(subprocess.TimeoutExpired):

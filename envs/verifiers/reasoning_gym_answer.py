@@ -17,15 +17,15 @@ def data_set(name: str, config: str) -> Any:
 
 
 def load_data_set(name: str, config: str, *_: Any) -> None:
-    """Some tasks prepare all of their problems at once: no verification's time."""
+    """Loads the data set before the deadline runs, as some tasks prepare all of their problems at once."""
     data_set(name, config)
 
 
 def make(name: str, config: str, index: int) -> dict[str, Any]:
     """Entry `index` of the data set: question, answer (None where the task gives none), and all of it, pickled.
 
-    Several tasks iterate over sets of strings, so that their problems follow PYTHONHASHSEED; workers have one and the
-    same. The pickle is for `score` alone: its metadata need not be JSON.
+    Several tasks iterate over sets of strings, so their problems depend on PYTHONHASHSEED. All workers have the same
+    one. The pickle is only for `score`, as its metadata need not be JSON.
     """
     entry = data_set(name, config)[index]
     answer = entry["answer"]
@@ -37,9 +37,8 @@ def make(name: str, config: str, index: int) -> dict[str, Any]:
 def score(name: str, config: str, packed: str, answer: str) -> dict[str, Any]:
     """The task's own `score_answer`, in [0, 1].
 
-    `packed` is from `make`; it never holds text of a model. What `score_answer` raises on an answer of the wrong form
-    is a wrong answer by reasoning-gym's own habit, but cannot be told from a defect of the task here, so it is an
-    `error`.
+    `packed` is from `make` and never holds text of a model, so unpickling it is safe. reasoning-gym counts an exception
+    of `score_answer` as a wrong answer. Here it cannot be told from a defect of the task, so it is an `error`.
     """
     value = float(data_set(name, config).score_answer(answer, pickle.loads(base64.b64decode(packed))))
     return {"score": min(1.0, max(0.0, value)), "extracted": answer[:200]}

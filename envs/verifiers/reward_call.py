@@ -1,4 +1,4 @@
-"""Calls a user's reward function in the form that it wants. Runs in a worker."""
+"""Calls a user's reward function in the form that it takes. Runs in a worker."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def score(target: str, call: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
 def _trl(function: Any, call: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
     chat = call["messages"] is not None
     completion = [{"role": "assistant", "content": call["response"]}] if chat else call["response"]
+    # TRL calls with batches: every argument is a list, here of one.
     arguments = {name: [value] for name, value in row.items()}
     arguments |= {"answer": [call["answer"]], "prompts": [call["messages"] if chat else call["prompt"]]}
     arguments["completions"] = [completion]

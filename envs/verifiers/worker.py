@@ -1,13 +1,13 @@
-"""The process in which verifier functions run. The pool starts it by file path: standard library alone, no package.
+"""The process in which verifier functions run. The pool starts it by file path, so it imports no package of ours.
 
-Frames on the socket at file descriptor 0 are a 4-byte big-endian length and JSON (not pickle: what runs here reads
-text that a model wrote). The first frame has the parent's `sys.path`. After that
+Frames on the socket at file descriptor 0 are a 4-byte big-endian length and JSON (not pickle, because verifiers read
+text of a model). The first frame has the parent's `sys.path`. After that
 
     {"load": target}                        imports, no answer
     {"call": target, "args", "watchdog_s"}  {"started": true}, then {"value": ...} or {"error": "..."}
 
-The pool's deadline runs from `started`, so that importing sympy does not count; nor does what a verifier function's own
-attribute `before_deadline` does with the same arguments, as loading a data set.
+The pool's deadline runs from `started`, so that importing sympy does not count. A verifier function's attribute
+`before_deadline` is called with the same arguments before, and may for instance load a data set.
 """
 
 from __future__ import annotations
@@ -74,11 +74,11 @@ def answer(channel: socket.socket, request: dict[str, Any]) -> None:
         function = load(request["call"])
         getattr(function, "before_deadline", _nothing)(*request["args"])
         send(channel, {"started": True})
-        # A C thread that ends this process although a verifier holds the interpreter lock and the parent is gone.
+        # A C thread that ends this process even when a verifier holds the interpreter lock and the parent is gone.
         faulthandler.dump_traceback_later(request["watchdog_s"], exit=True)
         reply = {"value": plain(function(*request["args"]))}
         json.dumps(reply)
-    except BaseException as failure:  # SystemExit too: a verifier does not decide when its worker ends
+    except BaseException as failure:  # SystemExit too: a verifier must not decide when its worker ends
         reply = {"error": f"{type(failure).__name__}: {str(failure)[:500]}"}
     finally:
         faulthandler.cancel_dump_traceback_later()
@@ -86,14 +86,14 @@ def answer(channel: socket.socket, request: dict[str, Any]) -> None:
 
 
 def _nothing(*_: Any) -> None:
-    """What most verifier functions do before their deadline runs."""
+    """Stands in for `before_deadline` where a verifier function has none."""
 
 
 def peak_memory() -> int:
     """The most resident memory that this process has held, in bytes.
 
-    Linux hands a process the ru_maxrss of the one that started it, a trainer of many gigabytes for instance; VmHWM
-    begins anew with the program.
+    On Linux a process inherits the ru_maxrss of the process that started it, for instance of a trainer with many
+    gigabytes. VmHWM starts again with the program.
     """
     if sys.platform == "linux":
         with open("/proc/self/status", encoding="ascii") as status:
@@ -105,12 +105,12 @@ def peak_memory() -> int:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON takes it: numpy's scalars become Python's."""
+    """`value` for JSON: numpy's scalars become Python's."""
     return value.item() if hasattr(value, "item") and not isinstance(value, dict) else value
 
 
 def guard(parent: int, memory_bytes: int) -> None:
-    """Limits memory, and has the kernel kill this process when the thread that started it ends."""
+    """Limits memory, and makes the kernel kill this process when the thread that started it ends."""
     with contextlib.suppress(ValueError, OSError):  # a lower hard limit is already in force
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -122,7 +122,7 @@ def guard(parent: int, memory_bytes: int) -> None:
 
 def main() -> None:
     guard(int(sys.argv[1]), int(sys.argv[2]))
-    # A private descriptor: what a verifier reads from stdin, or hands to a child, is not the protocol.
+    # A private descriptor: a verifier that reads stdin, or passes it to a child, must not touch the protocol.
     channel = socket.socket(fileno=os.dup(0))
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     hello = receive(channel)
@@ -132,7 +132,7 @@ def main() -> None:
         if "call" in request:
             answer(channel, request)
         else:
-            with contextlib.suppress(BaseException):  # the call that follows says what is wrong
+            with contextlib.suppress(BaseException):  # the call that follows reports what is wrong
                 load(request["load"])
 
 

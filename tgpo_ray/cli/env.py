@@ -33,7 +33,9 @@ def add_env_command(commands: Any) -> None:
         return sub
 
     command("list", _list, takes_env=False)
-    for sub in (command("show", _show), command("play", _play)):
+    show = command("show", _show)
+    show.add_argument("--arguments", action="store_true", help="print what the environment takes, without making it")
+    for sub in (show, command("play", _play)):
         sub.add_argument("-n", type=int, default=5 if "show" in sub.prog else 1, help="how many problems")
         sub.add_argument("--index", type=int, default=0, help="the first of them")
     check = command("check", _check)
@@ -90,7 +92,9 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _show(options: argparse.Namespace) -> int:
-    """Print problems: prompts as the policy gets them, and gold responses."""
+    """Print problems: prompts as the policy gets them, and gold responses. With --arguments: what it takes."""
+    if options.arguments:
+        return _show_arguments(options.id)
     env = _made(options.id, parsed_kwargs(options.kwargs))
     for index in _indices(env, options):
         prompt, info = env.reset(seed=options.seed, options={"index": index})
@@ -102,6 +106,17 @@ def _show(options: argparse.Namespace) -> int:
         _print_gold(env, (gold,) if isinstance(gold, str) else gold)
         print()
     env.close()
+    return 0
+
+
+def _show_arguments(env_id: str) -> int:
+    from tgpo_ray.env_runners import argument_lines, explained
+
+    try:
+        lines = argument_lines(env_id)
+    except Exception as error:  # an unknown id, or whatever a user's module raises
+        raise ValueError(f"{env_id}: {explained(env_id, error)}") from error
+    print("\n".join(lines) or f"{env_id} takes no arguments")
     return 0
 
 

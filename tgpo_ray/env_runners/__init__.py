@@ -10,7 +10,15 @@ if TYPE_CHECKING:
     from tgpo_ray.env_runners.cursor import Cursor, evaluation_tasks
     from tgpo_ray.env_runners.env_spec import EnvSpec, all_envs
     from tgpo_ray.env_runners.group import EnvRunnerGroup
-    from tgpo_ray.env_runners.registry import BUILT_IN_ENVS, description, explained, listed_ids, load_plugins, make_env
+    from tgpo_ray.env_runners.registry import (
+        BUILT_IN_ENVS,
+        argument_lines,
+        description,
+        explained,
+        listed_ids,
+        load_plugins,
+        make_env,
+    )
     from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, prompt_ids
     from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
 
@@ -22,7 +30,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "cursor": ["Cursor", "evaluation_tasks"],
         "env_spec": ["EnvSpec", "all_envs"],
         "group": ["EnvRunnerGroup"],
-        "registry": ["BUILT_IN_ENVS", "description", "explained", "listed_ids", "load_plugins", "make_env"],
+        "registry": [
+            "BUILT_IN_ENVS",
+            "argument_lines",
+            "description",
+            "explained",
+            "listed_ids",
+            "load_plugins",
+            "make_env",
+        ],
         "rollout": ["Rollout", "RunningGroup", "prompt_ids"],
         "runner": ["EnvRunner", "EnvRunnerSpec"],
     },

@@ -130,6 +130,30 @@ def description(env_id: str) -> str:
     return next(iter((creator.__doc__ or "").strip().splitlines()), "")
 
 
+def argument_lines(env_id: str) -> list[str]:
+    """The arguments of an environment: a line with name, type and default, then one with the documentation.
+
+    Only a class with the method `argument_texts` (`tgpo_ray.envs.TextEnv` has it) brings documentation.
+    """
+    import gymnasium
+    from gymnasium.envs.registration import load_env_creator
+
+    module, _, name = located(env_id).rpartition(":")
+    if module:
+        importlib.import_module(module)
+    creator: Any = gymnasium.spec(name).entry_point
+    creator = load_env_creator(creator) if isinstance(creator, str) else creator
+    texts = getattr(creator, "argument_texts", dict)()
+    lines: list[str] = []
+    for parameter in inspect.signature(creator).parameters.values():
+        # `from __future__ import annotations` leaves types as text, which `str(parameter)` would put in quotes
+        kind = parameter.annotation if isinstance(parameter.annotation, str) else ""
+        lines.append(str(parameter).replace(repr(kind), kind, 1) if kind else str(parameter))
+        if texts.get(parameter.name):
+            lines.append(f"    {texts[parameter.name]}")
+    return lines
+
+
 def explained(env_id: str, error: Exception) -> str:
     """Why an environment cannot be made or played, for people: the nearest id where there is none of this name."""
     import gymnasium

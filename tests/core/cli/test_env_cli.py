@@ -33,6 +33,18 @@ def test_show_prints_prompts_and_gold_responses(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().out == expected
 
 
+def test_show_lists_the_arguments_without_making_the_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["env", "show", "tgpo/Math-v0", "--arguments"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "path: str"
+    assert lines[1].startswith("    A jsonl or parquet file")
+    assert "rounding: int = 6" in lines and "    Decimal places to which numbers must agree." in lines
+    assert main(["env", "show", f"{FLAWED}:Sums-v0", "--arguments"]) == 0
+    assert capsys.readouterr().out == f"{FLAWED}:Sums-v0 takes no arguments\n"
+    assert main(["env", "show", "tgpo/Maths-v0", "--arguments"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
 def test_show_says_where_no_gold_response_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["env", "show", f"{FLAWED}:NoGold-v0", "-n", "1"]) == 0
     assert "--- gold response: unknown" in capsys.readouterr().out
