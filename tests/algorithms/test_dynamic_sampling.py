@@ -13,7 +13,7 @@ from tgpo_ray.env_runners.cursor import Cursor
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.models.engine import Sampling
+from tgpo_ray.models.engine_spec import Sampling
 
 SAMPLING = Sampling(8)
 

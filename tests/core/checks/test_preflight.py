@@ -24,7 +24,7 @@ from tgpo_ray.checks.running_actors import _labels_are_mapped, _misplaced, _repl
 from tgpo_ray.cli import main
 from tgpo_ray.episode import EpisodeGroup, Guidance
 from tgpo_ray.models import Scores, ScoringRequest, Want, character_tokenizer, write_model
-from tgpo_ray.models.engine import EngineSpec
+from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers import Teacher, TeacherSpec
 
 SHAPE = {

@@ -16,7 +16,7 @@ from tgpo_ray.episode import EpisodeGroup, SampledGroup, Task
 from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.engines import EngineOptions
 from tgpo_ray.learners.learner import Learner, LearnerSpec
-from tgpo_ray.models.engine import Sampling
+from tgpo_ray.models.engine_spec import Sampling
 from tgpo_ray.models.weight_buckets import fill_buckets, from_array, read_buckets, to_array
 
 # The largest difference seen between the log-probs of vLLM and of the learner, both float32: 7e-7.

@@ -17,7 +17,7 @@ from tgpo_ray.env_runners.chat_turns import chat_turn_ids, why_refused
 from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, prompt_ids
 from tgpo_ray.envs.guess_number import GuessNumberEnv
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Task
-from tgpo_ray.models.engine import Completion
+from tgpo_ray.models.engine_spec import Completion
 
 PROMPT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
 NOTHING = np.zeros(0, np.int32)

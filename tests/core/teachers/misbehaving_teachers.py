@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tgpo_ray.episode import Episode, EpisodeGroup, Guidance
-from tgpo_ray.models.engine import EngineSpec
+from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers import CachingBackend, Teacher, TeacherSpec
 
 NUM_POLICY_IDS = 20

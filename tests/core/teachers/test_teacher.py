@@ -17,7 +17,7 @@ from tests.core.sampled_groups import episode_of, forced_logprobs, group_of, gui
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.guidance import UNREADABLE_LOGPROB
 from tgpo_ray.models import Want, character_tokenizer, write_model
-from tgpo_ray.models.engine import Sampling
+from tgpo_ray.models.engine_spec import Sampling
 from tgpo_ray.models.weight_buckets import fill_buckets
 from tgpo_ray.teachers import TeacherGroup, annotate
 

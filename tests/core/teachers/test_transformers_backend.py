@@ -14,7 +14,7 @@ import torch
 
 from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup
 from tgpo_ray.models import Scores, ScoringRequest, Want, character_tokenizer, write_model
-from tgpo_ray.models.engine import EngineSpec
+from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers import Teacher, TeacherSpec
 from tgpo_ray.teachers.backends.chunked_head import head_scores
 from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
