@@ -104,7 +104,10 @@ class GKD(FullVocabularyAlgorithm):
         config.check()
         runners, training = config.env_runners, cast(GKDTrainingConfig, config.training)
         limit = runners.max_prompt_tokens + runners.max_response_tokens
-        self.given = TraceData.read(config, "traces", limit) if training.on_policy_share < 1.0 else None
+        self.given = None
+        if training.on_policy_share < 1.0:
+            traces, key = cast(GKDConfig, config).traces, "env_runners.max_response_tokens"
+            self.given = TraceData.read(config, traces, limit, section="traces", limit_key=key)
         super().__init__(config, **kwargs)
 
     @property

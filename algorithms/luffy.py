@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tgpo_ray.config import AlgorithmConfig, TraceFileConfig
+from tgpo_ray.episode import ORIGIN_POLICY, ORIGIN_TEACHER
 from tgpo_ray.kernels import TokenRows
 
 from .advantages import mean_centered
@@ -74,7 +75,7 @@ class LUFFYLoss(PolicyLoss):
     shaping_gamma: float = 0.1
 
     fields: ClassVar[tuple[str, ...]] = ("episode.origin",)
-    trained_origins: ClassVar[tuple[int, ...]] = (1, 2)
+    trained_origins: ClassVar[tuple[int, ...]] = (ORIGIN_POLICY, ORIGIN_TEACHER)
 
     def policy_term(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
         if self.trace_loss == "nll":
@@ -82,12 +83,14 @@ class LUFFYLoss(PolicyLoss):
         else:
             probability = logprobs.exp()
             traced = -rows.advantages * probability / (probability + self.shaping_gamma)
-        written_by_teacher = rows.extra["episode.origin"] == 2
+        written_by_teacher = rows.extra["episode.origin"] == ORIGIN_TEACHER
         return torch.where(written_by_teacher, self.trace_weight * traced, super().policy_term(logprobs, rows))
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> LossMetrics:
-        traced = rows.mask * (rows.extra["episode.origin"] == 2)
-        on_policy = rows.replace(target_mask=rows.target_mask * (rows.extra["episode.origin"] == 1)[:, None])
+        traced = rows.mask * (rows.extra["episode.origin"] == ORIGIN_TEACHER)
+        on_policy = rows.replace(
+            target_mask=rows.target_mask * (rows.extra["episode.origin"] == ORIGIN_POLICY)[:, None]
+        )
         return super().metrics(logprobs, entropy, on_policy) | {
             "loss/trace_nll": masked_sum(-logprobs[:, 0], traced),
             "guidance/coverage": (traced.sum(), rows.mask.sum()),
@@ -110,7 +113,7 @@ class LUFFY(GRPO):
         from tgpo_ray.teachers import TraceShelf
 
         config.check()
-        self.traces = TraceShelf(config)  # before any actor starts
+        self.traces = TraceShelf(config, cast(LUFFYConfig, config).traces)  # before any actor starts
         super().__init__(config, **kwargs)
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 from pydantic import Field
@@ -44,7 +44,8 @@ class SFT(Algorithm):
         from tgpo_ray.teachers import TraceData
 
         config.check()
-        self.data = TraceData.read(config)  # before any actor starts
+        section = cast(SFTConfig, config).data
+        self.data = TraceData.read(config, section, section.max_tokens)  # before any actor starts
         super().__init__(config, **kwargs)
 
     def training_step(self) -> Metrics:

@@ -70,7 +70,7 @@ class TGPO(GRPO):
     def _start_teachers(self) -> None:
         from tgpo_ray.teachers import build_teachers
 
-        self.teachers = build_teachers(self.config)
+        self.teachers = build_teachers(self.config, self.config.teachers, unmapped=self.config.guidance.unmapped)
         for group in self.teachers.values():
             self._own(group)
 

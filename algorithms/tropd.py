@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 from pydantic import Field
@@ -99,8 +99,9 @@ class TrOPD(RatioAlgorithm):
         from tgpo_ray.teachers import TraceShelf
 
         config.check()
-        share = config.guidance.prefix_share  # pyright: ignore[reportAttributeAccessIssue]
-        self.traces = TraceShelf(config) if share > 0.0 else None  # before any actor starts
+        sections = cast(TrOPDConfig, config)
+        # before any actor starts
+        self.traces = TraceShelf(config, sections.traces) if sections.guidance.prefix_share > 0.0 else None
         super().__init__(config, **kwargs)
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:

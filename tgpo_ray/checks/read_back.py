@@ -28,7 +28,7 @@ def read_back(teacher: Any, groups: Sequence[EpisodeGroup], max_tokens: int) -> 
 
     Runs inside the teacher's actor, in its own ids: no vocabulary takes part.
     """
-    requests = [teacher.reader.request(group, group.episodes[0])[0] for group in groups]
+    requests = [teacher.translator.request(group, group.episodes[0])[0] for group in groups]
     prompts = [request.ids[: request.first] for request in requests]
     greedy, best = _written(teacher.backend, prompts, Sampling(max_tokens, temperature=0.0))
     drawn, sampled = _written(teacher.backend, prompts, Sampling(max_tokens, temperature=1.0, logprobs=True))

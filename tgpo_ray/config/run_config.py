@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,9 +12,17 @@ from tgpo_ray.config.run_sections import (
     FaultToleranceConfig,
     ReferenceConfig,
     ReportingConfig,
+    TeacherTermConfig,
     TrainingConfig,
 )
-from tgpo_ray.config.sections import EnvConfig, EnvRunnersConfig, LearnersConfig, ModelConfig, RayConfig
+from tgpo_ray.config.sections import (
+    EnvConfig,
+    EnvRunnersConfig,
+    LearnersConfig,
+    ModelConfig,
+    RayConfig,
+    TeachersConfig,
+)
 from tgpo_ray.config.values import NonNegative, Strict
 
 
@@ -56,6 +64,33 @@ class RunConfig(Strict):
     def uses_reference(self) -> bool:
         """Whether a frozen reference scores the episodes: the loss has a KL term."""
         return getattr(self.training, "kl_weight", 0.0) > 0.0
+
+    def teacher_pools(self) -> TeachersConfig:
+        """Returns the teachers by name; none where the method has none."""
+        from tgpo_ray.config.resolving import teachers_of
+
+        return teachers_of(self)
+
+    def longest_episode(self) -> int:
+        """Returns the most tokens that one trained sequence can have, prompt and response."""
+        from tgpo_ray.config.resolving import longest_episode
+
+        return longest_episode(self)
+
+    @property
+    def unmapped(self) -> Literal["mask", "first_piece"]:
+        """What becomes of a teacher's token that the policy lacks."""
+        terms = self._teacher_terms()
+        return terms[0].unmapped if terms else "mask"
+
+    @property
+    def max_unmapped_share(self) -> float:
+        """Share of a teacher's tokens that the policy may lack; 1.0 where the method has no such limit."""
+        terms = self._teacher_terms()
+        return terms[0].max_unmapped_share if terms else 1.0
+
+    def _teacher_terms(self) -> list[TeacherTermConfig]:
+        return [section for section in vars(self).values() if isinstance(section, TeacherTermConfig)]
 
     @property
     def algorithm_path(self) -> str:

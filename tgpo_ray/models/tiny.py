@@ -43,7 +43,7 @@ def _qwen_tokenizer(vocabulary: dict[str, int]) -> Any:
 
 
 def write_model(
-    folder: str | Path, architecture: str, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, **shape: int | bool
+    folder: str | Path, architecture: str, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, **shape: float | bool
 ) -> Path:
     """Write a randomly initialised causal model with its tokenizer and generation config; returns the folder.
 

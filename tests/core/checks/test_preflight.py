@@ -129,7 +129,7 @@ def test_a_teacher_recognises_what_it_wrote(teacher: Teacher):
 
 
 def test_positions_that_are_off_by_one_are_found(teacher: Teacher):
-    shifted = SimpleNamespace(backend=Shifted(teacher.backend), reader=teacher.reader)
+    shifted = SimpleNamespace(backend=Shifted(teacher.backend), translator=teacher.translator)
     found = read_back(shifted, GROUPS, 32)
     assert found.gap > 0.1
     assert _misplaced(found, 0.95, 1e-3)

@@ -68,7 +68,7 @@ def group() -> EpisodeGroup:
     ],
 )
 def test_tokens_are_mapped_by_string_where_most_are_shared(folders: dict[str, str], name: str, vocabulary: str, kind):
-    assert isinstance(teacher(folders, name, vocabulary).reader.vocabulary, kind)
+    assert isinstance(teacher(folders, name, vocabulary).translator.vocabulary, kind)
 
 
 @pytest.mark.parametrize(("name", "vocabulary"), [("larger", "text"), ("larger", "map"), ("policy", "text")])
