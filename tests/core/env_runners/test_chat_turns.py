@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unicodedata import normalize
 
 import numpy as np
@@ -218,7 +218,7 @@ def test_the_conversation_reads_as_the_template_renders_it() -> None:
 
 @pytest.mark.parametrize(("prompt", "messages", "shown"), [([], turn("No."), "was none"), (PROMPT, [], "empty list")])
 def test_messages_that_cannot_be_appended_are_refused(prompt: Any, messages: Any, shown: str) -> None:
-    rollout = Rollout(None, [prompt] if prompt else [], info={"messages": messages})
+    rollout = Rollout(cast(Any, None), [prompt] if prompt else [], info={"messages": messages})
     with pytest.raises(ValueError, match=f"{shown}.*: a chat begins with info"):
         rollout.environment_ids(chat_tokenizer(APPENDING), "No.")
 
