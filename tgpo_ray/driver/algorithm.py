@@ -59,6 +59,8 @@ class Algorithm:
         self._owns_ray = cluster.connect(config.ray)
         self.iteration, self.session = 0, session
         self.num_recoveries = 0
+        self.teachers: Mapping[str, TeacherGroup] = {}  # by name
+        self.reference: TeacherGroup | None = None  # the frozen one of a KL term
         self._times: dict[str, float] = {}
         self._owned: list[Any] = []
         try:

@@ -36,7 +36,6 @@ class OnPolicyAlgorithm(Algorithm):
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         """Start the frozen reference where the loss has a KL to it, or take the ready one, `teachers["reference"]`."""
-        self.reference: TeacherGroup | None = None
         if self.config.uses_reference:
             ready = (teachers or {}).get("reference")
             self.reference = ready or self._own(build_reference(self.config))
@@ -92,7 +91,7 @@ class OnPolicyAlgorithm(Algorithm):
 
     def scorers(self) -> list[TeacherGroup]:
         """Every pool that scores this method's groups: its teachers, and the reference where there is one."""
-        pools = [*getattr(self, "teachers", {}).values(), self.reference]
+        pools = [*self.teachers.values(), self.reference]
         return [pool for pool in dict.fromkeys(pools) if pool is not None]
 
     def update(self, groups: Sequence[SampledGroup], number: int) -> Metrics:
