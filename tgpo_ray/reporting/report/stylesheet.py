@@ -13,8 +13,8 @@ h3 { font-size: 0.95rem; margin: 0; font-weight: 600; }
 h3 span { font-weight: 400; margin-left: 6px; }
 .muted, figcaption span, .note { color: var(--muted); }
 .small { font-size: 0.85rem; }
-.conclusions { background: var(--card); border: 1px solid var(--line); border-left: 5px solid #0072B2; border-radius: 8px;
-  padding: 14px 18px; margin: 20px 0; }
+.conclusions { background: var(--card); border: 1px solid var(--line); border-left: 5px solid #0072B2;
+  border-radius: 8px; padding: 14px 18px; margin: 20px 0; }
 .conclusions p { margin: 0; }
 .conclusions p:first-child { font-size: 1.12rem; font-weight: 600; }
 .conclusions p + p { margin-top: 4px; color: var(--muted); }
