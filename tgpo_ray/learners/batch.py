@@ -1,6 +1,6 @@
 """Episodes to micro-batches: who trains on what, and the flat tensors that the loss sees.
 
-Planning happens on the driver from lengths alone; building happens on the learner's rank, which fetches the tokens.
+Planning happens on the driver from the lengths; building happens on the learner's rank, which fetches the tokens.
 """
 
 from __future__ import annotations

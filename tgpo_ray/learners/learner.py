@@ -94,7 +94,7 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
 
 
 class Learner:
-    """One rank. Runs inside a Ray Train worker; usable alone, in one process, as it is."""
+    """One rank. Runs inside a Ray Train worker; also usable by itself, in one process."""
 
     def __init__(self, spec: LearnerSpec) -> None:
         if spec.threads:

@@ -1,11 +1,11 @@
-"""Inside vLLM's worker: predictions of the response rows alone, through the model's own LM head.
+"""Inside vLLM's worker: predictions of only the response rows, through the model's own LM head.
 
 `prompt_logprobs` forms the logits of every prompt position, normalises and ranks them, and hands out a Python object a
 token. Here the final hidden states of the rows that are asked for are taken where the model leaves them, the LM head
 visits them chunk by chunk, and what remains of a row is a few numbers in a flat array.
 
 `RowCollector` stands on these parts of vLLM's model runners, which are no public interface: `execute_model`, its
-`execute_model_state` with the hidden states, `scheduler_output`, and where each request's rows lie. Both of vLLM's
+`execute_model_state` with the hidden states, `scheduler_output`, and where each request's rows begin. Both of vLLM's
 runners are served. The backend compares the outcome with `prompt_logprobs` before it relies on it.
 """
 
@@ -176,7 +176,7 @@ def predictions(
 
     Args:
         logits: (c, V) of any float type.
-        targets: (c,) int64, the token that stands there.
+        targets: (c,) int64, the token at that position.
     """
     fields: dict[str, torch.Tensor] = {}
     if not needs_distribution(want):

@@ -78,7 +78,7 @@ class Scores:
 
     argmax_ids: np.ndarray | None = None  # (R,) int32
     sampled_ids: np.ndarray | None = None  # (R,) int32, drawn at temperature 1
-    logprobs: np.ndarray | None = None  # (R,) float32, of the token that stands there
+    logprobs: np.ndarray | None = None  # (R,) float32, of the token at that position
     topk_ids: np.ndarray | None = None  # (R, k) int32, best first
     topk_logprobs: np.ndarray | None = None  # (R, k) float32
     hidden: np.ndarray | None = None  # (R, D) float32, final hidden states as the LM head reads them

@@ -1,4 +1,4 @@
-"""All checks, in the order in which an author wants to hear of them."""
+"""All checks, in the order in which an author wants to read them."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def check_masks(subject: Subject) -> CheckResult:
     """Conversations as a runner puts them down: the policy's tokens are trained on, the environment's are not.
 
     Each turn of the environment is encoded on its own and appended; sampled ids stay as they were. So an observation is
-    this turn's text alone: one that repeats the conversation would have the policy read it twice.
+    only this turn's text: one that repeats the conversation would have the policy read it twice.
     """
     findings: list[Finding] = []
     turns = policy = environment = reencoded = 0

@@ -1,4 +1,4 @@
-"""What an LM head says of hidden states, chunk by chunk: never a [tokens, vocabulary] tensor. Needs torch alone."""
+"""What an LM head says of hidden states, chunk by chunk: never a [tokens, vocabulary] tensor. Needs only torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def head_scores(
     Args:
         head: the LM head; it may have a `bias` (V,).
         hidden: (N, D) final hidden states, each of the position before its target.
-        targets: (N,) int64, the tokens that stand there; read only for `logprob`.
+        targets: (N,) int64, the tokens at those positions; read only for `logprob`.
         generator: of the draws, needed with `sample`.
         chunk_bytes: budget of the logits buffer; None: that of the fused loss.
 
