@@ -21,7 +21,10 @@ def actor(kind: type, *arguments: object, **options: object) -> Any:
 
 
 def actor_of_driver(kind: type, *arguments: object, **options: object) -> Any:
-    """`actor` on this process's node, without CPUs: Ray would place it on any node, and the loss of that node would end it."""
+    """`actor` on this process's node, without CPUs.
+
+    Ray would place it on any node, and the loss of that node would end it.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return actor(kind, *arguments, num_cpus=0, scheduling_strategy=here, **options)
 
