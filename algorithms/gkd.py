@@ -93,8 +93,10 @@ class GKD(Taught[GKDConfig]):
     def read_data(self, config: GKDConfig) -> None:
         from tgpo_ray.teachers import TraceData
 
-        limit = config.env_runners.max_prompt_tokens + config.env_runners.max_response_tokens
-        self.given = TraceData.read(config, "traces", limit) if config.training.on_policy_share < 1.0 else None
+        limit, key = config.longest_episode(), "env_runners.max_response_tokens"
+        self.given = None
+        if config.training.on_policy_share < 1.0:
+            self.given = TraceData.read(config, config.traces, limit, section="traces", limit_key=key)
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         self.teacher_head = TeacherHead.of(self.config)

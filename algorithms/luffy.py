@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from tgpo_ray.config import TraceFileConfig, named, section
+from tgpo_ray.episode import ORIGIN_POLICY, ORIGIN_TEACHER
 from tgpo_ray.kernels import TokenRows
 
 from .advantages import mean_centered
@@ -70,12 +71,12 @@ class LUFFYLoss(PolicyLoss):
     shaping_gamma: float = 0.1
 
     fields: ClassVar[tuple[str, ...]] = ("episode.origin",)
-    trained_origins: ClassVar[tuple[int, ...]] = (1, 2)
+    trained_origins: ClassVar[tuple[int, ...]] = (ORIGIN_POLICY, ORIGIN_TEACHER)
 
     def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
         """Those of `PolicyLoss`, and `trace`, which takes the place of `policy` on the tokens of traces."""
         parts = super().parts(logprobs, entropy, rows)
-        written_by_teacher = rows.extra["episode.origin"] == 2
+        written_by_teacher = rows.extra["episode.origin"] == ORIGIN_TEACHER
         trace = rows.mask * self.weighed(self.trace_weight * self.trace_term(logprobs[:, 0], rows), rows)
         parts["trace"] = torch.where(written_by_teacher, trace, 0.0)
         parts["policy"] = torch.where(written_by_teacher, 0.0, parts["policy"])
@@ -89,8 +90,10 @@ class LUFFYLoss(PolicyLoss):
         return -rows.advantages * probability / (probability + self.shaping_gamma)
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> LossMetrics:
-        traced = rows.mask * (rows.extra["episode.origin"] == 2)
-        on_policy = rows.replace(target_mask=rows.target_mask * (rows.extra["episode.origin"] == 1)[:, None])
+        traced = rows.mask * (rows.extra["episode.origin"] == ORIGIN_TEACHER)
+        on_policy = rows.replace(
+            target_mask=rows.target_mask * (rows.extra["episode.origin"] == ORIGIN_POLICY)[:, None]
+        )
         return super().metrics(logprobs, entropy, on_policy) | {
             "loss/trace_nll": masked_sum(-logprobs[:, 0], traced),
             "guidance/coverage": (traced.sum(), rows.mask.sum()),
@@ -112,7 +115,7 @@ class LUFFY(GRPO[LUFFYConfig]):
     def read_data(self, config: LUFFYConfig) -> None:
         from tgpo_ray.teachers import TraceShelf
 
-        self.traces = TraceShelf(config)
+        self.traces = TraceShelf(config, config.traces)
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         super().build_scorers(teachers)

@@ -89,13 +89,13 @@ class SFT(Algorithm[SFTConfig]):
     def read_data(self, config: SFTConfig) -> None:
         from tgpo_ray.teachers import TraceData
 
-        self.data = TraceData.read(config)
+        self.data = TraceData.read(config, config.data, config.data.max_tokens)
 
     def training_step(self) -> Metrics:
         training = self.config.training
         batch = self.data.batch(self.iteration, training.batch_size, self.config.learners.num_learners)
         num_tokens = sum(info.num_response_tokens for group in batch for info in group.infos)
-        with self.timer("update"):
+        with self.times.stage("update"):
             self.learners.accumulate(batch, [np.zeros(len(group.infos)) for group in batch], SFTLoss())
             metrics = self.learners.step(num_tokens, self.learning_rate())
         tokens = {"tokens/response": float(num_tokens), "tokens/trained": float(num_tokens)}

@@ -79,6 +79,14 @@ class TaughtConfig(OnPolicyConfig):
     def teacher_pools(self) -> TeachersConfig:
         return self.teachers
 
+    @property
+    def unmapped(self) -> Literal["mask", "first_piece"]:
+        return self.guidance.unmapped
+
+    @property
+    def max_unmapped_share(self) -> float:
+        return self.guidance.max_unmapped_share
+
     def rules(self) -> Iterator[str]:
         yield from super().rules()
         known = [name for name, _ in self.teachers.items()]

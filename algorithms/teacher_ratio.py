@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from tgpo_ray.episode import ORIGIN_POLICY, ORIGIN_TEACHER
 from tgpo_ray.guidance import UNREADABLE_LOGPROB
 from tgpo_ray.kernels import TokenRows
 
@@ -161,7 +162,7 @@ class TrustRegionLoss(PolicyLoss):
 
     targets: ClassVar[tuple[str, ...]] = (TOPK_IDS,)
     fields: ClassVar[tuple[str, ...]] = (TEACHER_LOGPROBS, TOPK_LOGPROBS, "episode.origin", "episode.uniform")
-    trained_origins: ClassVar[tuple[int, ...]] = (1, 2)
+    trained_origins: ClassVar[tuple[int, ...]] = (ORIGIN_POLICY, ORIGIN_TEACHER)
 
     def __post_init__(self) -> None:
         if self.gate not in ("bernoulli", "expected", "threshold"):
@@ -169,7 +170,7 @@ class TrustRegionLoss(PolicyLoss):
 
     def trust(self, logprobs: Tensor, rows: TokenRows) -> tuple[Tensor, Tensor]:
         """(M_t, tokens that it applies to), both (N,)."""
-        known = known_tokens(rows, self.eos_ids) * (rows.extra["episode.origin"] == 1)
+        known = known_tokens(rows, self.eos_ids) * (rows.extra["episode.origin"] == ORIGIN_POLICY)
         acceptance = teacher_log_ratio(logprobs[:, 0], rows, known).exp().clamp(max=1.0)
         if self.gate == "expected":
             return acceptance, known
@@ -183,7 +184,7 @@ class TrustRegionLoss(PolicyLoss):
         ratio = importance_ratio(logprobs[:, 0], rows.old_logprobs)
         reverse = trusted * (-ratio * teacher_log_ratio(logprobs[:, 0], rows, known))
         forward = self.outlier_weight * (1.0 - trusted) * topk_forward_kl(logprobs[:, 1:], rows)
-        prefix = rows.mask * (rows.extra["episode.origin"] == 2) * -logprobs[:, 0]
+        prefix = rows.mask * (rows.extra["episode.origin"] == ORIGIN_TEACHER) * -logprobs[:, 0]
         parts = {
             "reverse_kl": self.teacher_weight * (known * reverse),
             "forward_kl": self.teacher_weight * (known * forward),
@@ -195,7 +196,7 @@ class TrustRegionLoss(PolicyLoss):
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
         trusted, known = self.trust(logprobs, rows)
-        prefix = rows.mask * (rows.extra["episode.origin"] == 2)
+        prefix = rows.mask * (rows.extra["episode.origin"] == ORIGIN_TEACHER)
         metrics = {
             "guidance/trusted": masked_sum(trusted, known),
             "guidance/outlier_kl": masked_sum(topk_forward_kl(logprobs[:, 1:], rows), known * (1.0 - trusted)),

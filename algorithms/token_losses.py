@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from tgpo_ray.episode import ORIGIN_POLICY, ORIGIN_TEACHER
 from tgpo_ray.guidance import GuidanceBatch, diagnostic_sums, guidance_loss, topk_guidance_loss
 from tgpo_ray.kernels import TokenLoss, TokenRows
 
@@ -36,7 +37,7 @@ class SFTLoss(TokenLoss):
 
     track_entropy: bool = False
 
-    trained_origins: ClassVar[tuple[int, ...]] = (1, 2)  # traces are the teacher's writing
+    trained_origins: ClassVar[tuple[int, ...]] = (ORIGIN_POLICY, ORIGIN_TEACHER)  # traces are the teacher's writing
 
     @property
     def needs_entropy(self) -> bool:

@@ -94,7 +94,7 @@ class TrOPD(Taught[TrOPDConfig]):
     def read_data(self, config: TrOPDConfig) -> None:
         from tgpo_ray.teachers import TraceShelf
 
-        self.traces = TraceShelf(config) if config.guidance.prefix_share > 0.0 else None
+        self.traces = TraceShelf(config, config.traces) if config.guidance.prefix_share > 0.0 else None
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         super().build_scorers(teachers)

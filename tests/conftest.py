@@ -110,7 +110,8 @@ def teachers(ray_cluster: Any, make_config: Callable[..., Any]) -> Iterator[dict
     """One pool, `default`, of one Teacher."""
     from tgpo_ray.teachers.building import build_teachers
 
-    groups = build_teachers(make_config("TGPO").resolved(gpus=False))
+    config = make_config("TGPO").resolved(gpus=False)
+    groups = build_teachers(config, config.teachers, unmapped=config.guidance.unmapped)
     groups["default"].wait_until_ready()
     yield groups
     groups["default"].stop()

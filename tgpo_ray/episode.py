@@ -1,7 +1,7 @@
 """What one answer to one problem leaves behind: flat arrays, never a Python object for each token.
 
 `Episode` and `Guidance` travel between actors through Ray's object store, where numpy arrays are read without a copy.
-The driver sees `EpisodeInfo` alone.
+The driver sees only `EpisodeInfo`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Guidance:
 
     def arrays(self) -> list[np.ndarray]:
         """What is there of the fields, each of T rows."""
-        found = (getattr(self, name.name) for name in fields(self))
-        return [values for values in found if values is not None]
+        arrays = (getattr(self, field.name) for field in fields(self))
+        return [values for values in arrays if values is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class EpisodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One line of work for a runner: which problem, and its place in the iteration (`ordinal` orders the results)."""
+    """One line of work for a runner: which problem, and its number in the iteration (`ordinal` orders the results)."""
 
     env_index: int  # into the configuration's `envs`
     problem_index: int
@@ -136,10 +136,10 @@ class SampledGroup:
     guidance: dict[str, Any] = field(default_factory=dict)  # scorer -> ObjectRef of a list of Guidance, one an episode
     members: tuple[int, ...] | None = None  # which episodes behind `ref` the infos are of; None: all of them
 
-    def keeping(self, places: Sequence[int]) -> SampledGroup:
+    def keeping(self, indices: Sequence[int]) -> SampledGroup:
         """The group without its other episodes: neither advantages nor learners see them."""
         members = range(len(self.infos)) if self.members is None else self.members
-        return replace(self, infos=tuple(self.infos[i] for i in places), members=tuple(members[i] for i in places))
+        return replace(self, infos=tuple(self.infos[i] for i in indices), members=tuple(members[i] for i in indices))
 
     @property
     def rewards(self) -> list[float]:

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from tests.algorithms.driver_parts import config_of, sampled_group, without_actors
+from tgpo_ray.driver.stage_times import StageTimes
 from tgpo_ray.env_runners.cursor import Cursor
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.models.engine import Sampling
+from tgpo_ray.models.engine_spec import Sampling
 
 SAMPLING = Sampling(8)
 
@@ -88,7 +89,7 @@ def algorithm_with(runners: Rounds, **training: Any) -> Any:
     sections = {"groups_per_iteration": 4, "group_size": 2, "dynamic_sampling": True, "updates_per_iteration": 2}
     algorithm = without_actors(config_of("GRPO", training=sections | training))
     algorithm.env_runners, algorithm.cursor, algorithm.learners = runners, cursor(), Learners()
-    algorithm._times = {}
+    algorithm.times = StageTimes()
     return algorithm
 
 

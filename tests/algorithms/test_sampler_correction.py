@@ -14,7 +14,7 @@ from tests.core.learners.learner_cases import episode, piece, spec_of
 from tgpo_ray.algorithms.token_losses import REFERENCE, PolicyLoss
 from tgpo_ray.episode import Episode, Guidance
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.learners.batch import Piece, build_batch
+from tgpo_ray.learners.batch import Piece, TrainEpisode, build_batch
 from tgpo_ray.learners.learner import Learner
 
 ADVANTAGES = [1.0, -0.5, 2.0]
@@ -37,9 +37,9 @@ def sampled(learner: Learner) -> list[Episode]:
 
 def gradient(learner: Learner, loss: TokenLoss, pieces: Sequence[Piece]) -> Tensor:
     """(parameters,) of the summed loss, one micro-batch a piece."""
-    learner._engine.module.zero_grad()
+    learner._strategy.module.zero_grad()
     learner.accumulate([[one] for one in pieces], loss)
-    return torch.cat([p.grad.flatten().clone() for p in learner._engine.module.parameters() if p.grad is not None])
+    return torch.cat([p.grad.flatten().clone() for p in learner._strategy.module.parameters() if p.grad is not None])
 
 
 def ratios(learner: Learner, episodes: Sequence[Episode]) -> list[np.ndarray]:
@@ -95,8 +95,9 @@ def test_without_a_correction_the_samplers_logprobs_are_pi_old(learner, sampled)
 def test_rows_of_a_reference_that_failed_are_marked():
     episodes = [episode(0, 3), episode(1, 2)]
     said = Guidance(teacher_logprobs=np.array([-1.0, -2.0, -3.0], np.float32))
-    members = [((0, 0), episodes[0], {"reference": said}, 1.0), ((0, 1), episodes[1], {}, 1.0)]
-    rows = build_batch(members, PolicyLoss(kl_weight=0.1), None, torch.device("cpu")).rows
+    answered = TrainEpisode((0, 0), episodes[0], {"reference": said}, 1.0)
+    failed = TrainEpisode((0, 1), episodes[1], {}, 1.0)
+    rows = build_batch([answered, failed], PolicyLoss(kl_weight=0.1), None, torch.device("cpu")).rows
     assert rows.extra[REFERENCE].isfinite().tolist() == [True, True, True, False, False]
     values, known = PolicyLoss.reference(rows)
     assert values.tolist()[:3] == [-1.0, -2.0, -3.0] and known.tolist() == [1.0, 1.0, 1.0, 0.0, 0.0]

@@ -14,6 +14,7 @@ import ray
 from tests.algorithms.test_methods_train import TRAINING, assert_trains
 from tgpo_ray.cli import main
 from tgpo_ray.env_runners.cursor import Cursor
+from tgpo_ray.episode import ORIGIN_POLICY, ORIGIN_TEACHER
 
 SMALL = {"kv_cache_memory": "64MiB", "num_cpus_per_replica": 0.5}
 
@@ -75,9 +76,9 @@ def test_tropd_continues_the_teachers_beginning(built, tiny_models, trace_file):
     for group in tropd.sampled:
         found: Any = ray.get(group.ref)
         for episode in found.episodes:
-            written = np.flatnonzero(episode.origin == 2)
+            written = np.flatnonzero(episode.origin == ORIGIN_TEACHER)
             assert len(written) and written.tolist() == list(range(len(written)))  # at the beginning, and nowhere else
-            assert (episode.origin[len(written) :] == 1).all()
+            assert (episode.origin[len(written) :] == ORIGIN_POLICY).all()
     assert tropd.env_runners.prefixes is None  # evaluation is the policy's alone
 
 

@@ -17,7 +17,7 @@ from tests.core.teachers.served_teacher import Answer, serving
 from tests.core.vllm_server import vllm_server
 from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, Guidance, SampledGroup, Task
 from tgpo_ray.models import Scores, ScoringRequest, Want
-from tgpo_ray.models.engine import EngineSpec, Sampling
+from tgpo_ray.models.engine_spec import EngineSpec, Sampling
 from tgpo_ray.teachers import ServerSpec, TeacherGroup, TeacherSpec, annotate
 from tgpo_ray.teachers.backends.json_server import ServerError
 from tgpo_ray.teachers.backends.remote_backend import RemoteBackend

@@ -1,4 +1,4 @@
-"""Checks that read files alone: no model is loaded, no actor started."""
+"""Checks that only read files: no model is loaded, no actor started."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tgpo_ray.checks.results import CheckResult, Row, judged, skipped
+from tgpo_ray.checks.results import CheckResult, Finding, judged, skipped
 from tgpo_ray.config import format_bytes
 from tgpo_ray.models import context_length, kv_bytes_per_token, local_model, model_facts
 from tgpo_ray.teachers import TEACHER_CONTEXT_SLACK, teacher_spec, vocabulary_map
 
 if TYPE_CHECKING:
     from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.models import VocabularyTokenizer
 
 SCORING_CHUNK = 256 * 2**20  # bytes of float32 logits that a teacher forms at a time, at most
 TRAINING_BYTES = {"float32": 16, "bfloat16": 18}  # a parameter's weight, gradient, two moments, and a float32 master
 MAX_UNMAPPED_SHARE_OF_IDS = 0.5  # above it the two tokenizers have little in common
+Check = Callable[["AlgorithmConfig"], Iterator[CheckResult]]
 USER_MESSAGES = [{"role": "user", "content": "1+1="}]
 
 
@@ -27,13 +29,13 @@ def check_files(config: AlgorithmConfig) -> Iterator[CheckResult]:
         yield from _guarded(check, config)
 
 
-def _guarded(check: Callable[[Any], Iterator[CheckResult]], config: AlgorithmConfig) -> Iterator[CheckResult]:
+def _guarded(check: Check, config: AlgorithmConfig) -> Iterator[CheckResult]:
     try:
         yield from check(config)
     except (ValueError, OSError) as error:  # what tokenizers and model folders raise
         name = check.__name__.removeprefix("check_").replace("_", " ")
-        row = Row(None, f"{type(error).__name__}: {error}")
-        yield CheckResult(name, "failed", "raised", "runs to its end", "mend what raises", (row,))
+        finding = Finding(None, f"{type(error).__name__}: {error}")
+        yield CheckResult(name, "failed", "raised", "runs to its end", "fix what raises", (finding,))
 
 
 def check_contexts(config: AlgorithmConfig) -> Iterator[CheckResult]:
@@ -49,9 +51,9 @@ def check_contexts(config: AlgorithmConfig) -> Iterator[CheckResult]:
         if length is None:
             yield skipped(f"context of {name}", f"{path} is no local folder", bound)
             continue
-        rows = [Row(None, f"{path} reads {length} tokens")] if length < wanted else []
+        findings = [Finding(None, f"{path} reads {length} tokens")] if length < wanted else []
         fix = "lower env_runners.max_prompt_tokens or max_response_tokens, or raise hf_overrides"
-        yield judged(f"context of {name}", rows, measured=f"{length} tokens", bound=bound, fix=fix)
+        yield judged(f"context of {name}", findings, measured=f"{length} tokens", bound=bound, fix=fix)
 
 
 def _same_tokenizer(config: AlgorithmConfig, path: str) -> bool:
@@ -65,22 +67,24 @@ def check_memory(config: AlgorithmConfig) -> Iterator[CheckResult]:
     total = 0
     runners, learners, model = config.env_runners, config.learners, config.model
     if config.needs_envs:
-        size, said = _engine(config, model.path, model.dtype, runners.kv_cache_memory, model.hf_overrides, scores=False)
+        size, measured = _engine(
+            config, model.path, model.dtype, runners.kv_cache_memory, model.hf_overrides, scores=False
+        )
         total += size * runners.num_env_runners
-        yield CheckResult("memory of an env runner", "ok", said, "stated")
+        yield CheckResult("memory of an env runner", "ok", measured, "stated")
     for name, it in config.teacher_pools().items():
         if it.backend == "remote":
             continue
         kv = it.kv_cache_memory if it.backend == "vllm" else 0
-        size, said = _engine(config, it.path, it.dtype, kv, it.hf_overrides, scores=True)
+        size, measured = _engine(config, it.path, it.dtype, kv, it.hf_overrides, scores=True)
         total += size * it.num_replicas
-        yield CheckResult(f"memory of teacher {name}", "ok", said, "stated")
+        yield CheckResult(f"memory of teacher {name}", "ok", measured, "stated")
     if config.uses_reference:
         it = config.reference
         kv = it.kv_cache_memory if it.backend == "vllm" else 0
-        size, said = _engine(config, it.path or model.path, model.dtype, kv, model.hf_overrides, scores=True)
+        size, measured = _engine(config, it.path or model.path, model.dtype, kv, model.hf_overrides, scores=True)
         total += size * it.num_replicas
-        yield CheckResult("memory of the reference", "ok", said, "stated")
+        yield CheckResult("memory of the reference", "ok", measured, "stated")
     training = _num_parameters(model.path) * TRAINING_BYTES[model.dtype]
     total += training * (1 if learners.zero_stage else learners.num_learners)
     yield _together(total, training, gpus=bool(learners.num_gpus_per_learner))
@@ -92,26 +96,27 @@ def _engine(
     """Bytes of one engine, and the same in words."""
     facts = model_facts(path, overrides)
     weights = _num_parameters(path) * (4 if dtype == "float32" else 2)
-    said = [f"{format_bytes(weights)} weights" if weights else "weights unknown"]
+    parts = [f"{format_bytes(weights)} weights" if weights else "weights unknown"]
     per_token, longest = kv_bytes_per_token(facts, dtype), config.longest_episode()
     if kv_cache:
         room = f" = {kv_cache // (per_token * longest)} sequences of {longest} tokens" if per_token else ""
-        said.append(f"{format_bytes(kv_cache)} KV cache{room}")
+        parts.append(f"{format_bytes(kv_cache)} KV cache{room}")
     logits = min(SCORING_CHUNK, 4 * longest * facts.get("vocab_size", 0)) if scores else 0
     if logits:
-        said.append(f"{format_bytes(logits)} logits a chunk")
-    return weights + kv_cache + logits, ", ".join(said)
+        parts.append(f"{format_bytes(logits)} logits a chunk")
+    return weights + kv_cache + logits, ", ".join(parts)
 
 
 def _together(total: int, training: int, *, gpus: bool) -> CheckResult:
-    said = f"{format_bytes(total)}, {format_bytes(training)} of it training state of one copy; activations not counted"
+    needed = format_bytes(total)
+    measured = f"{needed}, {format_bytes(training)} of it training state of one copy; activations not counted"
     if gpus:
-        return CheckResult("memory in all", "ok", said, "stated (GPUs are not looked at)")
+        return CheckResult("memory in all", "ok", measured, "stated (GPUs are not looked at)")
     available = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    rows = [Row(None, f"{format_bytes(total)} on a machine of {format_bytes(available)}")] if total > available else []
+    too_much = Finding(None, f"{needed} on a machine of {format_bytes(available)}")
     bound = f"<= {format_bytes(available)}, this machine's memory"
     fix = "lower kv_cache_memory or the number of actors, or use a cluster of several machines"
-    return judged("memory in all", rows, measured=said, bound=bound, fix=fix)
+    return judged("memory in all", [too_much] if total > available else [], measured=measured, bound=bound, fix=fix)
 
 
 def _num_parameters(path: str) -> int:
@@ -141,22 +146,22 @@ def check_templates(config: AlgorithmConfig) -> Iterator[CheckResult]:
 def _template(who: str, path: str, config: AlgorithmConfig, *, needed: bool) -> CheckResult:
     name, bound = f"chat template of {who}", "its ids spell its text"
     tokenizer = _tokenizer(path, config)
-    if getattr(tokenizer, "chat_template", None) is None:
+    if tokenizer.chat_template is None:
         if not needed:
             return skipped(name, "there is none: prompts are plain text", bound)
-        row = Row(None, f"{path} has no chat template, and prompt: own_template asks for it")
-        return judged(name, [row], measured="none", bound=bound, fix="write prompt: policy, or name a tokenizer")
+        finding = Finding(None, f"{path} has no chat template, and prompt: own_template asks for it")
+        return judged(name, [finding], measured="none", bound=bound, fix="write prompt: policy, or name a tokenizer")
     text = tokenizer.apply_chat_template(USER_MESSAGES, add_generation_prompt=True, tokenize=False)
     ids = tokenizer.apply_chat_template(USER_MESSAGES, add_generation_prompt=True, return_dict=False)
     back = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    rows = [Row(None, f"{text!r} comes back as {back!r}")] if back != text else []
+    findings = [Finding(None, f"{text!r} comes back as {back!r}")] if back != text else []
     if USER_MESSAGES[0]["content"] not in back:
-        rows.append(Row(None, f"{USER_MESSAGES[0]['content']!r} is not in {back!r}"))
+        findings.append(Finding(None, f"{USER_MESSAGES[0]['content']!r} is not in {back!r}"))
     fix = "the tokenizer adds or drops text around its template: use the model's own tokenizer"
-    return judged(name, rows, measured=f"{len(ids)} ids", bound=bound, fix=fix)
+    return judged(name, findings, measured=f"{len(ids)} ids", bound=bound, fix=fix)
 
 
-def _tokenizer(path: str, config: AlgorithmConfig) -> Any:
+def _tokenizer(path: str, config: AlgorithmConfig) -> VocabularyTokenizer:
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(local_model(path), trust_remote_code=config.model.trust_remote_code)
@@ -165,28 +170,28 @@ def _tokenizer(path: str, config: AlgorithmConfig) -> Any:
 def check_vocabularies(config: AlgorithmConfig) -> Iterator[CheckResult]:
     """What the policy can learn of each teacher's vocabulary, and what the teacher can read of the policy's."""
     for name, teacher in config.teacher_pools().items():
-        spec = teacher_spec(config, teacher)
+        spec = teacher_spec(config, teacher, unmapped=config.unmapped)
         tokenizer = _tokenizer(teacher.tokenizer or teacher.path, config)
         summary = vocabulary_map(tokenizer, spec).summary()
         if summary.is_identity:
-            said = f"{summary.teacher_size} ids, the same on both sides"
+            measured = f"{summary.teacher_size} ids, the same on both sides"
         else:
-            said = (
+            measured = (
                 f"of {summary.teacher_size} teacher ids {summary.shared} shared, {summary.respelled} respelled, "
                 f"{summary.unmapped} unmapped; of {summary.policy_size} policy ids {summary.read_in_pieces} read in "
                 f"pieces, {summary.unreadable} unreadable"
             )
         share = summary.unmapped / max(1, summary.teacher_size)
         lost = [teacher_id for teacher_id, policy_id in summary.end_of_sequence if policy_id < 0]
-        rows = [Row(None, f"teacher id {eos} ends a sequence and has no policy id") for eos in lost]
+        findings = [Finding(None, f"teacher id {eos} ends a sequence and has no policy id") for eos in lost]
         if share > MAX_UNMAPPED_SHARE_OF_IDS:
-            rows.append(Row(None, f"{share:.1%} of the teacher's ids give no guidance"))
+            findings.append(Finding(None, f"{share:.1%} of the teacher's ids give no guidance"))
         bound = f"at most {MAX_UNMAPPED_SHARE_OF_IDS:.0%} unmapped, ends of sequence mapped"
         fix = "choose a teacher with the policy's tokenizer, or set guidance.unmapped: first_piece"
-        yield judged(f"vocabulary of teacher {name}", rows, measured=said, bound=bound, fix=fix)
+        yield judged(f"vocabulary of teacher {name}", findings, measured=measured, bound=bound, fix=fix)
 
 
-CHECKS: tuple[Callable[[AlgorithmConfig], Iterator[CheckResult]], ...] = (
+CHECKS: tuple[Check, ...] = (
     check_contexts,
     check_memory,
     check_templates,

@@ -1,8 +1,8 @@
-"""The table that a preflight prints."""
+"""The table that checks print, of a preflight and of an environment alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tgpo_ray.checks.results import MAX_SHOWN, CheckResult
@@ -24,32 +24,47 @@ def refuse_failed(results: Iterable[CheckResult]) -> int:
     results = list(results)
     failed = [it for it in results if it.failed]
     if failed:
-        said = (f"{it.name}: {'; '.join(row.text for row in it.rows[:MAX_SHOWN])} (fix: {it.fix})" for it in failed)
         raise PreflightError(
-            f"preflight: {' | '.join(said)}. `tgpo-ray preflight` prints all checks, --no-preflight goes on regardless"
+            f"preflight: {' | '.join(map(_reason, failed))}. `tgpo-ray preflight` prints all checks, --no-preflight "
+            "goes on regardless"
         )
     return sum(it.status == "ok" for it in results)
+
+
+def _reason(result: CheckResult) -> str:
+    texts = "; ".join(finding.text for finding in result.findings[:MAX_SHOWN])
+    return f"{result.name}: {texts} (fix: {result.fix})"
 
 
 COLOURS = {"ok": "green", "failed": "red", "skipped": "yellow"}
 
 
 def print_results(title: str, results: Sequence[CheckResult], console: Console | None = None) -> bool:
-    """What each check measured and its bound, and the fix of those that failed. Returns whether nothing has failed."""
+    """What each check measured and its bound, what it found, and its fix. Returns whether nothing has failed."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    failed = [result for result in results if result.failed]
     table = Table("check", "", "measured", "bound", title=title, title_justify="left")
     for result in results:
         status = Text(result.status, style=COLOURS[result.status])
         table.add_row(Text(result.name), status, Text(result.measured), Text(result.bound))
     console = console or Console()
     console.print(table)
-    for result in failed:
-        for row in result.rows[:MAX_SHOWN]:
-            console.print(Text(f"{result.name}: {row.text}"))
-        console.print(Text(f"{result.name}: {result.fix}"))
-    console.print(Text(f"failed: {', '.join(it.name for it in failed)}" if failed else "nothing is wrong"))
-    return not failed
+    for line in _lines(results):
+        console.print(Text(line))
+    return not any(result.failed for result in results)
+
+
+def _lines(results: Sequence[CheckResult]) -> Iterator[str]:
+    """Findings and fixes, and the checks that failed."""
+    for result in results:
+        for finding in result.findings[:MAX_SHOWN]:
+            where = "" if finding.index is None else f"problem {finding.index}: "
+            yield f"{result.name}: {where}{finding.text}"
+        if len(result.findings) > MAX_SHOWN:
+            yield f"{result.name}: {len(result.findings) - MAX_SHOWN} more"
+        if result.failed:
+            yield f"{result.name}: {result.fix}"
+    failed = [result.name for result in results if result.failed]
+    yield f"failed: {', '.join(failed)}" if failed else "nothing is wrong"

@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Any
 from tgpo_ray.env_runners import EnvSpec, explained, prompt_ids, why_refused
 
 if TYPE_CHECKING:
-    from tgpo_ray.config import AlgorithmConfig
+    from gymnasium import Env
 
-LOOK_S = 5.0  # an environment may take long to reset: what was not seen by then, the runner checks
+    from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.models import Tokenizer
+
+LOOK_S = 5.0  # an environment may take long to reset: what was not looked at by then, the runner checks
 NUM_PROCEDURAL = 16
 NUM_LONGEST = 8  # prompts that are tokenized, the longest in characters
 
@@ -40,7 +43,7 @@ def check_environments(config: AlgorithmConfig) -> None:
         raise ConfigError(problems)
 
 
-def _tokenizer(config: AlgorithmConfig) -> Any:
+def _tokenizer(config: AlgorithmConfig) -> Tokenizer | None:
     """The policy's tokenizer; None for a Hugging Face id that is not in this machine's cache: nothing is downloaded.
 
     Raises:
@@ -64,7 +67,7 @@ def _tokenizer(config: AlgorithmConfig) -> Any:
         raise ConfigError([f"{key}: {source} has a tokenizer that cannot be read: {reason}"]) from error
 
 
-def _problems(spec: EnvSpec, tokenizer: Any, config: AlgorithmConfig) -> Iterator[str]:
+def _problems(spec: EnvSpec, tokenizer: Tokenizer | None, config: AlgorithmConfig) -> Iterator[str]:
     """A line where the longest prompt is too long, and one where the chat template rewrites earlier turns."""
     env = spec.make()
     try:
@@ -75,7 +78,7 @@ def _problems(spec: EnvSpec, tokenizer: Any, config: AlgorithmConfig) -> Iterato
     if tokenizer is None:
         return
     limit = config.env_runners.max_prompt_tokens
-    prompts.sort(key=lambda found: len(str(found[2].get("messages") or found[1])), reverse=True)
+    prompts.sort(key=lambda prompt: len(str(prompt[2].get("messages") or prompt[1])), reverse=True)
     lengths = [(len(prompt_ids(tokenizer, text, info)), index) for index, text, info in prompts[:NUM_LONGEST]]
     longest, index = max(lengths, default=(0, 0))
     if longest > limit:
@@ -89,20 +92,20 @@ def _problems(spec: EnvSpec, tokenizer: Any, config: AlgorithmConfig) -> Iterato
         yield refusal
 
 
-def _later_role(env: Any) -> str | None:
+def _later_role(env: Env[str, str]) -> str | None:
     """The role in which the environment says that it goes on with a chat; None where it does not, or does not say."""
     several = (getattr(env.unwrapped, "max_turns", None) or 1) > 1
     return getattr(env.unwrapped, "turn_role", None) if several else None
 
 
-def _prompts(env: Any, seed: int) -> list[tuple[int, str, dict[str, Any]]]:
+def _prompts(env: Env[str, str], seed: int) -> list[tuple[int, str, dict[str, Any]]]:
     """(index, prompt, info) of the rows, or of some problems of a procedural environment."""
     count = getattr(env.unwrapped, "num_problems", None)
-    found = []
+    prompts = []
     start = time.monotonic()
     for index in range(NUM_PROCEDURAL if count is None else count):
         prompt, info = env.reset(seed=seed, options={"index": index})
-        found.append((index, prompt, info))
+        prompts.append((index, prompt, info))
         if time.monotonic() - start > LOOK_S:
             break
-    return found
+    return prompts

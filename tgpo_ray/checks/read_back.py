@@ -4,12 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from tgpo_ray.episode import EpisodeGroup
-from tgpo_ray.models import Completion, Sampling, Scores, ScoringRequest, Want
+from tgpo_ray.models import Completion, Sampling, Scores, ScoringBackend, ScoringRequest, Want
+
+if TYPE_CHECKING:
+    from tgpo_ray.teachers import EpisodeTranslator
+
+
+class WritingTeacher(Protocol):
+    """The part of a Teacher that writes and reads."""
+
+    @property
+    def translator(self) -> EpisodeTranslator: ...
+
+    @property
+    def backend(self) -> ScoringBackend: ...
 
 
 @dataclass(frozen=True)
@@ -23,12 +36,12 @@ class ReadBack:
     shifted_gap: float
 
 
-def read_back(teacher: Any, groups: Sequence[EpisodeGroup], max_tokens: int) -> ReadBack:
+def read_back(teacher: WritingTeacher, groups: Sequence[EpisodeGroup], max_tokens: int) -> ReadBack:
     """Have a Teacher continue the groups' prompts, greedily and at temperature 1, and score what it wrote.
 
     Runs inside the teacher's actor, in its own ids: no vocabulary takes part.
     """
-    requests = [teacher.reader.request(group, group.episodes[0])[0] for group in groups]
+    requests = [teacher.translator.request(group, group.episodes[0])[0] for group in groups]
     prompts = [request.ids[: request.first] for request in requests]
     greedy, best = _written(teacher.backend, prompts, Sampling(max_tokens, temperature=0.0))
     drawn, sampled = _written(teacher.backend, prompts, Sampling(max_tokens, temperature=1.0, logprobs=True))
@@ -44,9 +57,11 @@ def read_back(teacher: Any, groups: Sequence[EpisodeGroup], max_tokens: int) -> 
     )
 
 
-def _written(backend: Any, prompts: Sequence[np.ndarray], sampling: Sampling) -> tuple[list[Completion], list[Scores]]:
+def _written(
+    backend: ScoringBackend, prompts: Sequence[np.ndarray], sampling: Sampling
+) -> tuple[list[Completion], list[Scores]]:
     """A response to each prompt, and its scores."""
-    responses = [found[0] for found in backend.generate([prompt.tolist() for prompt in prompts], sampling)]
+    responses = [completions[0] for completions in backend.generate([prompt.tolist() for prompt in prompts], sampling)]
     requests = [
         ScoringRequest(np.concatenate([prompt, response.token_ids]).astype(np.int32), len(prompt))
         for prompt, response in zip(prompts, responses, strict=True)

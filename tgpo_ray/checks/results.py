@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-MAX_SHOWN = 5  # failing rows that a report shows; all are counted
+MAX_SHOWN = 5  # findings that a report shows; all are counted
 MAX_TEXT = 160
 
 Status = Literal["ok", "failed", "skipped"]
 
 
 @dataclass(frozen=True)
-class Row:
+class Finding:
     """One thing to look at: a problem by its index (None: not about one problem) and what happened there."""
 
     index: int | None
@@ -21,23 +21,23 @@ class Row:
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One line of the table, and the rows behind it."""
+    """One line of the table, and the findings behind it."""
 
     name: str
     status: Status
     measured: str
     bound: str
     fix: str = ""  # said where the check failed
-    rows: tuple[Row, ...] = ()
+    findings: tuple[Finding, ...] = ()
 
     @property
     def failed(self) -> bool:
         return self.status == "failed"
 
 
-def judged(name: str, rows: list[Row], *, measured: str, bound: str, fix: str) -> CheckResult:
-    """Failed where there are rows."""
-    return CheckResult(name, "failed" if rows else "ok", measured, bound, fix, tuple(rows))
+def judged(name: str, findings: list[Finding], *, measured: str, bound: str, fix: str) -> CheckResult:
+    """Failed where there are findings."""
+    return CheckResult(name, "failed" if findings else "ok", measured, bound, fix, tuple(findings))
 
 
 def skipped(name: str, reason: str, bound: str) -> CheckResult:

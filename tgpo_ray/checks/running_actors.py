@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from tgpo_ray.checks.read_back import ReadBack, read_back
-from tgpo_ray.checks.results import CheckResult, Row, judged, skipped
+from tgpo_ray.checks.results import CheckResult, Finding, judged, skipped
 from tgpo_ray.cluster import ACTOR_ERRORS, root_cause
 from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup, Guidance, SampledGroup, Task
 from tgpo_ray.models import Sampling
 
 if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.env_runners import EnvRunnerGroup
+    from tgpo_ray.learners import LearnerGroup
     from tgpo_ray.teachers import TeacherGroup
 
 NUM_PROBLEMS, GROUP_SIZE, MAX_TOKENS = 2, 2, 64  # of the probe, for each environment
@@ -32,50 +35,55 @@ class Probe:
     """Some of the policy's episodes, with the sampler's log-probs."""
 
     groups: list[SampledGroup]
-    held: list[EpisodeGroup]  # the same, fetched
+    episodes: list[EpisodeGroup]  # the same, fetched
 
 
-def check_actors(algorithm: Any) -> Iterator[CheckResult]:
+class RunningAlgorithm(Protocol):
+    """What the checks need of an algorithm whose actors run."""
+
+    has_runners: bool
+    iteration: int
+    learners: LearnerGroup
+    env_runners: EnvRunnerGroup  # where `has_runners` is true
+    teachers: Mapping[str, TeacherGroup]
+    reference: TeacherGroup | None
+
+    @property
+    def config(self) -> AlgorithmConfig: ...
+
+
+def check_actors(algorithm: RunningAlgorithm) -> Iterator[CheckResult]:
     """The results, one by one. `algorithm` has built its actors and synced its weights."""
     if not algorithm.has_runners or not algorithm.config.envs:
         yield skipped("actors", "the algorithm samples from no environment", "stated")
         return
     probe = sampled_probe(algorithm)
     yield check_sampler(algorithm, probe)
-    reference = getattr(algorithm, "reference", None)
-    for name, pool in getattr(algorithm, "teachers", {}).items():
+    reference = algorithm.reference
+    for name, pool in algorithm.teachers.items():
         if pool is not reference:
-            yield from check_pool(f"teacher {name}", pool, probe, _unmapped_limit(algorithm.config))
+            yield from check_pool(f"teacher {name}", pool, probe, algorithm.config.max_unmapped_share)
     if reference is not None:
         yield from check_pool("the reference", reference, probe, 0.0)
         yield check_reference(algorithm, reference, probe)
 
 
-def _unmapped_limit(config: Any) -> float:
-    """`max_unmapped_share` of the section that has it: `guidance`, or another method's."""
-    limits = (getattr(section, "max_unmapped_share", None) for section in vars(config).values())
-    return next((limit for limit in limits if limit is not None), 1.0)
-
-
-def sampled_probe(algorithm: Any) -> Probe:
+def sampled_probe(algorithm: RunningAlgorithm) -> Probe:
     """Episodes of the first problems of every training environment; the cursor stays where it is."""
     import ray
 
-    runners, places = algorithm.config.env_runners, range(len(algorithm.config.envs))
+    config, runners = algorithm.config.env_runners, algorithm.env_runners
     tasks = [
         Task(env_index, problem, PROBE_SEED, ordinal=env_index * NUM_PROBLEMS + problem)
-        for env_index in places
-        for problem in range(min(NUM_PROBLEMS, algorithm.env_runners.num_problems[env_index] or NUM_PROBLEMS))
+        for env_index in range(len(algorithm.config.envs))
+        for problem in range(min(NUM_PROBLEMS, runners.num_problems[env_index] or NUM_PROBLEMS))
     ]
-    sampling = Sampling(min(MAX_TOKENS, runners.max_response_tokens), runners.temperature, logprobs=True)
-    groups = sorted(
-        algorithm.env_runners.sample(tasks, GROUP_SIZE, sampling, PROBE_SEED), key=lambda group: group.ordinal
-    )
-    held: list[EpisodeGroup] = ray.get([group.ref for group in groups])
-    return Probe(groups, held)
+    sampling = Sampling(min(MAX_TOKENS, config.max_response_tokens), config.temperature, logprobs=True)
+    groups = sorted(runners.sample(tasks, GROUP_SIZE, sampling, PROBE_SEED), key=lambda group: group.ordinal)
+    return Probe(groups, ray.get([group.ref for group in groups]))
 
 
-def check_sampler(algorithm: Any, probe: Probe) -> CheckResult:
+def check_sampler(algorithm: RunningAlgorithm, probe: Probe) -> CheckResult:
     """Learner and sampler are the same policy: the same weights, the same temperature, the same positions."""
     name, bound = "learner and sampler", MEAN_GAP[algorithm.config.model.dtype]
     gaps = algorithm.learners.sampler_gaps(probe.groups)
@@ -84,7 +92,7 @@ def check_sampler(algorithm: Any, probe: Probe) -> CheckResult:
     mean = float(gaps.mean())
     return judged(
         name,
-        [Row(None, f"mean gap {mean:.3g} nats over {len(gaps)} tokens")] if not mean <= bound else [],
+        [Finding(None, f"mean gap {mean:.3g} nats over {len(gaps)} tokens")] if not mean <= bound else [],
         measured=f"log-probs of {len(gaps)} tokens differ by {mean:.2g} nats, at most {gaps.max():.2g}",
         bound=f"mean <= {bound:g} nats",
         fix="are model.hf_overrides, dtype and tokenizer those of the engine? Is vLLM's version a supported one?",
@@ -102,8 +110,8 @@ def check_pool(who: str, pool: TeacherGroup, probe: Probe, max_unmapped: float) 
         yield _labels_are_mapped(who, answers[0], max_unmapped)
         yield _reads_itself(who, pool, probe, dtype)
     except (*ACTOR_ERRORS, RayTaskError) as error:
-        row = Row(None, root_cause(error))
-        yield judged(f"scoring by {who}", [row], measured="raised", bound="runs to its end", fix="mend what raises")
+        finding = Finding(None, root_cause(error))
+        yield judged(f"scoring by {who}", [finding], measured="raised", bound="runs to its end", fix="fix what raises")
 
 
 def _answers(pool: TeacherGroup, probe: Probe) -> list[list[Guidance]]:
@@ -111,7 +119,7 @@ def _answers(pool: TeacherGroup, probe: Probe) -> list[list[Guidance]]:
     import ray
 
     refs = [[handle.annotate.remote(group.ref, list(WANT)) for group in probe.groups] for handle in pool.handles]
-    return [[guidance for said in ray.get(row) for guidance in said] for row in refs]
+    return [[guidance for group in ray.get(of_replica) for guidance in group] for of_replica in refs]
 
 
 def _flat(answers: list[Guidance]) -> tuple[np.ndarray, np.ndarray]:
@@ -131,16 +139,18 @@ def _replicas_agree(who: str, answers: list[list[Guidance]], dtype: str) -> Chec
     if len(answers) == 1:
         return skipped(name, "there is one", bound)
     ids, logprobs = _flat(answers[0])
-    rows, agreements, gaps = [], [1.0], [0.0]
+    findings, agreements, gaps = [], [1.0], [0.0]
     for number, other in enumerate(answers[1:], start=1):
         other_ids, other_logprobs = _flat(other)
         agreements.append(float((ids == other_ids).mean()))
         gaps.append(float(np.abs(logprobs - other_logprobs).max()))
         if agreements[-1] < least or not gaps[-1] <= largest:
-            rows.append(Row(None, f"0 and {number}: argmax {agreements[-1]:.1%} equal, gap {gaps[-1]:.3g} nats"))
+            findings.append(
+                Finding(None, f"0 and {number}: argmax {agreements[-1]:.1%} equal, gap {gaps[-1]:.3g} nats")
+            )
     measured = f"{len(answers)} replicas, {len(ids)} tokens: argmax {min(agreements):.1%} equal, gap {max(gaps):.2g}"
     return judged(
-        name, rows, measured=measured, bound=bound, fix="do all nodes hold the same model files and versions?"
+        name, findings, measured=measured, bound=bound, fix="do all nodes hold the same model files and versions?"
     )
 
 
@@ -149,7 +159,7 @@ def _labels_are_mapped(who: str, answers: list[Guidance], limit: float) -> Check
     share = float((ids < 0).mean())
     return judged(
         f"targets of {who}",
-        [Row(None, f"{share:.1%} of its tokens have no id in the policy's vocabulary")] if share > limit else [],
+        [Finding(None, f"{share:.1%} of its tokens have no id in the policy's vocabulary")] if share > limit else [],
         measured=f"{share:.1%} of {len(ids)} unmapped",
         bound=f"at most {limit:.0%} (guidance.max_unmapped_share)" if limit else "none: it has the policy's tokenizer",
         fix="choose a teacher with the policy's tokenizer, set guidance.unmapped: first_piece, or raise the limit",
@@ -160,54 +170,54 @@ def _reads_itself(who: str, pool: TeacherGroup, probe: Probe, dtype: str) -> Che
     """A teacher is a copy of itself: what it wrote greedily is its argmax, at that position and at no other."""
     import ray
 
-    look = partial(read_back, groups=probe.held, max_tokens=MAX_TOKENS // 2)
+    look = partial(read_back, groups=probe.episodes, max_tokens=MAX_TOKENS // 2)
     name, least, largest = f"positions of {who}", LEAST_AGREEMENT[dtype], MEAN_GAP[dtype]
     bound = f"agrees >= {least:.0%}, less when shifted by one; log-probs within {largest:g} nats"
     if pool.spec.backend == "remote":
         return skipped(name, "a served teacher writes no log-probs of its own", bound)
-    found: Any = ray.get(pool.handles[0].__ray_call__.remote(look))
+    report: ReadBack = ray.get(pool.handles[0].__ray_call__.remote(look))
     return judged(
         name,
-        _misplaced(found, least, largest),
+        _misplaced(report, least, largest),
         measured=(
-            f"agrees with its own {found.num_tokens} tokens {found.agreement:.1%}, shifted {found.shifted:.1%}; "
-            f"gap {found.gap:.2g}, shifted {found.shifted_gap:.2g} nats"
+            f"agrees with its own {report.num_tokens} tokens {report.agreement:.1%}, shifted {report.shifted:.1%}; "
+            f"gap {report.gap:.2g}, shifted {report.shifted_gap:.2g} nats"
         ),
         bound=bound,
         fix="positions are off: is this vLLM a supported version? Report it with this table",
     )
 
 
-def _misplaced(found: ReadBack, least: float, largest: float) -> list[Row]:
-    rows = []
-    if found.agreement < least:
-        rows.append(Row(None, f"its argmax is what it wrote at {found.agreement:.1%} of the positions"))
-    if found.shifted >= found.agreement and found.shifted < REPEATS:
-        rows.append(Row(None, f"shifted by one it agrees as often: {found.shifted:.1%}"))
-    if not found.gap <= largest:
-        rows.append(Row(None, f"its log-probs differ from those it sampled with by {found.gap:.3g} nats"))
-    return rows
+def _misplaced(report: ReadBack, least: float, largest: float) -> list[Finding]:
+    findings = []
+    if report.agreement < least:
+        findings.append(Finding(None, f"its argmax is what it wrote at {report.agreement:.1%} of the positions"))
+    if report.shifted >= report.agreement and report.shifted < REPEATS:
+        findings.append(Finding(None, f"shifted by one it agrees as often: {report.shifted:.1%}"))
+    if not report.gap <= largest:
+        findings.append(Finding(None, f"its log-probs differ from those it sampled with by {report.gap:.3g} nats"))
+    return findings
 
 
-def check_reference(algorithm: Any, pool: TeacherGroup, probe: Probe) -> CheckResult:
+def check_reference(algorithm: RunningAlgorithm, pool: TeacherGroup, probe: Probe) -> CheckResult:
     """Before the first update, a reference with the policy's own weights gives the sampler's log-probs."""
     config = algorithm.config
     bound = MEAN_GAP[config.model.dtype]
-    name, said = "reference and policy", f"mean <= {bound:g} nats"
+    name, shown = "reference and policy", f"mean <= {bound:g} nats"
     if config.reference.path is not None or algorithm.iteration > 0 or config.env_runners.temperature != 1.0:
-        return skipped(name, "they differ by intention: another model, a trained policy or a temperature", said)
+        return skipped(name, "they differ by intention: another model, a trained policy or a temperature", shown)
     gaps = np.concatenate(
         [
             np.abs(_given(guidance.teacher_logprobs) - _given(episode.old_logprobs))[episode.origin == ORIGIN_POLICY]
             for guidance, episode in zip(
-                _answers(pool, probe)[0], [it for group in probe.held for it in group.episodes], strict=True
+                _answers(pool, probe)[0], [it for group in probe.episodes for it in group.episodes], strict=True
             )
         ]
     )
     return judged(
         name,
-        [Row(None, f"mean gap {gaps.mean():.3g} nats")] if not gaps.mean() <= bound else [],
+        [Finding(None, f"mean gap {gaps.mean():.3g} nats")] if not gaps.mean() <= bound else [],
         measured=f"log-probs of {len(gaps)} tokens differ by {gaps.mean():.2g} nats",
-        bound=said,
+        bound=shown,
         fix="the reference is not the model that the policy starts from: look at reference.path and model.path",
     )

@@ -9,19 +9,23 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tgpo_ray.checks import CheckResult
+    from gymnasium import Env
+
+    from tgpo_ray.models import Tokenizer
 
 MAX_PROBLEM = 10**9
 FENCE = "```"
 
 
-def add_env_command(commands: Any) -> None:
+def add_env_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add `env` with its sub-commands to the sub-parsers of `tgpo-ray`."""
     text = "List, show, play and check environments."
     env = commands.add_parser("env", help=text, description=text)
     subs = env.add_subparsers(dest="env_command", required=True)
 
-    def command(name: str, run: Callable[[argparse.Namespace], int], *, takes_env: bool = True) -> Any:
+    def command(
+        name: str, run: Callable[[argparse.Namespace], int], *, takes_env: bool = True
+    ) -> argparse.ArgumentParser:
         text = (run.__doc__ or "").splitlines()[0]
         sub = subs.add_parser(name, help=text, description=text)
         sub.set_defaults(run=run)
@@ -59,16 +63,16 @@ def parsed_kwargs(items: Iterable[str]) -> dict[str, Any]:
             return dict(json.loads(items[0]))
         except json.JSONDecodeError as error:
             raise ValueError(f'--kwargs is not JSON: {error}; write {{"path": "x.jsonl"}} or path=x.jsonl') from None
-    found = {}
+    kwargs = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise ValueError(f"--kwargs takes key=value or one JSON object, got {item!r}")
-        found[key] = load_yaml(value, f"--kwargs {key}")
-    return found
+        kwargs[key] = load_yaml(value, f"--kwargs {key}")
+    return kwargs
 
 
-def _made(env_id: str, kwargs: dict[str, Any]) -> Any:
+def _made(env_id: str, kwargs: dict[str, Any]) -> Env[str, str]:
     from tgpo_ray.env_runners import explained, make_env
 
     try:
@@ -125,7 +129,7 @@ def _print_chat(info: dict[str, Any]) -> None:
         print(f"[{message['role']}]\n{message['content']}")
 
 
-def _print_gold(env: Any, responses: tuple[str, ...] | None) -> None:
+def _print_gold(env: Env[str, str], responses: tuple[str, ...] | None) -> None:
     """The right responses; of several, one a turn, with what the environment says in between."""
     if responses is None or len(responses) == 1:
         print("--- gold response: unknown" if responses is None else f"--- gold response\n{responses[0]}")
@@ -140,7 +144,7 @@ def _print_gold(env: Any, responses: tuple[str, ...] | None) -> None:
                 print(f"[environment]\n{text.strip()}")
 
 
-def _indices(env: Any, options: argparse.Namespace) -> range:
+def _indices(env: Env[str, str], options: argparse.Namespace) -> range:
     count = getattr(env.unwrapped, "num_problems", None)
     if not 0 <= options.index < (MAX_PROBLEM if count is None else count):
         raise ValueError(f"--index must be in [0, {count}), got {options.index}: there is no such problem")
@@ -160,7 +164,7 @@ def _play(options: argparse.Namespace) -> int:
     return 0
 
 
-def _play_one(env: Any, index: int, seed: int) -> bool:
+def _play_one(env: Env[str, str], index: int, seed: int) -> bool:
     """One episode; False where the input ended before it."""
     text, info = env.reset(seed=seed, options={"index": index})
     for message in info.get("messages") or ({"content": text},):
@@ -171,7 +175,7 @@ def _play_one(env: Any, index: int, seed: int) -> bool:
         if answer is None:
             return False
         text, reward, terminated, truncated, info = env.step(answer)
-        total, done = total + reward, terminated or truncated
+        total, done = total + float(reward), terminated or truncated
         print(text.strip("\n") if not done else f"--- reward {total:g}{_told(info)}")
     return True
 
@@ -188,13 +192,13 @@ def _answer() -> str | None:
 
 
 def _told(info: dict[str, Any]) -> str:
-    said = [(key, str(info[key])) for key in ("outcome", "answer", "detail") if info.get(key) not in (None, "")]
-    return "".join(f", {key} {text if text.isprintable() else repr(text)}" for key, text in said)
+    parts = [(key, str(info[key])) for key in ("outcome", "answer", "detail") if info.get(key) not in (None, "")]
+    return "".join(f", {key} {text if text.isprintable() else repr(text)}" for key, text in parts)
 
 
 def _check(options: argparse.Namespace) -> int:
     """Check an environment before anything is trained with it; exits 1 where something is wrong."""
-    from tgpo_ray.checks import Subject, run_checks
+    from tgpo_ray.checks import Subject, print_results, run_checks
 
     if options.max_prompt_tokens is not None and options.tokenizer is None:
         raise ValueError("--max-prompt-tokens needs --tokenizer: the folder of the policy's tokenizer")
@@ -212,11 +216,10 @@ def _check(options: argparse.Namespace) -> int:
         max_prompt_tokens=options.max_prompt_tokens,
     )
     results = list(run_checks(subject))
-    _print_results(options.id, results)
-    return 1 if any(result.failed for result in results) else 0
+    return 0 if print_results(f"env check {options.id}", results) else 1
 
 
-def _tokenizer(source: str | None) -> Any:
+def _tokenizer(source: str | None) -> Tokenizer | None:
     if source is None:
         return None
     from transformers import AutoTokenizer
@@ -225,28 +228,3 @@ def _tokenizer(source: str | None) -> Any:
         return AutoTokenizer.from_pretrained(source)
     except Exception as error:  # OSError, ValueError, ImportError, and what its parsers raise
         raise ValueError(f"--tokenizer {source} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-
-
-def _print_results(env_id: str, results: list[CheckResult]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from tgpo_ray.checks import MAX_SHOWN
-
-    colours = {"ok": "green", "failed": "red", "skipped": "yellow"}
-    columns = ("measured", "bound", "fix") if any(result.failed for result in results) else ("measured", "bound")
-    table = Table("check", "", *columns, title=f"env check {env_id}")
-    for result in results:
-        cells = (result.measured, result.bound, result.fix if result.failed else "")[: len(columns)]
-        table.add_row(result.name, Text(result.status, style=colours[result.status]), *map(Text, cells))
-    console = Console()
-    console.print(table)
-    for result in results:
-        for row in result.rows[:MAX_SHOWN]:
-            where = "" if row.index is None else f"problem {row.index}: "
-            console.print(Text(f"{result.name}: {where}{row.text}"))
-        if len(result.rows) > MAX_SHOWN:
-            console.print(Text(f"{result.name}: {len(result.rows) - MAX_SHOWN} more"))
-    failed = [result.name for result in results if result.failed]
-    console.print(Text(f"failed: {', '.join(failed)}" if failed else "nothing is wrong"))

@@ -19,7 +19,7 @@ from tgpo_ray import cluster
 from tgpo_ray.checks import check_environments
 from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, env_runner_spec
 from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup, SampledGroup
-from tgpo_ray.models import Sampling, local_model
+from tgpo_ray.models import EngineSpec, Sampling
 
 if TYPE_CHECKING:
     from tgpo_ray.config import AlgorithmConfig, TeacherConfig
@@ -44,13 +44,14 @@ def write_traces(options: argparse.Namespace) -> int:
         config = config.resolved(gpus=cluster.has_gpus())
         runners = build_writers(config, teacher)
         try:
-            asked, kept = _write(config, runners, options, target)
+            num_problems, num_traces = _write(config, runners, options, target)
         finally:
             runners.stop()
     finally:
         if owns_ray:
             ray.shutdown()
-    print(f"{target}: {kept} traces of {asked} problems ({kept / asked:.1%} had a right answer)")
+    share = num_traces / num_problems
+    print(f"{target}: {num_traces} traces of {num_problems} problems ({share:.1%} had a right answer)")
     return 0
 
 
@@ -62,8 +63,8 @@ def teacher_of(config: AlgorithmConfig, name: str) -> TeacherConfig:
     """
     from tgpo_ray.config import ConfigError
 
-    teachers: Any = getattr(config, "teachers", None)
-    if not teachers:
+    teachers = config.teacher_pools()
+    if not len(teachers):
         raise ConfigError(
             [f"teachers: required here, {config.algorithm} has none: use a file of an algorithm with one"]
         )
@@ -76,15 +77,12 @@ def teacher_of(config: AlgorithmConfig, name: str) -> TeacherConfig:
 def build_writers(config: AlgorithmConfig, teacher: TeacherConfig) -> EnvRunnerGroup:
     """EnvRunners that hold the teacher in place of the policy: the same environments, verifiers and limits."""
     spec = env_runner_spec(config)
-    engine = replace(
-        spec.engine,
-        model=local_model(teacher.path),
-        tokenizer=teacher.tokenizer and local_model(teacher.tokenizer),
-        dtype=teacher.dtype,
-        kv_cache_memory=teacher.kv_cache_memory,
-        max_num_seqs=teacher.max_num_seqs,
-        tensor_parallel_size=teacher.tensor_parallel_size,
-        hf_overrides=teacher.hf_overrides,
+    engine = EngineSpec.of_sections(
+        teacher,
+        teacher,
+        max_model_len=spec.engine.max_model_len,
+        trust_remote_code=config.model.trust_remote_code,
+        seed=config.seed,
     )
     envs = spec.envs[: len(config.envs)]
     return EnvRunnerGroup(
@@ -101,10 +99,10 @@ def build_writers(config: AlgorithmConfig, teacher: TeacherConfig) -> EnvRunnerG
 def _write(
     config: AlgorithmConfig, runners: EnvRunnerGroup, options: argparse.Namespace, target: Path
 ) -> tuple[int, int]:
-    """(problems asked, traces kept). Rows are written as they come; the file has its name only once it is whole."""
-    rows = runners.num_problems
-    count = options.num_problems or _all_rows(rows)
-    tasks = Cursor(rows, [env.weight for env in config.envs], config.seed).next(count)
+    """(problems, traces written). Rows are written as they come; the file has its name only once it is whole."""
+    num_problems = runners.num_problems
+    count = options.num_problems or _all_problems(num_problems)
+    tasks = Cursor(num_problems, [env.weight for env in config.envs], config.seed).next(count)
     sampling = Sampling(
         config.env_runners.max_response_tokens,
         temperature=options.temperature,
@@ -112,23 +110,23 @@ def _write(
     )
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + ".partial")
-    kept = 0
+    num_traces = 0
     with partial.open("w", encoding="utf-8") as file:
         for number, group in enumerate(runners.sample(tasks, options.num_samples, sampling, config.seed), 1):
-            kept += _keep(group, file)
+            num_traces += _write_right_answer(group, file)
             if number % max(1, count // 20) == 0:
-                print(f"{number}/{count} problems, {kept} traces", flush=True)
+                print(f"{number}/{count} problems, {num_traces} traces", flush=True)
     partial.rename(target)
-    return count, kept
+    return count, num_traces
 
 
-def _all_rows(rows: list[int | None]) -> int:
-    if any(count is None for count in rows):
+def _all_problems(counts: list[int | None]) -> int:
+    if any(count is None for count in counts):
         raise ValueError("--num-problems is required: one of the environments makes its problems up, without end")
-    return sum(count for count in rows if count is not None)
+    return sum(count for count in counts if count is not None)
 
 
-def _keep(group: SampledGroup, file: TextIO) -> bool:
+def _write_right_answer(group: SampledGroup, file: TextIO) -> bool:
     """Write the group's first right answer, if there is one."""
     episodes: EpisodeGroup = ray.get(group.ref)
     for row in _right_answers(episodes):

@@ -14,14 +14,17 @@ PYDANTIC_LINK = "For further information visit"
 ACTOR_ERRORS = (ActorDiedError, ActorUnavailableError, RayActorError)
 
 
-def actor(kind: type, *arguments: Any, **options: Any) -> Any:
+def actor(kind: type, *arguments: object, **options: object) -> Any:
     """A handle of a new Ray actor of this class; `options` are Ray's (num_cpus, num_gpus, runtime_env, ...)."""
     remote: Any = ray.remote(kind)
     return remote.options(**options).remote(*arguments)
 
 
-def actor_of_driver(kind: type, *arguments: Any, **options: Any) -> Any:
-    """`actor` on this process's node, without CPUs: Ray puts such a one on any node, whose loss would take it along."""
+def actor_of_driver(kind: type, *arguments: object, **options: object) -> Any:
+    """`actor` on this process's node, without CPUs.
+
+    Ray would place it on any node, and the loss of that node would end it.
+    """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return actor(kind, *arguments, num_cpus=0, scheduling_strategy=here, **options)
 

@@ -38,7 +38,7 @@ def connect(config: RayConfig) -> bool:
             num_cpus=config.num_cpus,
             include_dashboard=False,
             logging_level=logging.WARNING,
-            log_to_driver=False,  # the actors' own logs lie in Ray's session folder
+            log_to_driver=False,  # the actors' own logs are in Ray's session folder
         )
     return True
 

@@ -32,6 +32,6 @@ def read_text(path: str) -> str:
 
 
 def is_folder(path: str) -> bool:
-    """Whether a folder stands there."""
+    """Whether there is a folder at `path`."""
     filesystem, name = pyarrow.fs.FileSystem.from_uri(absolute(path))
     return filesystem.get_file_info(name).type == pyarrow.fs.FileType.Directory

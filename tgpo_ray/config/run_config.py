@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -81,6 +81,16 @@ class RunConfig(Strict):
     def teacher_pools(self) -> TeachersConfig:
         """Returns the teachers by name; none where the method has none."""
         return TeachersConfig()
+
+    @property
+    def unmapped(self) -> Literal["mask", "first_piece"]:
+        """What becomes of a teacher's token that the policy lacks."""
+        return "mask"
+
+    @property
+    def max_unmapped_share(self) -> float:
+        """Share of a teacher's tokens that the policy may lack; 1.0 where the method has no such limit."""
+        return 1.0
 
     def longest_episode(self) -> int:
         """Returns the most tokens that one trained sequence can have, prompt and response."""

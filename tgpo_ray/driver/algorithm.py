@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import ray
@@ -15,6 +15,7 @@ from tgpo_ray.checks import check_environments
 from tgpo_ray.cluster import absolute, copy_folder, read_text
 from tgpo_ray.config import AlgorithmConfig, check_resources
 from tgpo_ray.driver.evaluation import evaluate
+from tgpo_ray.driver.stage_times import StageTimes
 from tgpo_ray.driver.weight_sync import WeightSync
 from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, all_envs, build_env_runners
 from tgpo_ray.episode import SampledGroup
@@ -40,7 +41,6 @@ class ActorGroup(Protocol):
 
 ConfigT = TypeVar("ConfigT", bound=AlgorithmConfig)
 GroupT = TypeVar("GroupT", bound=ActorGroup)
-ItemT = TypeVar("ItemT")
 
 
 class Algorithm(Generic[ConfigT]):
@@ -85,7 +85,9 @@ class Algorithm(Generic[ConfigT]):
         self.iteration, self.session = 0, session
         self.num_recoveries = 0
         self.sampled: list[SampledGroup] = []  # the last iteration's groups, as they were trained on
-        self._times: dict[str, float] = {}
+        self.teachers: Mapping[str, TeacherGroup] = {}  # by name
+        self.reference: TeacherGroup | None = None  # the frozen one of a KL term
+        self.times = StageTimes()  # of the present iteration
         self._owned: list[ActorGroup] = []
         try:
             check_resources(config, ray.cluster_resources(), cluster.node_resources())
@@ -169,7 +171,7 @@ class Algorithm(Generic[ConfigT]):
         If learners die on the way, everything goes back to the last checkpoint and on from there.
         """
         start = time.monotonic()
-        self._times = {}
+        self.times = StageTimes()
         metrics = None
         while metrics is None:
             try:
@@ -178,34 +180,15 @@ class Algorithm(Generic[ConfigT]):
                 self.recover(error)
         self.iteration += 1
         seconds = time.monotonic() - start
-        metrics |= {f"time/{name}_s": value for name, value in self._times.items()}
+        metrics |= self.times.metrics()
         if "tokens/response" in metrics:
             metrics["throughput/response_tokens_per_s"] = metrics["tokens/response"] / seconds
-        if "tokens/trained" in metrics and "update" in self._times:
-            metrics["throughput/trained_tokens_per_s"] = metrics["tokens/trained"] / self._times["update"]
+        if "tokens/trained" in metrics and "time/update_s" in metrics:
+            metrics["throughput/trained_tokens_per_s"] = metrics["tokens/trained"] / metrics["time/update_s"]
         return metrics | {"time/iteration_s": seconds}
 
     def sampling_seed(self) -> int:
         return self.config.seed * 1_000_003 + self.iteration * 1_009
-
-    @contextmanager
-    def timer(self, name: str) -> Iterator[None]:
-        """Add the seconds of the block to this iteration's `time/<name>_s`."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self._times[name] = self._times.get(name, 0.0) + time.monotonic() - start
-
-    def timed(self, name: str, items: Iterator[ItemT]) -> Iterator[ItemT]:
-        """The items; the seconds of waiting for each, and no others, are added to `time/<name>_s`."""
-        while True:
-            with self.timer(name):
-                try:
-                    item = next(items)
-                except StopIteration:
-                    return
-            yield item
 
     # ---- around the iterations
 

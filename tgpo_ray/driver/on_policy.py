@@ -94,7 +94,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         self.begin_iteration()
         failures, handover = VerifierFailures.of(self.config), self.handover()
         with Scoring() as scoring:
-            for group in self.timed("sample", self.sample()):
+            for group in self.times.waiting("sample", self.sample()):
                 verified = failures.passed(group)
                 if verified is not None:
                     completed = self.complete(verified)
@@ -102,12 +102,12 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
                 for scored in scoring.finished():
                     handover.take(scored)
             failures.check()
-            for scored in self.timed("guidance", scoring.drain()):
+            for scored in self.times.waiting("guidance", scoring.drain()):
                 handover.take(scored)
         self.sampled = self.batch_of(handover)
         self._check_collapse()
         updates = self.update_all(handover)
-        with self.timer("sync"):
+        with self.times.stage("sync"):
             self.weights.sync()
         return self.check_metrics(self.measured(failures.infos, updates))
 
@@ -150,14 +150,14 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
 
     def accumulate(self, groups: Sequence[SampledGroup]) -> None:
         """Hand groups to the learners, which add up their gradients."""
-        with self.timer("update"):
+        with self.times.stage("update"):
             self.learners.accumulate(groups, self.advantages(groups), self.loss(groups))
 
     def batch_of(self, handover: Handover) -> list[SampledGroup]:
         """All groups, in the order in which they are trained on."""
         if handover.streams:
             return handover.groups
-        with self.timer("guidance"):
+        with self.times.stage("guidance"):
             return self.score_batch(sorted(handover.groups, key=lambda group: group.ordinal))
 
     def update_all(self, handover: Handover) -> list[Metrics]:
@@ -178,7 +178,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
 
     def update(self, groups: Sequence[SampledGroup], number: int) -> Metrics:
         """One optimizer step on groups that were handed over; `number` counts the iteration's updates from 0."""
-        with self.timer("update"):
+        with self.times.stage("update"):
             return self.learners.step(self.denominator(groups), self.learning_rate(number))
 
     def split(self, groups: list[SampledGroup]) -> list[list[SampledGroup]]:

@@ -8,9 +8,9 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tgpo_ray.checks import check_actors, refuse_failed
+from tgpo_ray.checks import RunningAlgorithm, check_actors, refuse_failed
 from tgpo_ray.cluster import absolute, copy_folder
 from tgpo_ray.driver.run_log import RunLog
 from tgpo_ray.driver.signals import terminated_by_signal, uninterrupted
@@ -21,11 +21,34 @@ if TYPE_CHECKING:
     from ray.train import Result
 
     from tgpo_ray.config import AlgorithmConfig
-    from tgpo_ray.driver import Algorithm, Metrics
     from tgpo_ray.env_runners import EnvRunnerGroup
+    from tgpo_ray.episode import SampledGroup
     from tgpo_ray.teachers import TeacherGroup
 
 RUN_FILE = "run.json"
+Metrics = dict[str, float]
+
+
+class Runnable(RunningAlgorithm, Protocol):
+    """What a run needs of an algorithm; `Algorithm` has it."""
+
+    num_recoveries: int
+    sampled: list[SampledGroup]
+
+    @property
+    def num_iterations(self) -> int: ...
+
+    def train(self) -> Metrics: ...
+
+    def evaluate(self) -> tuple[Metrics, list[SampledGroup]]: ...
+
+    def save(self) -> str: ...
+
+    def restore(self, path: str) -> None: ...
+
+    def recover(self, error: LearnersRestartedError) -> None: ...
+
+    def stop(self) -> None: ...
 
 
 def fit(
@@ -76,7 +99,7 @@ class Run:
         self.session = self.restored["session"] + 1 if self.restored else 1
         self._checkpoint: str | None = None
 
-    def go(self, algorithm: Algorithm) -> Result:
+    def go(self, algorithm: Runnable) -> Result:
         """Run the algorithm to its end and write the report."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.restored:
@@ -86,7 +109,9 @@ class Run:
         reporting = algorithm.config.reporting
         log = RunLog(self.folder, reporting, resume_after=algorithm.iteration if self.restored else None)
         try:
-            with Progress(algorithm.num_iterations, algorithm.config.name, enabled=reporting.progress) as progress:
+            with Progress(
+                algorithm.num_iterations, algorithm.config.name or "run", enabled=reporting.progress
+            ) as progress:
                 progress.note(f"run folder: {self.folder}")
                 if algorithm.config.fault_tolerance.preflight:
                     progress.note(f"preflight: {refuse_failed(check_actors(algorithm))} checks passed")
@@ -102,7 +127,7 @@ class Run:
         if self.folder.is_dir() and len(folders) == len(list(self.folder.iterdir())):
             shutil.rmtree(self.folder)
 
-    def _iterate(self, algorithm: Algorithm, log: RunLog, progress: Progress) -> Metrics:
+    def _iterate(self, algorithm: Runnable, log: RunLog, progress: Progress) -> Metrics:
         metrics: Metrics = {}
         evaluation = algorithm.config.evaluation
         if algorithm.iteration == 0 and evaluation.at_start and evaluation.envs:
@@ -128,7 +153,7 @@ class Run:
             progress.update(algorithm.iteration, row)
         return metrics
 
-    def _saved(self, algorithm: Algorithm) -> Metrics:
+    def _saved(self, algorithm: Runnable) -> Metrics:
         start = time.monotonic()
         self._checkpoint = algorithm.save()
         name = os.path.relpath(self._checkpoint, self.folder)  # relative: a run's folder may be moved
@@ -151,20 +176,20 @@ class Run:
         return Result(metrics=dict(metrics), checkpoint=checkpoint, error=None, path=absolute(str(self.folder)))
 
 
-def _evaluated(algorithm: Algorithm, log: RunLog) -> Metrics:
+def _evaluated(algorithm: Runnable, log: RunLog) -> Metrics:
     metrics, groups = algorithm.evaluate()
     log.write_samples(groups, algorithm.iteration, "evaluation")
     return metrics
 
 
-def _is_due(algorithm: Algorithm, every: int | None, *, at_end: bool = True) -> bool:
+def _is_due(algorithm: Runnable, every: int | None, *, at_end: bool = True) -> bool:
     """Whether this iteration ends with an evaluation or a checkpoint: every k-th does, and the last."""
     if algorithm.iteration == algorithm.num_iterations:
         return at_end
     return every is not None and algorithm.iteration % every == 0
 
 
-def _shows_samples(algorithm: Algorithm) -> bool:
+def _shows_samples(algorithm: Runnable) -> bool:
     """Whether some of this iteration's episodes go to the report: the first's, the last's, and every k-th's."""
     every = algorithm.config.reporting.samples_every
     return algorithm.iteration % every == 0 or algorithm.iteration in (1, algorithm.num_iterations)

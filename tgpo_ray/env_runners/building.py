@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tgpo_ray.env_runners.env_spec import all_envs
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.env_runners.runner import EnvRunnerSpec
-from tgpo_ray.models import EngineSpec, Sampling, local_model
+from tgpo_ray.models import EngineSpec, Sampling
 
 if TYPE_CHECKING:
     from tgpo_ray.config import AlgorithmConfig, OnPolicyConfig
@@ -16,15 +16,10 @@ if TYPE_CHECKING:
 def engine_spec(config: AlgorithmConfig) -> EngineSpec:
     """The runners' engine."""
     model, runners = config.model, config.env_runners
-    return EngineSpec(
-        model=model.path,
-        tokenizer=model.tokenizer and local_model(model.tokenizer),
-        dtype=model.dtype,
+    return EngineSpec.of_sections(
+        model,
+        runners,
         max_model_len=model.max_model_len or runners.max_prompt_tokens + runners.max_response_tokens,
-        kv_cache_memory=runners.kv_cache_memory,
-        max_num_seqs=runners.max_num_seqs,
-        tensor_parallel_size=runners.tensor_parallel_size,
-        hf_overrides=model.hf_overrides,
         trust_remote_code=model.trust_remote_code,
         seed=config.seed,
     )

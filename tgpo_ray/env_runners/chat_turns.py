@@ -8,9 +8,12 @@ was trained on would not be what the template shows it later. Those are refused.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from tgpo_ray.models import Tokenizer
 
 Message = Mapping[str, Any]
 """One chat message: `role` and `content`."""
@@ -23,7 +26,7 @@ THOUGHT = f"{OPEN_THOUGHT}\n{AFTER_THOUGHT}"
 TURN = "[message {} of the environment]"
 
 
-def chat_turn_ids(tokenizer: Any, turns: Sequence[Sequence[Message]], response_ids: np.ndarray) -> np.ndarray:
+def chat_turn_ids(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], response_ids: np.ndarray) -> np.ndarray:
     r"""(T,) int32: what the environment's last turn adds to the conversation under the tokenizer's chat template.
 
     For ChatML `<|im_end|>\n<|im_start|>user\n...<|im_end|>\n<|im_start|>assistant\n`, without what the policy has
@@ -42,8 +45,8 @@ def chat_turn_ids(tokenizer: Any, turns: Sequence[Sequence[Message]], response_i
     return np.asarray(ids[_num_written(end, ids, response_ids, tokenizer.all_special_ids) :], np.int32)
 
 
-def why_refused(tokenizer: Any, prompt: Sequence[Message], role: str) -> str:
-    """Why conversations that begin with `prompt`, and go on in turns of `role`, cannot be had; "" where they can."""
+def why_refused(tokenizer: Tokenizer, prompt: Sequence[Message], role: str) -> str:
+    """Why conversations that begin with `prompt`, and go on in turns of `role`, are refused; "" where they are not."""
     turn = [{"role": role, "content": "[a turn of the environment]"}]
     try:
         chat_turn_ids(tokenizer, [prompt, turn], np.zeros(0, np.int32))
@@ -53,7 +56,7 @@ def why_refused(tokenizer: Any, prompt: Sequence[Message], role: str) -> str:
     return ""
 
 
-def _delta_and_closing(tokenizer: Any, turns: Sequence[Sequence[Message]]) -> tuple[str, str]:
+def _delta_and_closing(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]]) -> tuple[str, str]:
     """The text of the last turn, and the part of it that ends the policy's own turn."""
     opening = _rendered(tokenizer, turns[:1], MARK).rstrip()
     contents = [MARK] if opening.endswith(CLOSE_THOUGHT) else [THOUGHT]  # a thought is what templates drop
@@ -68,22 +71,22 @@ def _delta_and_closing(tokenizer: Any, turns: Sequence[Sequence[Message]]) -> tu
         raise ValueError(_refusal(turns, f"does not keep earlier {what} as they were written"))
     _check_all_speak(tokenizer, turns, content)
     spoken = [*_messages(turns[:-1], content), _response(content, len(turns) - 1)]
-    alone = _applied(tokenizer, spoken, add_generation_prompt=False)
+    ended = _applied(tokenizer, spoken, add_generation_prompt=False)
     # what follows the response also where nobody speaks after it, is the end of the policy's turn
-    tail, delta = alone[_end(alone, turns) :], after[_end(after, turns) :]
+    tail, delta = ended[_end(ended, turns) :], after[_end(after, turns) :]
     shared = next((i for i, (a, b) in enumerate(zip(tail, delta, strict=False)) if a != b), min(len(tail), len(delta)))
     return delta, delta[:shared]
 
 
-def _keeps(tokenizer: Any, turns: Sequence[Sequence[Message]], content: str, after: str, written: str) -> bool:
+def _keeps(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], content: str, after: str, written: str) -> bool:
     """Whether the conversation with its last turn begins as the policy read it, and goes on with what it wrote."""
     expected = _rendered(tokenizer, turns[:-1], content) + str(_response(written, len(turns) - 1)["content"])
-    found = after[: _end(after, turns)]
+    beginning = after[: _end(after, turns)]
     # templates trim what is around a response, and a sampled one stays as it is: blanks are not compared
-    return found == expected or "".join(found.split()) == "".join(expected.split())
+    return beginning == expected or "".join(beginning.split()) == "".join(expected.split())
 
 
-def _check_all_speak(tokenizer: Any, turns: Sequence[Sequence[Message]], content: str) -> None:
+def _check_all_speak(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], content: str) -> None:
     """Some templates skip the roles that they do not know without a word."""
     marked = [{**message, "content": TURN.replace("{}", str(i))} for i, message in enumerate(turns[-1])]
     text = _rendered(tokenizer, [*turns[:-1], marked], content)
@@ -108,25 +111,25 @@ def _refusal(turns: Sequence[Sequence[Message]], what: str) -> str:
     )
 
 
-def _rendered(tokenizer: Any, turns: Sequence[Sequence[Message]], content: str) -> str:
+def _rendered(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], content: str) -> str:
     return _applied(tokenizer, _messages(turns, content), add_generation_prompt=True)
 
 
 def _messages(turns: Sequence[Sequence[Message]], content: str) -> list[Message]:
     """All turns with a response of the policy between each two."""
-    found: list[Message] = []
+    messages: list[Message] = []
     for number, turn in enumerate(turns):
         if number:
-            found.append(_response(content, number))
-        found += turn
-    return found
+            messages.append(_response(content, number))
+        messages += turn
+    return messages
 
 
 def _response(content: str, number: int) -> Message:
     return {"role": "assistant", "content": content.replace("{}", str(number))}
 
 
-def _applied(tokenizer: Any, messages: list[Message], *, add_generation_prompt: bool) -> str:
+def _applied(tokenizer: Tokenizer, messages: list[Message], *, add_generation_prompt: bool) -> str:
     from jinja2 import TemplateError
 
     try:

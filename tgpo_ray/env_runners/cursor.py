@@ -15,12 +15,12 @@ MAX_SEED = 2**31 - 1
 
 @dataclass
 class Cursor:
-    """Draws tasks: the environment by weight, the problem by a permutation that shows each row once an epoch.
+    """Draws tasks: the environment by weight, the problem by a permutation that shows each problem once an epoch.
 
     Procedural environments (`num_problems` None) take 0, 1, 2, ... as their index. The state is two lists of counters.
 
     Args:
-        num_problems: rows of each environment, None where unlimited.
+        num_problems: of each environment, None where unlimited.
         weights: how often each environment is drawn, relative to the others.
         seed: seeds permutations, the choice of environments and the seed that each task carries.
     """
@@ -55,14 +55,14 @@ class Cursor:
         )
 
     def _problem(self, env_index: int, count: int) -> int:
-        rows = self.num_problems[env_index]
-        if rows is None:
+        num_problems = self.num_problems[env_index]
+        if num_problems is None:
             return count
-        epoch, position = divmod(count, rows)
+        epoch, position = divmod(count, num_problems)
         key = (env_index, epoch)
         if key not in self._permutations:
             self._permutations = {k: v for k, v in self._permutations.items() if k[0] != env_index}
-            self._permutations[key] = np.random.default_rng([self.seed, 2, env_index, epoch]).permutation(rows)
+            self._permutations[key] = np.random.default_rng([self.seed, 2, env_index, epoch]).permutation(num_problems)
         return int(self._permutations[key][position])
 
     def state_dict(self) -> dict[str, Any]:

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 from tgpo_ray.env_runners.registry import located, make_env, registered_spec
 
 if TYPE_CHECKING:
+    from gymnasium import Env
+    from gymnasium.envs.registration import EnvSpec as RegisteredSpec
+
     from tgpo_ray.config import AlgorithmConfig, EnvRunnersConfig
 
 
@@ -21,9 +24,9 @@ class EnvSpec:
 
     id: str
     kwargs: dict[str, Any] = field(default_factory=dict)
-    registered: Any = None  # gymnasium's own spec, where the driver's script registered the id
+    registered: RegisteredSpec | None = None  # gymnasium's own spec, where the driver's script registered the id
 
-    def make(self) -> Any:
+    def make(self) -> Env[str, str]:
         return make_env(self.id, self.kwargs, self.registered)
 
 

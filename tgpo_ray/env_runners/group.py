@@ -15,6 +15,7 @@ from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.models import Sampling, engine_environment
 
 if TYPE_CHECKING:
+    from tgpo_ray.models import Bucket
     from tgpo_ray.teachers import Prefixes
 
 POLL_S = 1.0
@@ -63,11 +64,11 @@ class EnvRunnerGroup:
         self._start_timeout_s, self._sample_timeout_s = start_timeout_s, sample_timeout_s
         self.num_restarts = 0
         self.weights_version = 0
-        self._buckets: Sequence[Any] | None = None
+        self._buckets: Sequence[ray.ObjectRef[Bucket]] | None = None
         self.prefixes: Prefixes | None = None  # where responses begin with a teacher's words; None: nowhere
         self._runners = [self._start() for _ in range(num_env_runners)]
         self._ready = False
-        self._rows: list[int | None] = []
+        self._num_problems: list[int | None] = []
 
     def _start(self) -> Any:
         return actor(EnvRunner, self.spec, **self._options)
@@ -85,7 +86,7 @@ class EnvRunnerGroup:
                 self.stop()
                 raise
             self._ready = True
-            self._rows = ray.get(self._runners[0].num_problems.remote())
+            self._num_problems = ray.get(self._runners[0].num_problems.remote())
 
     def _wait(self, runners: Sequence[Any]) -> None:
         engine = self.spec.engine
@@ -97,11 +98,11 @@ class EnvRunnerGroup:
 
     @property
     def num_problems(self) -> list[int | None]:
-        """Rows of each environment in `spec.envs`; None where procedural."""
+        """Of each environment in `spec.envs`; None where it has no last one."""
         self.wait_until_ready()
-        return self._rows
+        return self._num_problems
 
-    def sync_weights(self, version: int, buckets: Sequence[Any]) -> None:
+    def sync_weights(self, version: int, buckets: Sequence[ray.ObjectRef[Bucket]]) -> None:
         """Give every runner these weights under this version, and keep them for a runner that restarts."""
         self.wait_until_ready()
         self._buckets, self.weights_version = buckets, version
@@ -190,8 +191,8 @@ class EnvRunnerGroup:
     @staticmethod
     def _next_group(share: _Share) -> SampledGroup:
         ref = next(share.stream)
-        # The figures follow at once, and they alone are fetched: a runner that dies between the two would otherwise
-        # leave a group that is an error. What ends a stream is its last item.
+        # The figures follow at once, and only they are fetched: a runner that dies between the two would otherwise
+        # leave a group that is an error. The last item ends the stream.
         ordinal, infos = ray.get(next(share.stream, ref))
         share.since = time.monotonic()
         return SampledGroup(ordinal, share.tasks.pop(ordinal), infos, ref)

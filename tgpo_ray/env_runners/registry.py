@@ -23,7 +23,11 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gymnasium import Env
+    from gymnasium.envs.registration import EnvSpec
 
 BUILT_IN_ENVS = "tgpo_ray.envs"
 BUILT_IN_NAMESPACE = "tgpo/"
@@ -31,7 +35,7 @@ GROUP, GYMNASIUM_GROUP = "tgpo_ray.envs", "gymnasium.envs"
 NO_NAMESPACE = "__root__"
 
 
-def make_env(env_id: str, kwargs: Mapping[str, Any], registered: Any = None) -> Any:
+def make_env(env_id: str, kwargs: Mapping[str, Any], registered: EnvSpec | None = None) -> Env[str, str]:
     """The environment `env_id`, by gymnasium; `module:Id-v0` imports the module first.
 
     Args:
@@ -55,7 +59,7 @@ def located(env_id: str) -> str:
     return env_id
 
 
-def registered_spec(env_id: str) -> Any:
+def registered_spec(env_id: str) -> EnvSpec | None:
     """What gymnasium knows here of an id that a script registered; None for one that every process finds by itself."""
     import gymnasium
 
@@ -113,8 +117,8 @@ def listed_ids() -> list[str]:
     import gymnasium
 
     importlib.import_module(BUILT_IN_ENVS)
-    found = load_plugins().ids | {env_id for env_id in gymnasium.registry if env_id.startswith(BUILT_IN_NAMESPACE)}
-    return sorted(found)
+    own = {env_id for env_id in gymnasium.registry if env_id.startswith(BUILT_IN_NAMESPACE)}
+    return sorted(load_plugins().ids | own)
 
 
 def description(env_id: str) -> str:
@@ -162,8 +166,8 @@ def explained(env_id: str, error: Exception) -> str:
         if isinstance(error, TypeError) and (misnamed := _wrong_argument(env_id, str(error))):
             return misnamed
         # what environments raise to explain themselves needs no name in front
-        said = isinstance(error, ValueError | FileNotFoundError) and str(error)
-        return str(error) if said else f"{type(error).__name__}: {error}"
+        explains_itself = isinstance(error, ValueError | FileNotFoundError) and str(error)
+        return str(error) if explains_itself else f"{type(error).__name__}: {error}"
     near = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     problems = load_plugins().problems.items()
@@ -196,5 +200,5 @@ def _argument_names(env_id: str, class_name: str) -> list[str]:
     creator = load_env_creator(creator) if isinstance(creator, str) else creator
     takers = {creator, getattr(sys.modules.get(creator.__module__), class_name, creator)}
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    found = (item for taker in takers for item in inspect.signature(taker).parameters.values())
-    return sorted({item.name for item in found if item.kind in kinds})
+    parameters = (item for taker in takers for item in inspect.signature(taker).parameters.values())
+    return sorted({item.name for item in parameters if item.kind in kinds})

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,15 +24,20 @@ from tgpo_ray.episode import (
 )
 from tgpo_ray.models import Completion
 
+if TYPE_CHECKING:
+    from gymnasium import Env
 
-def prompt_ids(tokenizer: Any, prompt: str, info: dict[str, Any]) -> np.ndarray:
+    from tgpo_ray.models import Tokenizer
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str, info: dict[str, Any]) -> np.ndarray:
     """(P,) int32: the first observation as the model reads it, through its chat template where `info` has messages.
 
     Raises:
         ValueError: messages, and a tokenizer without a chat template.
     """
     if info.get("messages") is not None:
-        if getattr(tokenizer, "chat_template", "") is None:
+        if tokenizer.chat_template is None:
             raise ValueError(
                 "the prompt is a chat, and the tokenizer has no chat template: use prompt: plain, or set "
                 "model.tokenizer to a folder whose tokenizer has one"
@@ -47,10 +52,9 @@ def prompt_ids(tokenizer: Any, prompt: str, info: dict[str, Any]) -> np.ndarray:
 class Rollout:
     """The state of one running episode."""
 
-    env: Any  # gymnasium.Env[str, str], reset to the task
-    turns: list[list[Message]] = field(
-        default_factory=list
-    )  # the environment's, of a chat: the prompt's messages first
+    env: Env[str, str]  # reset to the task
+    # the environment's, of a chat: the prompt's messages first
+    turns: list[list[Message]] = field(default_factory=list)
     stop_reason: str = "stop"
     ids: list[np.ndarray] = field(default_factory=list)  # response pieces, in order
     origins: list[np.ndarray] = field(default_factory=list)
@@ -71,12 +75,12 @@ class Rollout:
         self.turn_ends.append(self.num_tokens)
 
     @classmethod
-    def begun(cls, env: Any, info: dict[str, Any]) -> Rollout:
+    def begun(cls, env: Env[str, str], info: dict[str, Any]) -> Rollout:
         """The rollout of an environment whose `reset` returned `info`."""
         messages = info.get("messages")
         return cls(env, [] if messages is None else [list(messages)])
 
-    def environment_ids(self, tokenizer: Any, observation: str) -> np.ndarray:
+    def environment_ids(self, tokenizer: Tokenizer, observation: str) -> np.ndarray:
         """(T,) int32: the environment's turn after the last step, as the model is to read it.
 
         Where the step's info has `messages`, what the chat template adds for them; else the observation as it stands.

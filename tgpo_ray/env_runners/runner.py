@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,10 @@ from tgpo_ray.episode import EpisodeGroup, EpisodeInfo, Task
 from tgpo_ray.models import Engine, EngineSpec, Sampling, completions
 
 if TYPE_CHECKING:
+    import ray
+    from gymnasium import Env
+
+    from tgpo_ray.models import Bucket, RequestOutput
     from tgpo_ray.teachers import Prefixes
 
 EOS_DECODE_OPTIONS = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
@@ -38,7 +42,7 @@ class EnvRunner:
 
     def __init__(self, spec: EnvRunnerSpec) -> None:
         self._spec = spec
-        self._idle_envs: list[list[Any]] = [[env.make()] for env in spec.envs]
+        self._idle_envs: list[list[Env[str, str]]] = [[env.make()] for env in spec.envs]
         self._engine = Engine(spec.engine, gpu=spec.gpu)
         self._threads = ThreadPoolExecutor(spec.num_verifier_threads, thread_name_prefix="env-step")
         # None: STALE, the weights on disk are not the learners'
@@ -48,7 +52,7 @@ class EnvRunner:
         """Rows of each environment; None where it is procedural."""
         return [getattr(envs[0].unwrapped, "num_problems", None) for envs in self._idle_envs]
 
-    def sync_weights(self, version: int, buckets: Sequence[Any]) -> int:
+    def sync_weights(self, version: int, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> int:
         """Load the buckets and answer for them under `version` from now on."""
         if self._spec.engine.tensor_parallel_size > 1:
             import ray
@@ -121,7 +125,7 @@ class EnvRunner:
                 open_groups -= 1
                 yield group
 
-    def _on_output(self, output: Any) -> None:
+    def _on_output(self, output: RequestOutput) -> None:
         group, rollouts = self._requests.pop(output.request_id)
         for rollout, completion in zip(rollouts, completions(output), strict=True):
             rollout.add_completion(completion)
@@ -178,11 +182,11 @@ class EnvRunner:
         self._requests[self._engine.generate(ids, turn)] = (group, [rollout])
         return True
 
-    def _acquire_env(self, env_index: int) -> Any:
+    def _acquire_env(self, env_index: int) -> Env[str, str]:
         idle = self._idle_envs[env_index]
         return idle.pop() if len(idle) > 1 else self._spec.envs[env_index].make()
 
-    def _release_env(self, env_index: int, env: Any) -> None:
+    def _release_env(self, env_index: int, env: Env[str, str]) -> None:
         self._idle_envs[env_index].append(env)
 
     def stop(self) -> None:

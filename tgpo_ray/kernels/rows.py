@@ -116,8 +116,8 @@ class TokenLoss:
 
     needs_sequence: ClassVar[bool] = False
 
-    trained_origins: ClassVar[tuple[int, ...]] = (1,)
-    """Whose tokens `target_mask` keeps: 1 the policy's, 2 the teacher's (traces, prefixes); see episode.py."""
+    trained_origins: ClassVar[tuple[int, ...]] = (1,)  # ORIGIN_POLICY: this package imports nothing but torch
+    """Whose tokens `target_mask` keeps, as ORIGIN_* of tgpo_ray.episode: the policy's, the teacher's (traces)."""
 
     @property
     def row_fields(self) -> tuple[str, ...]:

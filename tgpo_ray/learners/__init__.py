@@ -6,14 +6,14 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tgpo_ray.learners.building import build_learners
-    from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError, Placement
+    from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError, Placement, TrainRun
     from tgpo_ray.learners.learner import Learner, LearnerSpec
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "building": ["build_learners"],
-        "group": ["LearnerError", "LearnerGroup", "LearnersRestartedError", "Placement"],
+        "group": ["LearnerError", "LearnerGroup", "LearnersRestartedError", "Placement", "TrainRun"],
         "learner": ["Learner", "LearnerSpec"],
     },
 )

@@ -1,13 +1,13 @@
 """Episodes to micro-batches: who trains on what, and the flat tensors that the loss sees.
 
-Planning happens on the driver from lengths alone; building happens on the learner's rank, which fetches the tokens.
+Planning happens on the driver from the lengths; building happens on the learner's rank, which fetches the tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,23 +16,28 @@ from torch import Tensor
 from tgpo_ray.episode import Episode, Guidance
 from tgpo_ray.kernels import TokenLoss, TokenRows
 
+if TYPE_CHECKING:
+    from numpy.typing import DTypeLike
+
 
 @dataclass(frozen=True)
 class Piece:
     """Some episodes of one group, as a rank receives them: references, never tokens."""
 
-    key: int  # the group's ordinal: with an episode's place it names that episode within an iteration
+    ordinal: int  # the group's; with an episode's index it names that episode within an iteration
     ref: Any  # ObjectRef of the EpisodeGroup (or the group itself)
     guidance: Mapping[str, Any]  # scorer -> ObjectRef of list[Guidance]
     advantages: np.ndarray  # (G,) float32, of the whole group
     members: tuple[int, ...]  # which of its episodes
 
     def cost(self, lengths: Sequence[int]) -> int:
-        """Padded tokens of these episodes alone."""
+        """Padded tokens of only these episodes."""
         return len(self.members) * max(lengths[i] for i in self.members)
 
 
 MicroBatch = list[Piece]
+EpisodeKey = tuple[int, int]
+"""The group's ordinal, and the episode's index in the group."""
 
 
 def plan_micro_batches(
@@ -46,16 +51,16 @@ def plan_micro_batches(
 
     Args:
         pieces: whole groups.
-        lengths: for each key, prompt + response tokens of each of its episodes.
+        lengths: for each ordinal, prompt + response tokens of each of its episodes.
     """
-    fitting = [part for piece in pieces for part in _split(piece, lengths[piece.key], token_budget)]
-    fitting.sort(key=lambda piece: -piece.cost(lengths[piece.key]))
+    fitting = [part for piece in pieces for part in _split(piece, lengths[piece.ordinal], token_budget)]
+    fitting.sort(key=lambda piece: -piece.cost(lengths[piece.ordinal]))
     ranks: list[list[Piece]] = [[] for _ in range(num_ranks)]
     loads = [0] * num_ranks
     for piece in fitting:
         rank = loads.index(min(loads))
         ranks[rank].append(piece)
-        loads[rank] += sum(lengths[piece.key][i] for i in piece.members)
+        loads[rank] += sum(lengths[piece.ordinal][i] for i in piece.members)
     packed = [_pack(rank, lengths, token_budget) for rank in ranks]
     steps = max(map(len, packed))
     return [micro_batches + [[] for _ in range(steps - len(micro_batches))] for micro_batches in packed]
@@ -69,14 +74,14 @@ def _split(piece: Piece, lengths: Sequence[int], token_budget: int) -> list[Piec
             parts[-1].append(i)
         else:
             parts.append([i])
-    return [Piece(piece.key, piece.ref, piece.guidance, piece.advantages, tuple(sorted(part))) for part in parts]
+    return [Piece(piece.ordinal, piece.ref, piece.guidance, piece.advantages, tuple(sorted(part))) for part in parts]
 
 
 def _pack(pieces: Sequence[Piece], lengths: Mapping[int, Sequence[int]], token_budget: int) -> list[MicroBatch]:
     """First fit, longest first: neighbours in a micro-batch have similar widths, so little of it is padding."""
     bins: list[tuple[int, int, MicroBatch]] = []  # width, sequences, pieces
     for piece in pieces:
-        width = max(lengths[piece.key][i] for i in piece.members)
+        width = max(lengths[piece.ordinal][i] for i in piece.members)
         for at, (bin_width, count, content) in enumerate(bins):
             if max(bin_width, width) * (count + len(piece.members)) <= token_budget:
                 bins[at] = (max(bin_width, width), count + len(piece.members), [*content, piece])
@@ -94,84 +99,88 @@ class TrainBatch:
     attention_mask: Tensor  # (B, T) int64
     row_index: Tensor  # (N,) int64 into the flat (B*T) positions: the hidden state that predicts a response token
     rows: TokenRows
-    keys: tuple[tuple[int, int], ...]  # (group key, member) of each sequence
+    keys: tuple[EpisodeKey, ...]  # of each sequence
 
 
-Member = tuple[tuple[int, int], Episode, Mapping[str, Guidance], float]
-"""(group key, member), the episode, guidance by scorer, advantage."""
+class TrainEpisode(NamedTuple):
+    """One episode as a rank trains on it."""
+
+    key: EpisodeKey
+    episode: Episode
+    guidance: Mapping[str, Guidance]  # by scorer
+    advantage: float
 
 
 def build_batch(
-    members: Sequence[Member],
+    episodes: Sequence[TrainEpisode],
     loss: TokenLoss,
-    old_logprobs: Mapping[tuple[int, int], np.ndarray] | None,
+    old_logprobs: Mapping[EpisodeKey, np.ndarray] | None,
     device: torch.device,
 ) -> TrainBatch:
     """Pad the sequences for the trunk and flatten everything else to one row a response token.
 
     Args:
-        members: (key, episode, guidance by scorer, advantage) of each sequence; empty gives a batch of one dummy token
-            without rows, so that a rank with nothing to do still runs forward and backward.
+        episodes: one a sequence; none gives a batch of one dummy token without rows, so that a rank with nothing to do
+            still runs forward and backward.
         loss: says which guidance becomes targets and which becomes extra rows.
         old_logprobs: (T,) for each key, or None where the ratio is one.
     """
-    episodes = [episode for _, episode, _, _ in members]
-    counts = np.asarray([len(e.response_ids) for e in episodes], np.int64)
-    width = max((len(e.prompt_ids) + len(e.response_ids) for e in episodes), default=1)
+    counts = np.asarray([len(it.episode.response_ids) for it in episodes], np.int64)
+    width = max((len(it.episode.prompt_ids) + len(it.episode.response_ids) for it in episodes), default=1)
     ids = np.zeros((max(len(episodes), 1), width), np.int64)
     attention = np.zeros_like(ids)
     attention[:, 0] = 1
     row_index: list[np.ndarray] = []
-    for b, episode in enumerate(episodes):
+    for b, (_, episode, _, _) in enumerate(episodes):
         start, stop = len(episode.prompt_ids), len(episode.prompt_ids) + len(episode.response_ids)
         ids[b, :start], ids[b, start:stop] = episode.prompt_ids, episode.response_ids
         attention[b, :stop] = 1
         row_index.append(b * width + np.arange(start - 1, stop - 1))  # logits at t - 1 predict token t
-    rows = _token_rows(members, counts, loss, old_logprobs)
+    rows = _token_rows(episodes, counts, loss, old_logprobs)
     move = {"device": device, "non_blocking": True}
     return TrainBatch(
         torch.from_numpy(ids).to(**move),
         torch.from_numpy(attention).to(**move),
         torch.from_numpy(_concat(row_index, np.int64)).to(**move),
         rows.to(device),
-        tuple(key for key, _, _, _ in members),
+        tuple(it.key for it in episodes),
     )
 
 
 def _token_rows(
-    members: Sequence[Member],
+    episodes: Sequence[TrainEpisode],
     counts: np.ndarray,
     loss: TokenLoss,
-    old_logprobs: Mapping[tuple[int, int], np.ndarray] | None,
+    old_logprobs: Mapping[EpisodeKey, np.ndarray] | None,
 ) -> TokenRows:
-    ids = _target_ids(members, loss)  # (N, K)
-    trained = _concat([np.isin(episode.origin, loss.trained_origins) for _, episode, _, _ in members], np.bool_)
+    ids = _target_ids(episodes, loss)  # (N, K)
+    masks = [np.isin(it.episode.origin, loss.trained_origins) for it in episodes]
+    trained = _concat(masks, np.bool_)
     mask = ((ids >= 0) & trained[:, None]).astype(np.float32)
-    trained_tokens = [int(np.isin(e.origin, loss.trained_origins).sum()) for _, e, _, _ in members]
-    old = None if old_logprobs is None else _concat([old_logprobs[key] for key, *_ in members], np.float32)
+    old = None if old_logprobs is None else _concat([old_logprobs[it.key] for it in episodes], np.float32)
     # not a number where a scorer failed: a loss must leave those rows out, and 0.0 would be the log-prob of certainty
-    extra = {name: _concat(_scored(members, name, np.nan), np.float32) for name in loss.row_fields}
+    extra = {name: _concat(_scored(episodes, name, np.nan), np.float32) for name in loss.row_fields}
     return TokenRows(
         targets=torch.from_numpy(np.maximum(ids, 0)),
         target_mask=torch.from_numpy(mask),
-        advantages=torch.from_numpy(np.repeat(np.asarray([m[3] for m in members], np.float32), counts)),
+        advantages=torch.from_numpy(np.repeat(np.asarray([it.advantage for it in episodes], np.float32), counts)),
         old_logprobs=None if old is None else torch.from_numpy(old),
-        sequence=torch.from_numpy(np.repeat(np.arange(len(members)), counts)),
-        lengths=torch.from_numpy(np.repeat(np.asarray(trained_tokens, np.float32), counts)),
+        sequence=torch.from_numpy(np.repeat(np.arange(len(episodes)), counts)),
+        lengths=torch.from_numpy(np.repeat(np.asarray([mask.sum() for mask in masks], np.float32), counts)),
         extra={name: torch.from_numpy(values) for name, values in extra.items()},
     )
 
 
-def _target_ids(members: Sequence[Member], loss: TokenLoss) -> np.ndarray:
+def _target_ids(episodes: Sequence[TrainEpisode], loss: TokenLoss) -> np.ndarray:
     """(N, K) int64: the sampled token, then the columns of `loss.targets`; -1 where a scorer says nothing."""
-    columns = [_concat([episode.response_ids for _, episode, _, _ in members], np.int64)[:, None]]
+    columns = [_concat([it.episode.response_ids for it in episodes], np.int64)[:, None]]
     for name in loss.targets:
-        values = _concat(_scored(members, name, -1), np.int64)
+        values = _concat(_scored(episodes, name, -1), np.int64)
         columns.append(values if values.ndim == 2 else values[:, None])
     return np.concatenate(columns, axis=1)
 
 
-def _scored(members: Sequence[Member], name: str, missing: float) -> list[np.ndarray]:
+def _scored(episodes: Sequence[TrainEpisode], name: str, missing: float) -> list[np.ndarray]:
     """`scorer.field` of each episode, (T,) or (T, k); all `missing` where the scorer failed: its group goes on without.
 
     `episode.field` is an attribute of the episode itself.
@@ -179,11 +188,11 @@ def _scored(members: Sequence[Member], name: str, missing: float) -> list[np.nda
     Raises:
         ValueError: a scorer's answer has another length than the response.
     """
-    found = [_field(episode, guidance, name) for _, episode, guidance, _ in members]
-    width = next((values.shape[1:] for values in found if values is not None), ())
+    answers = [_field(it.episode, it.guidance, name) for it in episodes]
+    width = next((values.shape[1:] for values in answers if values is not None), ())
     return [
-        np.full((len(episode.response_ids), *width), missing) if values is None else values
-        for values, (_, episode, _, _) in zip(found, members, strict=True)
+        np.full((len(it.episode.response_ids), *width), missing) if values is None else values
+        for values, it in zip(answers, episodes, strict=True)
     ]
 
 
@@ -201,5 +210,5 @@ def _field(episode: Episode, guidance: Mapping[str, Guidance], name: str) -> np.
     return values
 
 
-def _concat(parts: Sequence[np.ndarray], dtype: Any) -> np.ndarray:
+def _concat(parts: Sequence[np.ndarray], dtype: DTypeLike) -> np.ndarray:
     return np.concatenate(parts).astype(dtype, copy=False) if parts else np.zeros(0, dtype)

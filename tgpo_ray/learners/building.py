@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tgpo_ray.learners.engines import EngineOptions
-from tgpo_ray.learners.group import LearnerGroup, Placement
+from tgpo_ray.learners.group import LearnerGroup, Placement, TrainRun
 from tgpo_ray.learners.learner import LearnerSpec
+from tgpo_ray.learners.strategies import StrategyOptions
 from tgpo_ray.models import local_model
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
     """What each rank trains, and how."""
     learners, training, model = config.learners, config.training, config.model
-    options = EngineOptions(
-        engine=learners.engine,
+    options = StrategyOptions(
+        strategy=learners.engine,
         dtype=model.dtype,  # pyright: ignore[reportArgumentType]  (`resolved` has replaced "auto")
         zero_stage=learners.zero_stage,
         offload=learners.offload,
@@ -41,7 +41,7 @@ def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
 
 
 def build_learners(
-    config: AlgorithmConfig, run_folder: str, session: int, name: str = "checkpoints", **optimizer: Any
+    config: AlgorithmConfig, run_folder: str, session: int, name: str = "checkpoints", **optimizer: float
 ) -> LearnerGroup:
     """The learner group; its checkpoints go to `<run_folder>/<name>` (`-2`, ... in resumed sessions).
 
@@ -53,6 +53,8 @@ def build_learners(
         num_learners=learners.num_learners,
         num_cpus=learners.num_cpus_per_learner,
         num_gpus=learners.num_gpus_per_learner or 0.0,
+    )
+    run = TrainRun(
         storage_path=run_folder,
         name=name if session == 1 else f"{name}-{session}",
         keep_checkpoints=config.checkpointing.keep,
@@ -61,4 +63,5 @@ def build_learners(
     )
     assert learners.token_budget is not None  # `resolved` has filled it in
     spec = learner_spec(config)
-    return LearnerGroup(replace(spec, options=replace(spec.options, **optimizer)), placement, learners.token_budget)
+    options = replace(spec.options, **optimizer)  # pyright: ignore[reportArgumentType]  (names are the caller's)
+    return LearnerGroup(replace(spec, options=options), placement, run, learners.token_budget)

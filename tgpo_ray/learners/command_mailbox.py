@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 POLL_S = 10.0
 MAX_FINISHED = 64
@@ -114,7 +117,9 @@ class Mailbox:
 
     # -- ranks -------------------------------------------------------------------------------------------------------
 
-    async def join(self, token: str, rank: int, node_id: str, pid: int, worker: Any = None) -> Start | None:
+    async def join(
+        self, token: str, rank: int, node_id: str, pid: int, worker: ActorHandle[Any] | None = None
+    ) -> Start | None:
         """A rank's first call; None: the group has been stopped. A new token ends the incarnation before it.
 
         Args:
@@ -146,7 +151,7 @@ class Mailbox:
         ticket = self._tickets[number]
         return Command(number, ticket.name, ticket.payloads[rank] if ticket.payloads else None)
 
-    async def reply(self, token: str, rank: int, number: int, value: Any, error: str = "") -> None:
+    async def reply(self, token: str, rank: int, number: int, value: object, error: str = "") -> None:
         ticket = self._tickets.get(number)
         if token != self._token or ticket is None:
             return

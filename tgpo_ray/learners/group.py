@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import ray
@@ -26,6 +26,14 @@ from tgpo_ray.learners.command_mailbox import Mailbox
 from tgpo_ray.learners.learner import LearnerSpec, Sums
 from tgpo_ray.learners.rank_loop import WorkerSpec, run_rank
 
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from ray.train.torch import TorchTrainer
+
+    from tgpo_ray.learners.batch import EpisodeKey
+    from tgpo_ray.models import Bucket
+
+NumberT = TypeVar("NumberT", bound=float)
 POLL_S = 2.0
 KILL_S = 60.0  # for Ray Train to notice that its ranks were killed
 PLACE_S = 60.0  # Ray Train's default wait for a place, after which it counts a failure and asks again
@@ -41,11 +49,17 @@ class LearnerError(RuntimeError):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the ranks run and what Ray Train does for them."""
+    """Where the ranks run: how many, and the Ray resources of one."""
 
     num_learners: int = 1
     num_cpus: float = 1.0
     num_gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """What Ray Train does for the ranks: it stores their checkpoints, and starts them again."""
+
     storage_path: str = "runs"
     name: str = "learners"
     keep_checkpoints: int | None = 2
@@ -58,24 +72,25 @@ class LearnerGroup:
 
     Args:
         spec: model, optimizer and precision of each rank.
-        placement: number of ranks, resources, storage.
+        placement: number of ranks, and their resources.
+        run: storage and restarts.
         token_budget: padded tokens of one micro-batch on one rank.
     """
 
-    def __init__(self, spec: LearnerSpec, placement: Placement, token_budget: int) -> None:
-        self.spec, self.placement, self.token_budget = spec, placement, token_budget
+    def __init__(self, spec: LearnerSpec, placement: Placement, run: TrainRun, token_budget: int) -> None:
+        self.spec, self.placement, self.run, self.token_budget = spec, placement, run, token_budget
         self._mailbox = actor_of_driver(Mailbox, placement.num_learners, max_concurrency=1000)
         self._error: BaseException | None = None
         self._stopped = False
         self._pending: list[tuple[int, Callable[[list[Any]], None]]] = []
         self._sums: list[Sums] = []
-        self._thread = threading.Thread(target=self._fit, name=f"{placement.name}-fit", daemon=True)
+        self._thread = threading.Thread(target=self._fit, name=f"{run.name}-fit", daemon=True)
         self._thread.start()
 
     def _fit(self) -> None:
         """Runs for the life of the group. Off the main thread Ray Train leaves SIGINT to the driver."""
         try:
-            _trainer(self._mailbox, self.spec, self.placement).fit()
+            _trainer(self._mailbox, self.spec, self.placement, self.run).fit()
         except BaseException as error:
             self._error = error
         if not ray.is_initialized():  # the driver has shut it down: a call would start it again
@@ -90,16 +105,16 @@ class LearnerGroup:
         """Block until every rank holds its model.
 
         Raises:
-            LearnerError: not within `placement.start_timeout_s`, or a rank failed.
+            LearnerError: not within `run.start_timeout_s`, or a rank failed.
         """
-        place, timeout_s = self.placement, self.placement.start_timeout_s
+        placement, timeout_s = self.placement, self.run.start_timeout_s
         try:
-            self._wait(self._send("ping", [None] * place.num_learners), timeout_s)
+            self._wait(self._send("ping", [None] * placement.num_learners), timeout_s)
         except TimeoutError:
-            share = f"{place.num_cpus:g} CPUs" + (f" and {place.num_gpus:g} GPUs" if place.num_gpus else "")
+            share = f"{placement.num_cpus:g} CPUs" + (f" and {placement.num_gpus:g} GPUs" if placement.num_gpus else "")
             raise LearnerError(
                 f"the learners did not start within {timeout_s:.0f} s (fault_tolerance.start_timeout_s): the nodes may "
-                f"lack {share} for each of the {place.num_learners} (see `ray status`), or the model loads slowly"
+                f"lack {share} for each of the {placement.num_learners} (see `ray status`), or the model loads slowly"
             ) from None
 
     # -- updates -----------------------------------------------------------------------------------------------------
@@ -113,23 +128,23 @@ class LearnerGroup:
         advantages = [np.zeros(len(group.infos), np.float32) for group in groups]
         self._post("remember_logprobs", list(self._plan(groups, advantages)), lambda replies: None)
 
-    def step(self, num_tokens: float, lr: float) -> dict[str, float]:
-        """One optimizer update with the summed gradients divided by `num_tokens`; returns reduced metrics.
+    def step(self, denominator: float, lr: float) -> dict[str, float]:
+        """One optimizer update with the summed gradients divided by `denominator`; returns reduced metrics.
 
         Raises:
             LearnersRestartedError: the ranks died on the way; the update did not happen.
             LearnerError: a rank raised.
         """
-        if not num_tokens > 0:
+        if not denominator > 0:
             raise ValueError(
-                f"num_tokens must be > 0, got {num_tokens}: nothing was accumulated that could be trained on"
+                f"denominator must be > 0, got {denominator}: nothing was accumulated that could be trained on"
             )
         self._drain()
-        replies = self._call("step", (float(num_tokens), lr))
+        replies = self._call("step", (float(denominator), lr))
         sums, self._sums = self._sums, []
         return {
             **_reduced(sums),
-            **_losses([loss_sums for _, loss_sums in replies], num_tokens),
+            **_losses([loss_sums for _, loss_sums in replies], denominator),
             **{f"optimizer/{name}": value for name, value in replies[0][0].items()},
         }
 
@@ -139,8 +154,8 @@ class LearnerGroup:
         replies = self._wait(self._send("sampler_gaps", list(self._plan(groups, advantages))))
         return np.concatenate([gaps for reply in replies for gaps in reply])
 
-    def logprobs(self, groups: Sequence[SampledGroup]) -> list[Any]:
-        """References to what the ranks found, {(group's ordinal, place): (T,) log pi(y_t)}, present weights."""
+    def logprobs(self, groups: Sequence[SampledGroup]) -> list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]:
+        """References to each rank's {episode: (T,) log pi(y_t) under the present weights}."""
         advantages = [np.zeros(len(group.infos), np.float32) for group in groups]
         replies = self._wait(self._send("logprobs", list(self._plan(groups, advantages))))
         return [ref for refs in replies for ref in refs]
@@ -154,12 +169,12 @@ class LearnerGroup:
                 group.ordinal,
                 group.ref,
                 group.guidance,
-                np.asarray(_by_place(group, values), np.float32),
+                np.asarray(_by_index(group, values), np.float32),
                 tuple(range(len(group.infos))) if group.members is None else group.members,
             )
             for group, values in zip(groups, advantages, strict=True)
         ]
-        lengths = {group.ordinal: _by_place(group, [info.num_tokens for info in group.infos]) for group in groups}
+        lengths = {group.ordinal: _by_index(group, [info.num_tokens for info in group.infos]) for group in groups}
         return plan_micro_batches(pieces, lengths, self.placement.num_learners, self.token_budget)
 
     def _collect_sums(self, replies: list[Sums]) -> None:
@@ -167,8 +182,8 @@ class LearnerGroup:
 
     # -- weights and checkpoints ---------------------------------------------------------------------------------------
 
-    def weight_buckets(self) -> list[Any]:
-        """References to weight buckets (weight_sync.py), in the order of the model's parameters."""
+    def weight_buckets(self) -> list[ray.ObjectRef[Bucket]]:
+        """References to weight buckets, in the order of the model's parameters."""
         return self._call("weight_buckets")[0]
 
     def save(self, name: str, files: dict[str, str]) -> str:
@@ -177,7 +192,7 @@ class LearnerGroup:
         Returns its path; from now on it is what restarted ranks load.
         """
         self._call("save", (name, files))
-        path = f"{self.placement.storage_path}/{self.placement.name}/{name}"
+        path = f"{self.run.storage_path}/{self.run.name}/{name}"
         self.resume_from(path)
         return path
 
@@ -199,7 +214,7 @@ class LearnerGroup:
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
-    def _call(self, name: str, payload: Any = None) -> list[Any]:
+    def _call(self, name: str, payload: object = None) -> list[Any]:
         return self._wait(self._send(name, [payload] * self.placement.num_learners))
 
     def _post(self, name: str, payloads: list[Any], on_reply: Callable[[list[Any]], None]) -> None:
@@ -250,7 +265,7 @@ class LearnerGroup:
             ray.kill(self._mailbox)
 
 
-def _trainer(mailbox: Any, spec: LearnerSpec, placement: Placement) -> Any:
+def _trainer(mailbox: ActorHandle[Mailbox], spec: LearnerSpec, placement: Placement, run: TrainRun) -> TorchTrainer:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -262,24 +277,24 @@ def _trainer(mailbox: Any, spec: LearnerSpec, placement: Placement) -> Any:
         torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
         scaling_config=ScalingConfig(num_workers=placement.num_learners, use_gpu=gpu, resources_per_worker=resources),
         run_config=RunConfig(
-            name=placement.name,
-            storage_path=placement.storage_path,
+            name=run.name,
+            storage_path=run.storage_path,
             failure_config=FailureConfig(
-                max_failures=placement.max_restarts,
+                max_failures=run.max_restarts,
                 # by default ranks that lost their node would wait for a place for ever
-                controller_failure_limit=(placement.max_restarts + 1) * math.ceil(placement.start_timeout_s / PLACE_S),
+                controller_failure_limit=(run.max_restarts + 1) * math.ceil(run.start_timeout_s / PLACE_S),
             ),
-            checkpoint_config=CheckpointConfig(num_to_keep=placement.keep_checkpoints),
+            checkpoint_config=CheckpointConfig(num_to_keep=run.keep_checkpoints),
         ),
     )
 
 
-def _by_place(group: SampledGroup, values: Iterable[Any]) -> list[Any]:
-    """`values`, one for each of the infos, in the places of their episodes; 0 where an episode was left out."""
+def _by_index(group: SampledGroup, values: Iterable[NumberT]) -> list[NumberT | int]:
+    """`values`, one for each of the infos, at the indices of their episodes; 0 where an episode was left out."""
     if group.members is None:
         return list(values)
-    placed = dict(zip(group.members, values, strict=True))
-    return [placed.get(place, 0) for place in range(max(placed) + 1)]
+    by_index = dict(zip(group.members, values, strict=True))
+    return [by_index.get(index, 0) for index in range(max(by_index) + 1)]
 
 
 def _losses(ranks: Sequence[Mapping[str, float]], num_tokens: float) -> dict[str, float]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import ray
@@ -14,13 +14,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tgpo_ray.episode import ORIGIN_POLICY
+from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup
 from tgpo_ray.kernels import FusedHead, LossOutput, TokenLoss, token_loss_pass
-from tgpo_ray.learners.batch import MicroBatch, TrainBatch, build_batch
-from tgpo_ray.learners.engines import EngineOptions, make_engine
+from tgpo_ray.learners.batch import EpisodeKey, MicroBatch, TrainBatch, TrainEpisode, build_batch
+from tgpo_ray.learners.strategies import StrategyOptions, make_strategy
 from tgpo_ray.models import fill_buckets, head_weight, load_model
 
+if TYPE_CHECKING:
+    from tgpo_ray.models import Bucket
+
 Sums = dict[str, tuple[float, float]]
+ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class LearnerSpec:
 
     model: str
     tokenizer: str
-    options: EngineOptions
+    options: StrategyOptions
     temperature: float = 1.0  # that of the sampler: log-probs are those of softmax(z / temperature)
     hf_overrides: dict[str, Any] = field(default_factory=dict)
     gradient_checkpointing: bool = False
@@ -75,8 +79,8 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
         ValueError: the model bends its logits after the head (soft-capping, scaling), which the fused head would miss;
             an override that the model's configuration does not have, which transformers would pass over in silence.
     """
-    # torch's engine keeps float32 weights under autocast; DeepSpeed keeps its own float32 copy of bfloat16 ones
-    half = spec.options.engine == "deepspeed" and spec.options.dtype == "bfloat16"
+    # torch's strategy keeps float32 weights under autocast; DeepSpeed keeps its own float32 copy of bfloat16 ones
+    half = spec.options.strategy == "deepspeed" and spec.options.dtype == "bfloat16"
     model: Any = load_model(
         spec.model,
         dtype=torch.bfloat16 if half else torch.float32,
@@ -90,7 +94,7 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
 
 
 class Learner:
-    """One rank. Runs inside a Ray Train worker; usable alone, in one process, as it is."""
+    """One rank. Runs inside a Ray Train worker; also usable by itself, in one process."""
 
     def __init__(self, spec: LearnerSpec) -> None:
         if spec.threads:
@@ -100,8 +104,8 @@ class Learner:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self._device = _device()
         self._model: Any = load_policy(spec)
-        self._engine = make_engine(PolicyModule(self._model, spec.temperature), spec.options, self._device)
-        self._old_logprobs: dict[tuple[int, int], np.ndarray] = {}
+        self._strategy = make_strategy(PolicyModule(self._model, spec.temperature), spec.options, self._device)
+        self._old_logprobs: dict[EpisodeKey, np.ndarray] = {}
         self._teacher_weights: dict[str, Tensor] = {}
         self._loss_sums: dict[str, Tensor] = {}  # () each, on the device: fetched once an update
         self.num_steps = 0
@@ -109,17 +113,17 @@ class Learner:
     def accumulate(self, micro_batches: Sequence[MicroBatch], loss: TokenLoss) -> Sums:
         """Add the gradients of the summed loss and return metrics as (sum, count)."""
         totals: dict[str, list[Tensor]] = {}
-        self._engine.module.train()
+        self._strategy.module.train()
         for micro_batch in micro_batches:
             batch = self._build(micro_batch, loss)
-            with self._engine.autocast():
-                output = self._engine.module(batch, loss, self._teacher_weight(loss))
-            self._engine.backward(output.loss)
+            with self._strategy.autocast():
+                output = self._strategy.module(batch, loss, self._teacher_weight(loss))
+            self._strategy.backward(output.loss)
             for name, total in output.sums(loss).items():
                 self._loss_sums[name] = self._loss_sums.get(name, 0.0) + total
             for name, (total, count) in loss.metrics(output.logprobs, output.entropy, output.rows).items():
-                seen = totals.setdefault(name, [torch.zeros(()), torch.zeros(())])
-                seen[0], seen[1] = seen[0] + total.detach().cpu(), seen[1] + count.detach().cpu()
+                sums = totals.setdefault(name, [torch.zeros(()), torch.zeros(())])
+                sums[0], sums[1] = sums[0] + total.detach().cpu(), sums[1] + count.detach().cpu()
         return {name: (float(total), float(count)) for name, (total, count) in totals.items()}
 
     def _teacher_weight(self, loss: TokenLoss) -> Tensor | None:
@@ -136,12 +140,12 @@ class Learner:
         for micro_batch in micro_batches:
             self._old_logprobs |= self.logprobs(micro_batch)
 
-    def logprobs(self, micro_batch: MicroBatch) -> dict[tuple[int, int], np.ndarray]:
-        """(T,) log-probs of each episode's response tokens under the present weights, by (group key, member)."""
-        self._engine.module.eval()
+    def logprobs(self, micro_batch: MicroBatch) -> dict[EpisodeKey, np.ndarray]:
+        """(T,) log-probs of each episode's response tokens under the present weights, by episode."""
+        self._strategy.module.eval()
         batch = self._build(micro_batch, TokenLoss(), old=False)
-        with torch.no_grad(), self._engine.autocast():
-            logprobs = self._engine.module(batch).float().cpu()
+        with torch.no_grad(), self._strategy.autocast():
+            logprobs = self._strategy.module(batch).float().cpu()
         counts = torch.bincount(batch.rows.sequence.cpu(), minlength=len(batch.keys)).tolist()
         return {key: values.numpy() for key, values in zip(batch.keys, logprobs.split(counts), strict=True)}
 
@@ -149,10 +153,10 @@ class Learner:
         """|learner - sampler| log-prob of each of the policy's tokens, an array an episode. No gradient is touched."""
         gaps = []
         for micro_batch in micro_batches:
-            found = self.logprobs(micro_batch)
-            for key, episode, *_ in (member for piece in micro_batch for member in _members(piece)):
+            logprobs = self.logprobs(micro_batch)
+            for key, episode, *_ in _episodes(micro_batch):
                 written = episode.origin == ORIGIN_POLICY
-                gaps.append(np.abs(found[key] - episode.old_logprobs)[written])
+                gaps.append(np.abs(logprobs[key] - episode.old_logprobs)[written])
         return gaps
 
     def take_loss_sums(self) -> dict[str, float]:
@@ -166,7 +170,7 @@ class Learner:
         Raises:
             FloatingPointError: the gradient is not finite; nothing has been saved since.
         """
-        norm = self._engine.step(denominator, lr)
+        norm = self._strategy.step(denominator, lr)
         self.num_steps += 1
         if not np.isfinite(norm):
             raise FloatingPointError(
@@ -179,24 +183,23 @@ class Learner:
         self._old_logprobs.clear()
 
     def _build(self, micro_batch: MicroBatch, loss: TokenLoss, *, old: bool = True) -> TrainBatch:
-        members = [member for piece in micro_batch for member in _members(piece)]
-        logprobs = self._chosen_old_logprobs(members, loss) if old else None
-        return build_batch(members, loss, logprobs, self._device)
+        episodes = list(_episodes(micro_batch))
+        logprobs = self._chosen_old_logprobs(episodes, loss) if old else None
+        return build_batch(episodes, loss, logprobs, self._device)
 
     def _chosen_old_logprobs(
-        self, members: Sequence[Any], loss: TokenLoss
-    ) -> Mapping[tuple[int, int], np.ndarray] | None:
+        self, episodes: Sequence[TrainEpisode], loss: TokenLoss
+    ) -> Mapping[EpisodeKey, np.ndarray] | None:
         """The learner's own where it remembered them, else the sampler's where episodes carry them, else None."""
-        keys = [key for key, *_ in members]
+        keys = [it.key for it in episodes]
         remembered = [key in self._old_logprobs for key in keys]
         assert all(remembered) or not any(remembered), "a micro-batch mixes episodes of two updates"
         if any(remembered):
             return self._old_logprobs
-        if not loss.corrects_sampler and keys and all(episode.old_logprobs is not None for _, episode, *_ in members):
-            return {key: episode.old_logprobs for key, episode, *_ in members}
-        return None
+        sampled = {it.key: it.episode.old_logprobs for it in episodes if it.episode.old_logprobs is not None}
+        return sampled if not loss.corrects_sampler and keys and len(sampled) == len(keys) else None
 
-    def weight_buckets(self) -> list[Any]:
+    def weight_buckets(self) -> list[ray.ObjectRef[Bucket]]:
         """References to the weights under their Hugging Face names; rank 0 returns them, the others take part."""
         if self.rank != 0:
             for _ in self.named_weights():  # ZeRO-3 gathers each parameter from every rank
@@ -206,7 +209,7 @@ class Learner:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """(Hugging Face name, weight in the precision that vLLM runs in); tied weights once, under the input's name."""
-        for name, weight in self._engine.named_weights():
+        for name, weight in self._strategy.named_weights():
             yield name.removeprefix("model."), weight.detach().to(self._published_dtype)
 
     @property
@@ -229,30 +232,31 @@ class Learner:
 
     def save(self, folder: Path) -> None:
         """Write this rank's part of a checkpoint: weights, optimizer, step count, random state."""
-        self._engine.save(folder)
+        self._strategy.save(folder)
         torch.save({"torch": torch.get_rng_state()}, folder / f"rng_{self.rank}.pt")
         if self.rank == 0:
             (folder / "learner.json").write_text(json.dumps({"num_steps": self.num_steps}))
 
     def load(self, folder: Path) -> None:
         """Continue from a checkpoint."""
-        self._engine.load(folder)
+        self._strategy.load(folder)
         rng = folder / f"rng_{self.rank}.pt"
         if rng.is_file():
             torch.set_rng_state(torch.load(rng, weights_only=True)["torch"])
         self.num_steps = json.loads((folder / "learner.json").read_text())["num_steps"]
 
 
-def _members(piece: Any) -> Iterator[tuple[tuple[int, int], Any, Mapping[str, Any], float]]:
-    """(key, episode, guidance by scorer, advantage) of each of the piece's episodes; fetches what is a reference."""
-    group = _fetch(piece.ref)
-    guidance = {scorer: _fetch(ref) for scorer, ref in piece.guidance.items()}
-    for i in piece.members:
-        scorers = {**group.episodes[i].guidance, **{scorer: answers[i] for scorer, answers in guidance.items()}}
-        yield (piece.key, i), group.episodes[i], scorers, float(piece.advantages[i])
+def _episodes(micro_batch: MicroBatch) -> Iterator[TrainEpisode]:
+    """The episodes of a micro-batch, one after the other; fetches what is a reference."""
+    for piece in micro_batch:
+        group: EpisodeGroup = _fetch(piece.ref)
+        guidance = {scorer: _fetch(ref) for scorer, ref in piece.guidance.items()}
+        for i in piece.members:
+            scorers = {**group.episodes[i].guidance, **{scorer: answers[i] for scorer, answers in guidance.items()}}
+            yield TrainEpisode((piece.ordinal, i), group.episodes[i], scorers, float(piece.advantages[i]))
 
 
-def _fetch(value: Any) -> Any:
+def _fetch(value: ray.ObjectRef[ValueT] | ValueT) -> ValueT:
     return ray.get(value) if isinstance(value, ray.ObjectRef) else value
 
 

@@ -9,13 +9,19 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import ray
 import torch.distributed as dist
 
 from tgpo_ray.cluster import copy_folder
-from tgpo_ray.learners.learner import Learner, LearnerSpec
+from tgpo_ray.kernels import TokenLoss
+from tgpo_ray.learners.batch import EpisodeKey, MicroBatch
+from tgpo_ray.learners.learner import Learner, LearnerSpec, Sums
+
+if TYPE_CHECKING:
+    from tgpo_ray.models import Bucket
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class RankLoop:
             value, error = self._obey(command.name, command.payload)
             ray.get(self._mailbox.reply.remote(self._token, self._rank, done, value, error))
 
-    def _obey(self, name: str, payload: Any) -> tuple[Any, str]:
+    def _obey(self, name: str, payload: object) -> tuple[object, str]:
         """(value, "") or (None, message). An error ends the command, not the rank: the driver decides what follows."""
         try:
             return (getattr(self, name)(payload) if payload is not None else getattr(self, name)()), ""
@@ -87,21 +93,21 @@ class RankLoop:
     def ping(self) -> int:
         return self._rank
 
-    def accumulate(self, payload: Any) -> Any:
+    def accumulate(self, payload: tuple[list[MicroBatch], TokenLoss]) -> Sums:
         micro_batches, loss = payload
         return self._learner.accumulate(micro_batches, loss)
 
-    def remember_logprobs(self, payload: Any) -> None:
+    def remember_logprobs(self, payload: list[MicroBatch]) -> None:
         self._learner.remember_logprobs(payload)
 
-    def logprobs(self, payload: Any) -> Any:
+    def logprobs(self, payload: list[MicroBatch]) -> list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]:
         """A reference to them, in a list, so that the mailbox passes it on and fetches no numbers."""
-        found: dict[tuple[int, int], Any] = {}
+        logprobs: dict[EpisodeKey, np.ndarray] = {}
         for micro_batch in payload:
-            found |= self._learner.logprobs(micro_batch)
-        return [ray.put(found)]
+            logprobs |= self._learner.logprobs(micro_batch)
+        return [ray.put(logprobs)]
 
-    def sampler_gaps(self, payload: Any) -> Any:
+    def sampler_gaps(self, payload: list[MicroBatch]) -> list[np.ndarray]:
         return self._learner.sampler_gaps(payload)
 
     def forget_logprobs(self) -> None:
@@ -109,11 +115,11 @@ class RankLoop:
 
     def step(self, payload: tuple[float, float]) -> tuple[dict[str, float], dict[str, float]]:
         """(what the optimizer says, this rank's summed loss and its parts)."""
-        num_tokens, lr = payload
+        denominator, lr = payload
         loss_sums = self._learner.take_loss_sums()
-        return self._learner.step(num_tokens, lr), loss_sums
+        return self._learner.step(denominator, lr), loss_sums
 
-    def weight_buckets(self) -> list[Any]:
+    def weight_buckets(self) -> list[ray.ObjectRef[Bucket]]:
         return self._learner.weight_buckets()
 
     def save(self, payload: tuple[str, dict[str, str]]) -> None:

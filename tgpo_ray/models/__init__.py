@@ -6,46 +6,34 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tgpo_ray.models.end_of_sequence import end_of_sequence_ids
-    from tgpo_ray.models.engine import (
-        Completion,
-        Engine,
-        EngineSpec,
-        Sampling,
-        completions,
-        engine_environment,
-        prompt_scores,
-    )
+    from tgpo_ray.models.engine import Engine, completions, engine_environment, split_prompt_logprobs
+    from tgpo_ray.models.engine_spec import Completion, EngineSpec, Sampling
     from tgpo_ray.models.folder import context_length, folder_problems, kv_bytes_per_token, local_model, model_facts
-    from tgpo_ray.models.lean_scoring import RowCollector, needs_logits
+    from tgpo_ray.models.lean_scoring import RowCollector, draw
     from tgpo_ray.models.lm_head import head_weight
     from tgpo_ray.models.loading import load_model
-    from tgpo_ray.models.scored_rows import assemble, cut, distinct, partings
     from tgpo_ray.models.scoring import MAX_TOP_K, Scores, ScoringBackend, ScoringRequest, Want
     from tgpo_ray.models.shared_vocabulary import num_shared_ids
     from tgpo_ray.models.tiny import byte_level_tokenizer, character_tokenizer, make_text_models, write_model
-    from tgpo_ray.models.weight_buckets import fill_buckets
+    from tgpo_ray.models.tokenizer import Tokenizer, VocabularyTokenizer
+    from tgpo_ray.models.vllm_objects import RequestOutput
+    from tgpo_ray.models.weight_buckets import Bucket, fill_buckets
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "end_of_sequence": ["end_of_sequence_ids"],
-        "engine": [
-            "Completion",
-            "Engine",
-            "EngineSpec",
-            "Sampling",
-            "completions",
-            "engine_environment",
-            "prompt_scores",
-        ],
+        "engine": ["Engine", "completions", "engine_environment", "split_prompt_logprobs"],
+        "engine_spec": ["Completion", "EngineSpec", "Sampling"],
         "folder": ["context_length", "folder_problems", "kv_bytes_per_token", "local_model", "model_facts"],
-        "lean_scoring": ["RowCollector", "needs_logits"],
+        "lean_scoring": ["RowCollector", "draw"],
         "lm_head": ["head_weight"],
         "loading": ["load_model"],
-        "scored_rows": ["assemble", "cut", "distinct", "partings"],
         "scoring": ["MAX_TOP_K", "Scores", "ScoringBackend", "ScoringRequest", "Want"],
         "shared_vocabulary": ["num_shared_ids"],
         "tiny": ["byte_level_tokenizer", "character_tokenizer", "make_text_models", "write_model"],
-        "weight_buckets": ["fill_buckets"],
+        "tokenizer": ["Tokenizer", "VocabularyTokenizer"],
+        "vllm_objects": ["RequestOutput"],
+        "weight_buckets": ["Bucket", "fill_buckets"],
     },
 )

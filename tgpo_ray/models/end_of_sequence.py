@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tgpo_ray.models.tokenizer import Tokenizer
 
 
-def end_of_sequence_ids(path: str, tokenizer: Any = None, *, trust_remote_code: bool = False) -> tuple[int, ...]:
+def end_of_sequence_ids(
+    path: str, tokenizer: Tokenizer | str | None = None, *, trust_remote_code: bool = False
+) -> tuple[int, ...]:
     """Ids that end a sequence: those of the folder's generation config, else the tokenizer's one.
 
     Args:
@@ -20,6 +25,8 @@ def end_of_sequence_ids(path: str, tokenizer: Any = None, *, trust_remote_code: 
         ids = None
     if ids is None:
         if tokenizer is None or isinstance(tokenizer, str):
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer or path, trust_remote_code=trust_remote_code)
-        ids = tokenizer.eos_token_id
+            loaded: Tokenizer = AutoTokenizer.from_pretrained(tokenizer or path, trust_remote_code=trust_remote_code)
+        else:
+            loaded = tokenizer
+        ids = loaded.eos_token_id
     return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)

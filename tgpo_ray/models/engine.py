@@ -7,12 +7,24 @@ keyword arguments of `engine_arguments` differ.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from itertools import count
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from tgpo_ray.models.engine_spec import Completion, EngineSpec, Sampling
+from tgpo_ray.models.scoring import SCORED_INDEX, Scores, ScoringRequest, Want, needs_logits
+
+if TYPE_CHECKING:
+    import ray
+    from vllm import SamplingParams
+
+    from tgpo_ray.models.scored_rows import ScoredRows
+    from tgpo_ray.models.tokenizer import VocabularyTokenizer
+    from tgpo_ray.models.vllm_objects import FlatLogprobs, RequestOutput
+    from tgpo_ray.models.weight_buckets import Bucket
 
 CPU_ENVIRONMENT = {
     # vLLM binds each engine's threads to all cores by default: two engines on two cores then spin against each other.
@@ -29,49 +41,11 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
 }
-SCORED_PLACE = "tgpo_scored_place"  # marks a request of `Engine.read`
 
 
 def engine_environment(*, gpu: bool) -> dict[str, str]:
     """Environment variables that an actor needs before it imports vllm."""
     return ENVIRONMENT if gpu else ENVIRONMENT | CPU_ENVIRONMENT
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """What to load and how much memory it may take; the same for runners and teachers."""
-
-    model: str
-    dtype: str
-    max_model_len: int
-    kv_cache_memory: int  # bytes, for the whole engine
-    max_num_seqs: int = 256
-    tokenizer: str | None = None
-    tensor_parallel_size: int = 1
-    hf_overrides: dict[str, Any] = field(default_factory=dict)
-    trust_remote_code: bool = False
-    seed: int = 0
-    max_logprobs: int = 20
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How a response is drawn; `logprobs`: return log pi(y_t) of each sampled token."""
-
-    max_tokens: int
-    temperature: float = 1.0
-    top_p: float = 1.0
-    logprobs: bool = False
-    stop: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Completion:
-    """One response as the engine returned it."""
-
-    token_ids: np.ndarray  # (T,) int32, the end-of-sequence token included
-    logprobs: np.ndarray | None  # (T,) float32
-    stop_reason: str  # stop | length | abort
 
 
 def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
@@ -108,11 +82,12 @@ class Engine:
         from vllm.v1.engine.llm_engine import LLMEngine
 
         self.spec = spec
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(spec, gpu=gpu)))
+        self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(spec, gpu=gpu)))
         self._next_id = 0
+        self._score_calls = count()
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> VocabularyTokenizer:
         return self._engine.renderer.tokenizer
 
     @property
@@ -140,8 +115,57 @@ class Engine:
             ),
         )
 
-    def score(self, token_ids: Sequence[int] | np.ndarray, *, top_k: int) -> str:
-        """Queue a prefill that returns, for each prompt token, its log-prob and the model's `top_k` best."""
+    def score(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
+        """One Scores a request: the workers keep what the model predicts in one bare prefill of each.
+
+        Raises:
+            RuntimeError: this vLLM is built otherwise than `lean_scoring` expects.
+        """
+        from tgpo_ray.models.scored_rows import assemble, cut, distinct, partings_of
+
+        if not needs_logits(want) and not want.hidden:
+            return [Scores() for _ in requests]
+        different, which = distinct(requests)
+        call = next(self._score_calls)
+        arguments = (different, partings_of(different), want, self.spec.seed + call)
+        self._engine.collective_rpc("tgpo_start_scoring", args=arguments)
+        try:
+            # A cached prefix has no rows here: it may come only from this call, and from a mate that kept its rows.
+            # The last id predicts nothing that is asked for.
+            for index, request in enumerate(different):
+                self._prefill(request.ids[:-1], index, salt=f"{call}-{request.first}")
+            self.finish()
+        finally:
+            self.abort_all()
+            rows = self._take_rows()
+        scores = assemble(rows, different)
+        return [cut(scores[index], request) for index, request in zip(which, requests, strict=True)]
+
+    def _prefill(self, token_ids: np.ndarray, index: int, *, salt: str) -> str:
+        """Queue a bare prefill; `index` tells the workers which of the call's requests it is.
+
+        Args:
+            salt: cached prefixes are shared by requests of the same salt only.
+        """
+        params = self._prefill_params.clone()
+        params.extra_args = {SCORED_INDEX: index}
+        return self._add(token_ids, params, cache_salt=salt)
+
+    @cached_property
+    def _prefill_params(self) -> SamplingParams:
+        """Parameters of a bare prefill, checked once; with `skip_clone` a clone is a shallow copy."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        final = RequestOutputKind.FINAL_ONLY
+        return SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, skip_clone=True, output_kind=final)
+
+    def _take_rows(self) -> ScoredRows | None:
+        """What the workers kept, or None: nothing."""
+        return next((rows for rows in self._engine.collective_rpc("tgpo_take_rows") if rows is not None), None)
+
+    def prompt_logprobs(self, token_ids: Sequence[int] | np.ndarray, *, top_k: int) -> str:
+        """Queue vLLM's own, slower scoring: the log-prob of each prompt token and the model's `top_k` best there."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -159,35 +183,7 @@ class Engine:
             ),
         )
 
-    def read(self, token_ids: Sequence[int] | np.ndarray, place: int, *, salt: str) -> str:
-        """Queue a bare prefill whose predictions the workers keep, between `start_scoring` and `take_scores`.
-
-        Args:
-            place: of this request in what `start_scoring` was told.
-            salt: cached prefixes are shared by requests of the same salt alone.
-        """
-        params = self._reading.clone()
-        params.extra_args = {SCORED_PLACE: place}
-        return self._add(token_ids, params, cache_salt=salt)
-
-    @cached_property
-    def _reading(self) -> Any:
-        """Parameters of `read`, checked once; with `skip_clone` a clone is a shallow copy."""
-        from vllm import SamplingParams
-        from vllm.sampling_params import RequestOutputKind
-
-        final = RequestOutputKind.FINAL_ONLY
-        return SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, skip_clone=True, output_kind=final)
-
-    def start_scoring(self, *arguments: Any) -> None:
-        """Have the workers keep predictions; the arguments are those of `RowCollector` after the runner."""
-        self._engine.collective_rpc("tgpo_start_scoring", args=arguments)
-
-    def take_scores(self) -> Any:
-        """What the workers kept (ScoredRows), or None: nothing."""
-        return next((rows for rows in self._engine.collective_rpc("tgpo_take_scores") if rows is not None), None)
-
-    def _add(self, token_ids: Sequence[int] | np.ndarray, params: Any, **options: Any) -> str:
+    def _add(self, token_ids: Sequence[int] | np.ndarray, params: SamplingParams, **options: str) -> str:
         request_id = str(self._next_id)
         self._next_id += 1
         # ids need no renderer: `type` marks an input that is ready for the engine
@@ -195,11 +191,21 @@ class Engine:
         self._engine.add_request(request_id, prompt, params)
         return request_id
 
-    def step(self) -> Iterator[Any]:
-        """Run one step of the engine and yield the requests that it finished (vLLM's RequestOutput)."""
+    def step(self) -> Iterator[RequestOutput]:
+        """Run one step of the engine and yield the requests that it finished."""
         for output in self._engine.step():
             if output.finished:
                 yield output
+
+    def finish(self) -> Mapping[str, RequestOutput]:
+        """Run until nothing is queued; the outputs by request id. After an error nothing stays queued."""
+        outputs: dict[str, RequestOutput] = {}
+        try:
+            while self.busy:
+                outputs |= {output.request_id: output for output in self.step()}
+        finally:
+            self.abort_all()
+        return outputs
 
     def abort_all(self) -> None:
         """Forget every request in flight (after an error in the middle of a batch)."""
@@ -217,13 +223,13 @@ class Engine:
         """Seed the sampler of every worker: the same requests in the same order then give the same tokens."""
         self._engine.collective_rpc("tgpo_seed", args=(seed,))
 
-    def load_weights(self, buckets: Sequence[Any]) -> None:
+    def load_weights(self, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> None:
         """Replace the model's weights; forgets every cached prefix, which the old weights computed."""
         self._engine.collective_rpc("tgpo_load_weights", args=(buckets,))
         self._engine.reset_prefix_cache()
 
 
-def completions(output: Any) -> list[Completion]:
+def completions(output: RequestOutput) -> list[Completion]:
     """The responses of one finished request, in sampling order."""
     return [
         Completion(
@@ -235,12 +241,12 @@ def completions(output: Any) -> list[Completion]:
     ]
 
 
-def _sampled_logprobs(flat: Any) -> np.ndarray:
+def _sampled_logprobs(flat: FlatLogprobs) -> np.ndarray:
     """The first entry of each position of vLLM's FlatLogprobs: the sampled token. (T,) float32."""
     return np.asarray(flat.logprobs, np.float32)[np.asarray(flat.start_indices, np.int64)]
 
 
-def prompt_scores(output: Any, top_k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def split_prompt_logprobs(output: RequestOutput, top_k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log-probs of prompt tokens 1..L-1, and the model's `top_k` tokens there.
 
     Returns: (L-1,) float32; (L-1, top_k) int32; (L-1, top_k) float32. Row j belongs to prompt token j + 1.

@@ -34,7 +34,7 @@ def folder_problems(where: str, path: str, tokenizer: str | None, *, weights: bo
 
 
 def model_facts(path: str, hf_overrides: dict[str, Any]) -> dict[str, Any]:
-    """Returns config.json of a local folder with the overrides on top; the overrides alone where there is none."""
+    """Returns config.json of a local folder with the overrides on top; only the overrides where there is none."""
     file = Path(path).expanduser() / "config.json"
     try:
         facts = json.loads(file.read_text(encoding="utf-8")) if path and file.is_file() else {}

@@ -1,11 +1,11 @@
-"""Inside vLLM's worker: predictions of the response rows alone, through the model's own LM head.
+"""Inside vLLM's worker: predictions of only the response rows, through the model's own LM head.
 
 `prompt_logprobs` forms the logits of every prompt position, normalises and ranks them, and hands out a Python object a
 token. Here the final hidden states of the rows that are asked for are taken where the model leaves them, the LM head
 visits them chunk by chunk, and what remains of a row is a few numbers in a flat array.
 
 `RowCollector` stands on these parts of vLLM's model runners, which are no public interface: `execute_model`, its
-`execute_model_state` with the hidden states, `scheduler_output`, and where each request's rows lie. Both of vLLM's
+`execute_model_state` with the hidden states, `scheduler_output`, and where each request's rows begin. Both of vLLM's
 runners are served. The backend compares the outcome with `prompt_logprobs` before it relies on it.
 """
 
@@ -13,33 +13,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
-from tgpo_ray.models.engine import SCORED_PLACE
-from tgpo_ray.models.scoring import ScoringRequest, Want
+from tgpo_ray.models.scoring import SCORED_INDEX, ScoringRequest, Want, needs_distribution, needs_logits
+
+if TYPE_CHECKING:
+    from tgpo_ray.models.vllm_objects import ModelRunner, SchedulerOutput, StepBatch, StepState
 
 # Logits of one chunk, float32. On a CPU they should stay in the cache for the passes that follow; on a GPU a product of
 # too few rows is wasted.
 CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 
-Partings = dict[int, list[tuple[int, int]]]  # place of a request -> (row, place of a mate that needs this row as well)
+Partings = dict[int, list[tuple[int, int]]]  # index of a request -> (row, index of a mate that needs this row as well)
 
 
 @dataclass(frozen=True)
 class ScoredRows:
     """Predictions as the worker computed them, flat."""
 
-    spans: np.ndarray  # (S, 3) int64: place of the request, the first of its rows here, the row after the last
+    spans: np.ndarray  # (S, 3) int64: index of the request, the first of its rows here, the row after the last
     fields: dict[str, np.ndarray]  # fields of Scores: (n, ...), the rows of all spans one after the other
 
 
 class Span(NamedTuple):
     """Rows of one request that one step of the engine computed."""
 
-    place: int
+    request: int  # its index in the call
     start: int  # row of the request
     stop: int
     position: int  # of `start` among the step's hidden states
@@ -49,11 +51,11 @@ class RowCollector:
     """Stands before a model runner's `execute_model` until `take`, and scores the rows that its steps compute."""
 
     def __init__(
-        self, runner: Any, requests: Sequence[ScoringRequest], partings: Partings, want: Want, seed: int
+        self, runner: ModelRunner, requests: Sequence[ScoringRequest], partings: Partings, want: Want, seed: int
     ) -> None:
         self._runner, self._requests, self._partings, self._want = runner, requests, partings, want
         self._generator = torch.Generator().manual_seed(seed)
-        self._places: dict[str, int] = {}  # by the engine's request id
+        self._indices: dict[str, int] = {}  # by the engine's request id
         self._spans: list[Span] = []
         self._parts: list[dict[str, torch.Tensor]] = []
         self._error: Exception | None = None
@@ -75,7 +77,7 @@ class RowCollector:
         fields = {name: torch.cat([part[name] for part in self._parts]).cpu().numpy() for name in self._parts[0]}
         return ScoredRows(spans, fields)
 
-    def _execute_model(self, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
+    def _execute_model(self, scheduler_output: SchedulerOutput, *args: object, **kwargs: object) -> object:
         output = self._execute(scheduler_output, *args, **kwargs)
         try:
             self._keep(scheduler_output, self._runner.execute_model_state)
@@ -83,30 +85,31 @@ class RowCollector:
             self._error = error
         return output
 
-    def _keep(self, scheduler_output: Any, state: Any) -> None:
+    def _keep(self, scheduler_output: SchedulerOutput, state: StepState | None) -> None:
         for request in scheduler_output.scheduled_new_reqs:
-            place = ((request.sampling_params and request.sampling_params.extra_args) or {}).get(SCORED_PLACE)
-            if place is not None:
-                self._places[request.req_id] = place
-        hidden = None if state is None else state.hidden_states  # None: not the last pipeline stage
-        if hidden is not None and (spans := self._spans_of(scheduler_output, state)):
-            self._score(hidden, spans)
+            index = ((request.sampling_params and request.sampling_params.extra_args) or {}).get(SCORED_INDEX)
+            if index is not None:
+                self._indices[request.req_id] = index
+        if state is None or state.hidden_states is None:  # not the last pipeline stage
+            return
+        if spans := self._spans_of(scheduler_output, state):
+            self._score(state.hidden_states, spans)
 
-    def _spans_of(self, scheduler_output: Any, state: Any) -> list[Span]:
+    def _spans_of(self, scheduler_output: SchedulerOutput, state: StepState) -> list[Span]:
         """Which rows this step has, and where. Row r of a request is predicted at its position first + r - 1."""
         counts, positions, spans = scheduler_output.num_scheduled_tokens, None, []
         for request_id, computed in _computed_before(scheduler_output):
-            place = self._places.get(request_id)
-            if place is None:
+            index = self._indices.get(request_id)
+            if index is None:
                 continue
-            request = self._requests[place]
+            request = self._requests[index]
             begin = request.first - 1
             start, stop = max(computed, begin), min(computed + counts[request_id], len(request.ids) - 1)
             if start < stop:
                 positions = _positions(self._runner, state) if positions is None else positions
                 at = positions[request_id] + start - computed
-                spans.append(Span(place, start - begin, stop - begin, at))
-                for row, mate in self._partings.get(place, ()):
+                spans.append(Span(index, start - begin, stop - begin, at))
+                for row, mate in self._partings.get(index, ()):
                     if start <= row + begin < stop:
                         spans.append(Span(mate, row, row + 1, at + row + begin - start))
         return spans
@@ -115,13 +118,13 @@ class RowCollector:
     def _score(self, hidden: torch.Tensor, spans: Sequence[Span]) -> None:
         where = np.concatenate([np.arange(s.position, s.position + s.stop - s.start) for s in spans])  # (n,)
         targets = np.concatenate([self._tokens(s) for s in spans]).astype(np.int64)  # (n,)
-        found = self._predict(hidden, torch.from_numpy(where).to(hidden.device), torch.from_numpy(targets))
-        if found is not None:
+        predicted = self._predict(hidden, torch.from_numpy(where).to(hidden.device), torch.from_numpy(targets))
+        if predicted is not None:
             self._spans += spans
-            self._parts.append(found)
+            self._parts.append(predicted)
 
     def _tokens(self, span: Span) -> np.ndarray:
-        request = self._requests[span.place]
+        request = self._requests[span.request]
         return request.ids[request.first + span.start : request.first + span.stop]
 
     def _predict(
@@ -149,7 +152,7 @@ class RowCollector:
         return max(CHUNK_BYTES.get(rows.device.type, CHUNK_BYTES["cuda"]) // (4 * vocabulary), 1)
 
 
-def _computed_before(scheduler_output: Any) -> Iterable[tuple[str, int]]:
+def _computed_before(scheduler_output: SchedulerOutput) -> Iterable[tuple[str, int]]:
     """(request id, tokens in the cache before this step) of the step's requests."""
     cached = scheduler_output.scheduled_cached_reqs
     yield from zip(cached.req_ids, cached.num_computed_tokens, strict=True)
@@ -157,52 +160,49 @@ def _computed_before(scheduler_output: Any) -> Iterable[tuple[str, int]]:
         yield request.req_id, request.num_computed_tokens
 
 
-def _positions(runner: Any, state: Any) -> dict[str, int]:
+def _positions(runner: ModelRunner, state: StepState) -> dict[str, int]:
     """Where the rows of each request begin in the step's hidden states."""
-    batch = getattr(state, "input_batch", None)
+    batch: StepBatch | None = getattr(state, "input_batch", None)
     if batch is not None:  # vLLM's second model runner keeps the batch with the step
         return dict(zip(batch.req_ids, batch.query_start_loc_np.tolist(), strict=False))
     starts = runner.query_start_loc.np
     return {request_id: int(starts[index]) for request_id, index in runner.input_batch.req_id_to_index.items()}
 
 
-def needs_distribution(want: Want) -> bool:
-    """Whether logits must be normalised: an argmax alone needs none of it."""
-    return bool(want.logprob or want.sample or want.top_k)
-
-
-def needs_logits(want: Want) -> bool:
-    return want.argmax or needs_distribution(want)
-
-
 def predictions(
     logits: torch.Tensor, targets: torch.Tensor, want: Want, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """What is wanted of each row, by the names of Scores' fields.
-
-    A sample at temperature 1 is the first id v with sum_{u <= v} p_u > U, U uniform in [0, 1): one random number a row.
+    """What is wanted of each row, by the names of Scores' fields. A sample is drawn at temperature 1.
 
     Args:
         logits: (c, V) of any float type.
-        targets: (c,) int64, the token that stands there.
+        targets: (c,) int64, the token at that position.
     """
-    found: dict[str, torch.Tensor] = {}
+    fields: dict[str, torch.Tensor] = {}
     if not needs_distribution(want):
         return {"argmax_ids": argmax(logits)}
     logprobs = logits.log_softmax(-1, dtype=torch.float32)  # (c, V)
     if want.top_k:
-        found["topk_logprobs"], best = logprobs.topk(want.top_k)
-        found["topk_ids"] = best.to(torch.int32)
+        fields["topk_logprobs"], best = logprobs.topk(want.top_k)
+        fields["topk_ids"] = best.to(torch.int32)
     if want.argmax:  # of equally good ids the one that top-k names
-        found["argmax_ids"] = found["topk_ids"][:, 0] if want.top_k else argmax(logits)
+        fields["argmax_ids"] = fields["topk_ids"][:, 0] if want.top_k else argmax(logits)
     if want.logprob:
-        found["logprobs"] = logprobs.gather(1, targets[:, None])[:, 0]
+        fields["logprobs"] = logprobs.gather(1, targets[:, None])[:, 0]
     if want.sample:
-        below = logprobs.exp().cumsum(-1, dtype=torch.float64)  # (c, V): in float32 rare tokens would vanish
-        uniform = torch.rand(len(logits), 1, generator=generator, dtype=torch.float64).to(logits.device)
-        drawn = torch.searchsorted(below, uniform * below[:, -1:], right=True)[:, 0]
-        found["sampled_ids"] = drawn.clamp(max=logits.shape[1] - 1).to(torch.int32)
-    return found
+        fields["sampled_ids"] = draw(logprobs.exp(), generator)
+    return fields
+
+
+def draw(probabilities: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """(c,) int32: one id of each row of (c, V), the first v with sum_{u <= v} p_u > U, U uniform in [0, 1).
+
+    One random number a row, from the generator's own device: the draws do not depend on how rows are cut into chunks.
+    """
+    below = probabilities.cumsum(-1, dtype=torch.float64)  # (c, V): in float32 rare tokens would vanish
+    uniform = torch.rand(len(below), 1, generator=generator, dtype=torch.float64, device=generator.device)
+    ids = torch.searchsorted(below, uniform.to(below.device) * below[:, -1:], right=True)[:, 0]
+    return ids.clamp(max=below.shape[1] - 1).to(torch.int32)
 
 
 def argmax(logits: torch.Tensor) -> torch.Tensor:

@@ -18,19 +18,19 @@ def distinct(requests: Sequence[ScoringRequest]) -> tuple[list[ScoringRequest], 
 
     One without a row to score gets one, so that every field has a row to take its shape from; `cut` drops it.
     """
-    places: dict[tuple[int, bytes], int] = {}
-    kept, which = [], []
+    indices: dict[tuple[int, bytes], int] = {}
+    different, which = [], []
     for request in requests:
         if len(request.ids) == request.first:
             request = ScoringRequest(np.append(request.ids, np.int32(0)), request.first)
-        place = places.setdefault((request.first, request.ids.tobytes()), len(kept))
-        if place == len(kept):
-            kept.append(request)
-        which.append(place)
-    return kept, which
+        index = indices.setdefault((request.first, request.ids.tobytes()), len(different))
+        if index == len(different):
+            different.append(request)
+        which.append(index)
+    return different, which
 
 
-def partings(requests: Sequence[ScoringRequest], every: int = SMALLEST_BLOCK) -> Partings:
+def partings_of(requests: Sequence[ScoringRequest], every: int = SMALLEST_BLOCK) -> Partings:
     """Where mates part at the end of what could be a cached block.
 
     Of [7 8 | 5 5 6] and [7 8 | 5 5 9] with blocks of 4 ids, the second may find its first four ids in the cache, while
@@ -38,19 +38,19 @@ def partings(requests: Sequence[ScoringRequest], every: int = SMALLEST_BLOCK) ->
     """
     nodes: dict[tuple[int, bytes], int] = {}  # a trie over pieces of `every` ids
     readers: dict[int, list[int]] = {}
-    found: Partings = {}
-    for place, request in enumerate(requests):
-        node, begin = -request.first, 0  # prefixes are shared at equal `first` alone
+    partings: Partings = {}
+    for index, request in enumerate(requests):
+        node, begin = -request.first, 0  # prefixes are shared only at equal `first`
         for end in range(-(-request.first // every) * every, len(request.ids), every):
             node = nodes.setdefault((node, request.ids[begin:end].tobytes()), len(nodes))
             begin = end
             mates = readers.setdefault(node, [])
             for mate in mates:
                 if requests[mate].ids[end] != request.ids[end]:
-                    found.setdefault(mate, []).append((end - request.first, place))
-                    found.setdefault(place, []).append((end - request.first, mate))
-            mates.append(place)
-    return found
+                    partings.setdefault(mate, []).append((end - request.first, index))
+                    partings.setdefault(index, []).append((end - request.first, mate))
+            mates.append(index)
+    return partings
 
 
 def cut(scores: Scores, request: ScoringRequest) -> Scores:
@@ -76,16 +76,16 @@ def assemble(rows: ScoredRows | None, requests: Sequence[ScoringRequest]) -> lis
     begins = ends - [len(request.ids) - request.first for request in requests]
     source = np.full(int(ends[-1]), -1, np.int64)  # (N,) where among the computed rows each row stands
     taken = 0
-    for place, start, stop in rows.spans.tolist():
-        source[begins[place] + start : begins[place] + stop] = np.arange(taken, taken + stop - start)
+    for index, start, stop in rows.spans.tolist():
+        source[begins[index] + start : begins[index] + stop] = np.arange(taken, taken + stop - start)
         taken += stop - start
     if (source < 0).any():
         _borrow([source[begin:end] for begin, end in zip(begins, ends, strict=True)], requests)
     if (source < 0).any():
         raise RuntimeError(f"vLLM left {int((source < 0).sum())} of {len(source)} rows uncomputed")
-    placed = {name: values[source] for name, values in rows.fields.items()}
+    fields_of_all = {name: values[source] for name, values in rows.fields.items()}
     return [
-        Scores(**{name: values[begin:end] for name, values in placed.items()})
+        Scores(**{name: values[begin:end] for name, values in fields_of_all.items()})
         for begin, end in zip(begins, ends, strict=True)
     ]
 

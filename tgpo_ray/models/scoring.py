@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tgpo_ray.models.engine import Completion, Sampling
+from tgpo_ray.models.engine_spec import Completion, Sampling
+
+if TYPE_CHECKING:
+    from tgpo_ray.models.tokenizer import VocabularyTokenizer
 
 MAX_TOP_K = 128
+SCORED_INDEX = "tgpo_scored_index"  # marks a prefill of `Engine.score`, with the index of its request
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,15 @@ class Want:
         return cls("argmax" in names, "logprob" in names, "sample" in names, "hidden" in names, top_k)
 
 
+def needs_distribution(want: Want) -> bool:
+    """Whether logits must be normalised: an argmax needs none of it."""
+    return bool(want.logprob or want.sample or want.top_k)
+
+
+def needs_logits(want: Want) -> bool:
+    return want.argmax or needs_distribution(want)
+
+
 @dataclass(frozen=True)
 class ScoringRequest:
     """One sequence to read: M ids, of which those from `first` on are scored, R = M - first of them.
@@ -58,14 +71,14 @@ class ScoringRequest:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the model predicted at the R scored places of one request; row r predicts `ids[first + r]`.
+    """What the model predicted of the R scored tokens of one request; row r predicts `ids[first + r]`.
 
     Fields that nobody asked for are None.
     """
 
     argmax_ids: np.ndarray | None = None  # (R,) int32
     sampled_ids: np.ndarray | None = None  # (R,) int32, drawn at temperature 1
-    logprobs: np.ndarray | None = None  # (R,) float32, of the token that stands there
+    logprobs: np.ndarray | None = None  # (R,) float32, of the token at that position
     topk_ids: np.ndarray | None = None  # (R, k) int32, best first
     topk_logprobs: np.ndarray | None = None  # (R, k) float32
     hidden: np.ndarray | None = None  # (R, D) float32, final hidden states as the LM head reads them
@@ -75,7 +88,7 @@ class ScoringBackend(Protocol):
     """A model that scores and writes: vLLM here, transformers here, or a server elsewhere."""
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> VocabularyTokenizer:
         """The model's own tokenizer, of Hugging Face's interface."""
         ...
 

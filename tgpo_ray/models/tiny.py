@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 END, PAD = "<|endoftext|>", "<|pad|>"
 
@@ -39,7 +42,9 @@ def _qwen_tokenizer(vocabulary: dict[str, int]) -> Any:
     return Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token=END, eos_token=END, pad_token=PAD)
 
 
-def write_model(folder: str | Path, architecture: str, tokenizer: Any, *, seed: int = 0, **shape: Any) -> Path:
+def write_model(
+    folder: str | Path, architecture: str, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, **shape: float | bool
+) -> Path:
     """Write a randomly initialised causal model with its tokenizer and generation config; returns the folder.
 
     Args:
@@ -96,14 +101,14 @@ def _problems(data: str) -> Iterator[str]:
     path = Path(data).expanduser()
     if not path.is_file():
         raise ValueError(f"no such file: {data}: give a jsonl with a `problem` column, such as GSM8K's")
-    found = 0
+    num_problems = 0
     with path.open(encoding="utf-8") as lines:  # not str.splitlines: a problem may hold U+2028 and its like
         for number, line in enumerate(lines, start=1):
             problem = _row(line, f"{data}, line {number}").get("problem")
             if problem:
-                found += 1
+                num_problems += 1
                 yield problem
-    if not found:
+    if not num_problems:
         raise ValueError(f"{data} has no row with a `problem`: the tokenizers are trained on that column")
 
 

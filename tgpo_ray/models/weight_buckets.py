@@ -7,7 +7,6 @@ without a copy (a torch tensor would be pickled: 40 times slower).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import ray
@@ -50,7 +49,7 @@ def fill_buckets(weights: Iterable[tuple[str, torch.Tensor]], max_bytes: int = M
         yield bucket
 
 
-def read_buckets(refs: Sequence[Any]) -> Iterator[tuple[str, torch.Tensor]]:
+def read_buckets(refs: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> Iterator[tuple[str, torch.Tensor]]:
     """Fetch bucket after bucket and yield `(name, tensor)`; a bucket is let go before the next one is fetched."""
     for ref in refs:
         bucket: Bucket = ray.get(ref) if isinstance(ref, ray.ObjectRef) else ref

@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from tgpo_ray.models.lean_scoring import RowCollector
+from tgpo_ray.models.lean_scoring import Partings, RowCollector, ScoredRows
+from tgpo_ray.models.scoring import ScoringRequest, Want
 from tgpo_ray.models.weight_buckets import read_buckets
+
+if TYPE_CHECKING:
+    import ray
+
+    from tgpo_ray.models.weight_buckets import Bucket
 
 
 class WorkerExtension:
     """What vLLM mixes into its worker, called by `collective_rpc`; runs in every tensor-parallel process."""
 
+    _tgpo_rows: RowCollector | None = None
+
     def tgpo_seed(self, seed: int) -> None:
         torch.manual_seed(seed)
 
-    def tgpo_load_weights(self, buckets: Sequence[Any]) -> None:
+    def tgpo_load_weights(self, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> None:
         """Load weight buckets one after the other: the engine never holds more than one of them beside the model."""
         runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
         runner.reload_weights(weights_iterator=read_buckets(buckets), is_checkpoint_format=True)
         repack_heads(runner.get_model())
 
-    def tgpo_start_scoring(self, *arguments: Any) -> None:
-        """Keep what the model predicts in the requests that `Engine.read` queues from now on."""
-        self.tgpo_take_scores()
+    def tgpo_start_scoring(self, requests: Sequence[ScoringRequest], partings: Partings, want: Want, seed: int) -> None:
+        """Keep what the model predicts of these requests, whose prefills come next."""
+        self.tgpo_take_rows()
         runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
-        self._tgpo_rows = RowCollector(runner, *arguments)
+        self._tgpo_rows = RowCollector(runner, requests, partings, want, seed)
 
-    def tgpo_take_scores(self) -> Any:
+    def tgpo_take_rows(self) -> ScoredRows | None:
         """What was kept since `tgpo_start_scoring`, flat; None where this process has no logits."""
-        collector, self._tgpo_rows = getattr(self, "_tgpo_rows", None), None
+        collector, self._tgpo_rows = self._tgpo_rows, None
         return None if collector is None else collector.take()
 
 
-def repack_heads(model: Any) -> None:
+def repack_heads(model: nn.Module) -> None:
     """Have a tied LM head see the weights that its embedding just got.
 
-    On a CPU vLLM multiplies with a packed copy of each weight and, at a reload, renews the copies of those layers alone
+    On a CPU vLLM multiplies with a packed copy of each weight and, at a reload, renews only the copies of those layers
     that were sent a weight. A tied head is sent none: it would go on sampling from its first weights.
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead

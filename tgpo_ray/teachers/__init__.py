@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from tgpo_ray.teachers.answers import Verdict, flaw_of
+    from tgpo_ray.teachers.answers import AnswerCheck, flaw_of
     from tgpo_ray.teachers.backends.caching import CachingBackend
     from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
     from tgpo_ray.teachers.backends.vllm_backend import VllmBackend
     from tgpo_ray.teachers.building import TEACHER_CONTEXT_SLACK, build_reference, build_teachers, teacher_spec
     from tgpo_ray.teachers.counts import ScoringCounts, scoring_metrics
+    from tgpo_ray.teachers.episode_translator import EpisodeTranslator, vocabulary_map
     from tgpo_ray.teachers.group import TeacherGroup
-    from tgpo_ray.teachers.reader import Reader, vocabulary_map
     from tgpo_ray.teachers.spec import ServerSpec, TeacherSpec
     from tgpo_ray.teachers.streaming import Scoring, ScoringRequest, annotate
     from tgpo_ray.teachers.teacher import Teacher
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "answers": ["Verdict", "flaw_of"],
+        "answers": ["AnswerCheck", "flaw_of"],
         "backends.caching": ["CachingBackend"],
         "backends.transformers_backend": ["TransformersBackend"],
         "backends.vllm_backend": ["VllmBackend"],
         "building": ["TEACHER_CONTEXT_SLACK", "build_reference", "build_teachers", "teacher_spec"],
         "counts": ["ScoringCounts", "scoring_metrics"],
+        "episode_translator": ["EpisodeTranslator", "vocabulary_map"],
         "group": ["TeacherGroup"],
-        "reader": ["Reader", "vocabulary_map"],
         "spec": ["ServerSpec", "TeacherSpec"],
         "streaming": ["Scoring", "ScoringRequest", "annotate"],
         "teacher": ["Teacher"],

@@ -14,7 +14,7 @@ MAX_LOGPROB = 1e-3  # nats: a sum of float32 exponentials may come out a little 
 
 
 @dataclass(frozen=True)
-class Verdict:
+class AnswerCheck:
     """What the driver hears of one group's answer: why it is refused (empty: it is not), and where it came from."""
 
     flaw: str
@@ -30,7 +30,9 @@ def flaw_of(answers: Sequence[Guidance], group: EpisodeGroup, num_policy_ids: in
     """
     if len(answers) != len(group):
         return f"{len(answers)} answers to {len(group)} episodes"
-    flaws = (_flaws(said, episode, num_policy_ids) for said, episode in zip(answers, group.episodes, strict=True))
+    flaws = (
+        _flaws(guidance, episode, num_policy_ids) for guidance, episode in zip(answers, group.episodes, strict=True)
+    )
     return next(chain.from_iterable(flaws), "")
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 from tgpo_ray.models import EngineSpec, context_length, local_model, model_facts
 from tgpo_ray.teachers.group import TeacherGroup
 from tgpo_ray.teachers.spec import ServerSpec, TeacherSpec
 
 if TYPE_CHECKING:
-    from tgpo_ray.config import AlgorithmConfig, ReferenceConfig, TeacherConfig
+    from tgpo_ray.config import AlgorithmConfig, ReferenceConfig, TeacherConfig, TeachersConfig
+
+Unmapped = Literal["mask", "first_piece"]
 
 # A teacher reads the same text in its own pieces, and its prefill asks for one token more.
 TEACHER_CONTEXT_SLACK = 1.25
@@ -17,19 +20,14 @@ TEACHER_CONTEXT_SLACK = 1.25
 SERVER_SHARE_OF_TIMEOUT = 0.8
 
 
-def teacher_spec(config: Any, teacher: TeacherConfig) -> TeacherSpec:
-    """One pool's teacher."""
+def teacher_spec(config: AlgorithmConfig, teacher: TeacherConfig, *, unmapped: Unmapped) -> TeacherSpec:
+    """One pool's teacher. `unmapped`: what becomes of a teacher's token that the policy lacks."""
     runners, faults = config.env_runners, config.fault_tolerance
     context = int((runners.max_prompt_tokens + runners.max_response_tokens) * TEACHER_CONTEXT_SLACK) + 1
-    engine = EngineSpec(
-        model=local_model(teacher.path),
-        tokenizer=teacher.tokenizer and local_model(teacher.tokenizer),
-        dtype=teacher.dtype,
+    engine = EngineSpec.of_sections(
+        teacher,
+        teacher,
         max_model_len=_within_context(teacher, context),
-        kv_cache_memory=teacher.kv_cache_memory,
-        max_num_seqs=teacher.max_num_seqs,
-        tensor_parallel_size=teacher.tensor_parallel_size,
-        hf_overrides=teacher.hf_overrides,
         trust_remote_code=config.model.trust_remote_code,
         seed=config.seed,
     )
@@ -37,7 +35,7 @@ def teacher_spec(config: Any, teacher: TeacherConfig) -> TeacherSpec:
         engine=engine,
         policy_tokenizer=local_model(config.model.tokenizer or config.model.path),
         prompt=teacher.prompt,
-        unmapped=config.guidance.unmapped,
+        unmapped=unmapped,
         vocabulary=teacher.vocabulary,
         map_end_of_sequence=teacher.map_end_of_sequence,
         gpu=bool(teacher.num_gpus_per_replica),
@@ -53,31 +51,32 @@ def teacher_spec(config: Any, teacher: TeacherConfig) -> TeacherSpec:
     )
 
 
-def build_teachers(config: Any) -> dict[str, TeacherGroup]:
-    """The teacher pools of a configuration that has a `teachers` section, by name."""
-    return {name: _scorers(config, teacher_spec(config, teacher), teacher) for name, teacher in config.teachers.items()}
+def build_teachers(
+    config: AlgorithmConfig, teachers: TeachersConfig | Mapping[str, TeacherConfig], *, unmapped: Unmapped
+) -> dict[str, TeacherGroup]:
+    """The teacher pools of a resolved configuration, by name."""
+    return {
+        name: _pool(config, teacher_spec(config, teacher, unmapped=unmapped), teacher)
+        for name, teacher in teachers.items()
+    }
 
 
 def reference_spec(config: AlgorithmConfig) -> TeacherSpec:
     """The frozen reference as a scorer: it reads the policy's own ids, so no vocabulary is mapped."""
-    model, reference, runners = config.model, config.reference, config.env_runners
-    tokenizer = local_model(model.tokenizer or model.path)
-    engine = EngineSpec(
-        model=local_model(reference.path or model.path),
-        tokenizer=tokenizer,
-        dtype=model.dtype,
+    reference, runners = config.reference, config.env_runners
+    tokenizer = config.model.tokenizer or config.model.path
+    model = config.model.model_copy(update={"path": reference.path or config.model.path, "tokenizer": tokenizer})
+    engine = EngineSpec.of_sections(
+        model,
+        reference,
         # its prefill asks for one token more
         max_model_len=runners.max_prompt_tokens + runners.max_response_tokens + 1,
-        kv_cache_memory=reference.kv_cache_memory,
-        max_num_seqs=reference.max_num_seqs,
-        tensor_parallel_size=reference.tensor_parallel_size,
-        hf_overrides=model.hf_overrides,
         trust_remote_code=model.trust_remote_code,
         seed=config.seed,
     )
     return TeacherSpec(
         engine=engine,
-        policy_tokenizer=tokenizer,
+        policy_tokenizer=local_model(tokenizer),
         gpu=bool(reference.num_gpus_per_replica),
         backend=reference.backend,
         token_budget=reference.token_budget,
@@ -86,11 +85,11 @@ def reference_spec(config: AlgorithmConfig) -> TeacherSpec:
 
 def build_reference(config: AlgorithmConfig) -> TeacherGroup:
     """The pool of the frozen reference; its guidance goes under the scorer's name `reference`, with want `logprob`."""
-    return _scorers(config, reference_spec(config), config.reference)
+    return _pool(config, reference_spec(config), config.reference)
 
 
-def _scorers(config: AlgorithmConfig, spec: TeacherSpec, section: TeacherConfig | ReferenceConfig) -> TeacherGroup:
-    """A pool of such scorers, placed as its section says."""
+def _pool(config: AlgorithmConfig, spec: TeacherSpec, section: TeacherConfig | ReferenceConfig) -> TeacherGroup:
+    """A pool of such scorers with the replicas and resources that its section says."""
     faults = config.fault_tolerance
     return TeacherGroup(
         spec,
@@ -103,7 +102,7 @@ def _scorers(config: AlgorithmConfig, spec: TeacherSpec, section: TeacherConfig 
     )
 
 
-def _within_context(teacher: Any, wanted: int) -> int:
+def _within_context(teacher: TeacherConfig, wanted: int) -> int:
     """`wanted`, or the teacher's own context where that is shorter."""
     limit = context_length(model_facts(teacher.path, teacher.hf_overrides))
     return wanted if limit is None else min(wanted, limit)

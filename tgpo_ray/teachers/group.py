@@ -17,8 +17,9 @@ import ray
 from ray.exceptions import RayTaskError
 
 from tgpo_ray.cluster import ACTOR_ERRORS, ActorStartError, actor, kill, root_cause, wait_until_started
-from tgpo_ray.episode import SampledGroup
-from tgpo_ray.models import Sampling, engine_environment
+from tgpo_ray.episode import Guidance, SampledGroup
+from tgpo_ray.models import Completion, Sampling, engine_environment
+from tgpo_ray.teachers.answers import AnswerCheck
 from tgpo_ray.teachers.counts import ScoringCounts
 from tgpo_ray.teachers.replica import Replica
 from tgpo_ray.teachers.spec import TeacherSpec
@@ -32,8 +33,8 @@ class _Request:
     group: SampledGroup
     want: list[str]
     replica: Replica
-    ref: Any  # ObjectRef of a list of Guidance
-    verdict: Any  # ObjectRef of a Verdict on those: all of the answer that the driver fetches
+    ref: ray.ObjectRef[list[Guidance]]
+    check: ray.ObjectRef[AnswerCheck]  # of those: all of the answer that the driver fetches
     tries: int
     since: float = field(default_factory=time.monotonic)
 
@@ -117,8 +118,8 @@ class TeacherGroup:
     def _send(self, group: SampledGroup, want: list[str], tries: int, *, avoid: Replica | None = None) -> None:
         replica = self.choose(group, avoid)
         method = replica.handle.annotate_checked.options(num_returns=2)
-        ref, verdict = method.remote(group.ref, want)
-        self._open.append(_Request(group, want, replica, ref, verdict, tries))
+        ref, check = method.remote(group.ref, want)
+        self._open.append(_Request(group, want, replica, ref, check, tries))
 
     def choose(self, group: SampledGroup, avoid: Replica | None = None) -> Replica:
         """The least loaded of those that are alive. Among equals a problem has a home: its cache is there."""
@@ -127,9 +128,9 @@ class TeacherGroup:
         for request in self._open:
             load[id(request.replica)] += 1
 
-        def rank(place: int) -> tuple[bool, bool, int, int]:
-            replica = self.replicas[place]
-            return (not replica.alive, replica is avoid, load[id(replica)], (place - home) % count)
+        def rank(index: int) -> tuple[bool, bool, int, int]:
+            replica = self.replicas[index]
+            return (not replica.alive, replica is avoid, load[id(replica)], (index - home) % count)
 
         return self.replicas[min(range(count), key=rank)]
 
@@ -141,31 +142,31 @@ class TeacherGroup:
         """
         self._wait_for_news(wait_s)
         self._notice_starts()
-        refs = [request.verdict for request in self._open]
+        refs = [request.check for request in self._open]
         ready = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if refs else set()
-        for request in [request for request in self._open if request.verdict in ready]:
+        for request in [request for request in self._open if request.check in ready]:
             if request in self._open:  # a death before it in this loop may have sent it elsewhere
                 request.replica.heard = time.monotonic()
                 yield from self._answered(request, scorer)
-        for request in [request for request in self._open if request.verdict not in ready]:
+        for request in [request for request in self._open if request.check not in ready]:
             if request in self._open and self._is_late(request):
                 print(f"{request.replica.name}: no answer within {self._timeout_s:g} s", flush=True)
                 yield from self._fail_over(request.replica)
 
     def _wait_for_news(self, wait_s: float) -> None:
-        refs = [request.verdict for request in self._open]
+        refs = [request.check for request in self._open]
         refs += [replica.start_ref for replica in self.replicas if not replica.alive]
         if refs and wait_s:
             ray.wait(refs, num_returns=1, timeout=wait_s)
 
     def _is_late(self, request: _Request) -> bool:
-        """Whether the replica has worked on this request alone for too long: queueing and starting do not count."""
+        """Whether the replica has worked on this one request for too long: queueing and starting do not count."""
         replica = request.replica
         return replica.alive and time.monotonic() - max(request.since, replica.heard) > self._timeout_s
 
     def _answered(self, request: _Request, scorer: str) -> Iterator[SampledGroup]:
         try:
-            verdict: Any = ray.get(request.verdict)
+            check: Any = ray.get(request.check)
         except ACTOR_ERRORS:
             if request.replica.alive:  # a failed start is noticed as such
                 yield from self._fail_over(request.replica)
@@ -175,14 +176,14 @@ class TeacherGroup:
             with contextlib.suppress(RayTaskError):  # the same error, which Ray would print where nobody fetched it
                 ray.get(request.ref)
         else:
-            self._counts.sequences += verdict.num_sequences
-            self._counts.cached += verdict.num_cached
-            if not verdict.flaw:
+            self._counts.sequences += check.num_sequences
+            self._counts.cached += check.num_cached
+            if not check.flaw:
                 self._open.remove(request)
                 yield replace(request.group, guidance={**request.group.guidance, scorer: request.ref})
                 return
             self._counts.rejected += 1
-            reason = f"its answer is refused: {verdict.flaw}"
+            reason = f"its answer is refused: {check.flaw}"
         print(f"{request.replica.name}: {reason}", flush=True)
         self._open.remove(request)
         yield from self._again(request)
@@ -257,7 +258,7 @@ class TeacherGroup:
         counts, self._counts = self._counts, ScoringCounts()
         return counts
 
-    def generate(self, prompts: list[list[int]], sampling: Sampling, n: int = 1) -> list[Any]:
+    def generate(self, prompts: list[list[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
         """Traces: n Completions for each prompt, the prompts dealt over the replicas."""
         self.wait_until_ready()
         replicas = list(self.replicas)

@@ -1,4 +1,4 @@
-"""One Teacher actor as the driver knows it: starting, alive, or not to be had."""
+"""One Teacher actor as the driver knows it: starting, alive or lost."""
 
 from __future__ import annotations
 

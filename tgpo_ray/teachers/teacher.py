@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 
 from tgpo_ray.episode import EpisodeGroup, Guidance
 from tgpo_ray.models import Completion, Sampling, ScoringBackend, Want
-from tgpo_ray.teachers.answers import Verdict, flaw_of
+from tgpo_ray.teachers.answers import AnswerCheck, flaw_of
 from tgpo_ray.teachers.backends.caching import CachingBackend
-from tgpo_ray.teachers.reader import Reader
+from tgpo_ray.teachers.episode_translator import EpisodeTranslator
 from tgpo_ray.teachers.spec import TeacherSpec
 
 
@@ -17,7 +17,7 @@ class Teacher:
 
     def __init__(self, spec: TeacherSpec) -> None:
         self.backend = CachingBackend(backend_of(spec), spec.cache_memory)
-        self.reader = Reader(spec, self.backend.tokenizer)
+        self.translator = EpisodeTranslator(spec, self.backend.tokenizer)
 
     def annotate(self, group: EpisodeGroup, want: Collection[str]) -> list[Guidance]:
         """The teacher's word at every response position of every episode, in the policy's ids.
@@ -30,19 +30,19 @@ class Teacher:
 
         Returns: one Guidance an episode; position t belongs to response token t.
         """
-        readings = [self.reader.request(group, episode) for episode in group.episodes]
-        answers = self.backend.score([request for request, _ in readings], Want.parse(want))
+        questions = [self.translator.request(group, episode) for episode in group.episodes]
+        answers = self.backend.score([request for request, _ in questions], Want.parse(want))
         return [
-            self.reader.guidance(scores, request, starts, episode.response_ids)
-            for scores, (request, starts), episode in zip(answers, readings, group.episodes, strict=True)
+            self.translator.guidance(scores, request, starts, episode.response_ids)
+            for scores, (request, starts), episode in zip(answers, questions, group.episodes, strict=True)
         ]
 
-    def annotate_checked(self, group: EpisodeGroup, want: Collection[str]) -> tuple[list[Guidance], Verdict]:
-        """`annotate`, and whether its answers can be right: the driver reads that alone."""
+    def annotate_checked(self, group: EpisodeGroup, want: Collection[str]) -> tuple[list[Guidance], AnswerCheck]:
+        """`annotate`, and whether its answers can be right: the driver fetches only that."""
         hits = self.backend.num_hits
         answers = self.annotate(group, want)
-        flaw = flaw_of(answers, group, self.reader.num_policy_ids)
-        return answers, Verdict(flaw, len(group), self.backend.num_hits - hits)
+        flaw = flaw_of(answers, group, self.translator.num_policy_ids)
+        return answers, AnswerCheck(flaw, len(group), self.backend.num_hits - hits)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
         """Traces: n responses to each prompt, in the teacher's own ids."""

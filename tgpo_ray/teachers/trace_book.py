@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -13,6 +13,9 @@ from tgpo_ray.cluster import actor_of_driver, kill, wait_until_started
 from tgpo_ray.config import ConfigError
 from tgpo_ray.episode import ORIGIN_TEACHER, Episode, EpisodeGroup, EpisodeInfo, SampledGroup
 from tgpo_ray.teachers.trace_file import read_rows
+
+if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig, TraceFileConfig
 
 
 class TraceBook:
@@ -35,16 +38,16 @@ class TraceBook:
 
     def joined(self, group: EpisodeGroup) -> tuple[EpisodeGroup, EpisodeInfo | None]:
         """The group with its prompt's trace as its last episode, and that one's figures; None: the prompt has none."""
-        found = self._traces.get(group.prompt_text)
-        if found is None:
+        trace = self._traces.get(group.prompt_text)
+        if trace is None:
             return group, None
-        episode = self._episode(group.episodes[0], *found)
+        episode = self._episode(group.episodes[0], *trace)
         return replace(group, episodes=(*group.episodes, episode)), episode.info()
 
     def prefix(self, prompt: str, share: float) -> np.ndarray:
         """(T,) int32, the first `share` of the prompt's trace, its end left out; empty where it has none."""
-        found = self._traces.get(prompt)
-        ids = [] if found is None else self._tokenizer.encode(found[0], add_special_tokens=False)[: self._max_tokens]
+        trace = self._traces.get(prompt)
+        ids = [] if trace is None else self._tokenizer.encode(trace[0], add_special_tokens=False)[: self._max_tokens]
         return np.asarray(ids[: int(share * len(ids))], np.int32)
 
     def _episode(self, mate: Episode, response: str, reward: float) -> Episode:
@@ -88,8 +91,7 @@ class TraceShelf:
         ConfigError: the file of `traces` has no such column, no rows, or is not there.
     """
 
-    def __init__(self, config: Any) -> None:
-        traces = config.traces
+    def __init__(self, config: AlgorithmConfig, traces: TraceFileConfig) -> None:
         columns = (traces.prompt_column, traces.response_column)
         rows = [(row[columns[0]], row[columns[1]], _reward(row)) for row in read_rows(traces.path, columns, "traces")]
         tokenizer = config.model.tokenizer or config.model.path

@@ -5,15 +5,35 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import ray
 
 from tgpo_ray.config import ConfigError
 from tgpo_ray.episode import ORIGIN_TEACHER, Episode, EpisodeGroup, SampledGroup, Task
+
+if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.models import Tokenizer
+
+
+class WalkedTraces(Protocol):
+    """A section with a file of prompts and responses, and how its rows are walked."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def prompt_column(self) -> str: ...
+
+    @property
+    def response_column(self) -> str: ...
+
+    @property
+    def shuffle(self) -> bool: ...
 
 
 @dataclass
@@ -23,35 +43,43 @@ class TraceData:
     episodes: list[Episode]
     seed: int
     shuffle: bool
-    num_skipped: int = 0  # rows longer than data.max_tokens
+    num_skipped: int = 0  # rows longer than the limit
+    _epoch: int = -1  # that `_order` is of
+    _order: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
 
     def __len__(self) -> int:
         return len(self.episodes)
 
     @classmethod
-    def read(cls, config: Any, section: str = "data", max_tokens: int | None = None) -> TraceData:
-        """Rows of `config.data` (or another section), tokenized with the policy's tokenizer.
+    def read(
+        cls,
+        config: AlgorithmConfig,
+        data: WalkedTraces,
+        max_tokens: int,
+        *,
+        section: str = "data",
+        limit_key: str = "data.max_tokens",
+    ) -> TraceData:
+        """Rows of a file, tokenized with the policy's tokenizer.
 
         Args:
-            max_tokens: longer rows are left out; None: `max_tokens` of the section.
+            max_tokens: longer rows are left out.
+            section, limit_key: where the configuration has the file and its limit, for messages.
 
         Raises:
             ConfigError: no file, no such column, no rows, or all rows too long.
         """
         from transformers import AutoTokenizer
 
-        data = getattr(config, section)
-        limit = max_tokens or data.max_tokens
         rows = read_rows(data.path, (data.prompt_column, data.response_column), section)
         tokenizer = AutoTokenizer.from_pretrained(config.model.tokenizer or config.model.path)
         episodes = [
             trace_episode(tokenizer, row[data.prompt_column], row[data.response_column], index)
             for index, row in enumerate(rows)
         ]
-        fitting = [e for e in episodes if len(e.prompt_ids) + len(e.response_ids) <= limit]
+        fitting = [e for e in episodes if len(e.prompt_ids) + len(e.response_ids) <= max_tokens]
         if not fitting:
-            source = f"{section}.max_tokens" if max_tokens is None else "env_runners.max_response_tokens"
-            raise ConfigError([f"{source}: every row of {data.path} has more than {limit} tokens: raise it"])
+            raise ConfigError([f"{limit_key}: every row of {data.path} has more than {max_tokens} tokens: raise it"])
         return cls(fitting, config.seed, data.shuffle, len(episodes) - len(fitting))
 
     def batch(self, step: int, size: int, num_groups: int, *, origin: int = ORIGIN_TEACHER) -> list[SampledGroup]:
@@ -68,13 +96,13 @@ class TraceData:
         epoch, position = divmod(count, len(self.episodes))
         if not self.shuffle:
             return position
-        if getattr(self, "_epoch", None) != epoch:
+        if self._epoch != epoch:
             self._epoch = epoch
             self._order = np.random.default_rng([self.seed, 3, epoch]).permutation(len(self.episodes))
         return int(self._order[position])
 
 
-def trace_episode(tokenizer: Any, prompt: str, response: str, index: int) -> Episode:
+def trace_episode(tokenizer: Tokenizer, prompt: str, response: str, index: int) -> Episode:
     """One row as an Episode written by the teacher; the response ends with the end-of-sequence id."""
     ids = tokenizer.encode(response, add_special_tokens=False)
     response_ids = np.asarray([*ids, tokenizer.eos_token_id], np.int32)
@@ -118,11 +146,11 @@ def read_rows(path: str, columns: tuple[str, ...], section: str = "data") -> lis
 
 def _bad(path: str, rows: list[dict[str, Any]], column: str) -> Iterator[str]:
     """What is wrong with this column, if anything is."""
-    found = list(dict.fromkeys(name for row in rows for name in row))
-    if column not in found:
-        near = difflib.get_close_matches(column, found, n=1)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    if column not in columns:
+        near = difflib.get_close_matches(column, columns, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
-        yield f"{path} has no column {column!r}{hint} It has: {', '.join(found)}"
+        yield f"{path} has no column {column!r}{hint} It has: {', '.join(columns)}"
         return
     for number, row in enumerate(rows):
         if not isinstance(row.get(column), str):

@@ -59,20 +59,20 @@ def test_environments_in_order_pass_every_check(name: str) -> None:
 def test_a_flaw_is_found_with_its_row(name: str, check: str, shown: str) -> None:
     assert check in failed(name)
     result = checked(name)[check]
-    assert any(shown in row.text for row in result.rows), result.rows
+    assert any(shown in finding.text for finding in result.findings), result.findings
     assert result.fix
 
 
 def test_failing_rows_are_all_there_by_index() -> None:
-    assert [row.index for row in checked("WrongGold")["gold answers"].rows] == [3, 7]
+    assert [finding.index for finding in checked("WrongGold")["gold answers"].findings] == [3, 7]
 
 
 def test_a_reward_outside_the_range_fails_unless_the_range_is_stated() -> None:
-    rows = checked("Generous")["rewards"].rows
-    assert any("reward 2.0" in row.text for row in rows)
+    findings = checked("Generous")["rewards"].findings
+    assert any("reward 2.0" in finding.text for finding in findings)
     stated = Subject("tests.core.checks.flawed_envs:Generous-v0", reward_range=(0.0, 2.0))
     result = next(result for result in run_checks(stated) if result.name == "rewards")
-    assert not any("reward 2.0" in row.text for row in result.rows)
+    assert not any("reward 2.0" in finding.text for finding in result.findings)
 
 
 def test_what_cannot_be_checked_is_skipped_with_the_reason() -> None:
@@ -108,7 +108,7 @@ def test_a_chat_that_the_tokenizers_template_cannot_append_has_wrong_masks() -> 
     )
     assert appending.status == "ok" and "a chat, with its template" in appending.measured
     assert dropping.failed
-    assert dropping.rows[0].text.startswith("turn 1: the tokenizer's chat template does not keep earlier thoughts")
+    assert dropping.findings[0].text.startswith("turn 1: the tokenizer's chat template does not keep earlier thoughts")
     assert "without its template: give --tokenizer" in check_masks(Subject("tgpo/GuessNumber-v0", chat)).measured
 
 
@@ -119,7 +119,7 @@ def test_prompts_are_measured_in_the_tokenizers_tokens(tiny_models: dict[str, st
     subject = Subject("tests.core.checks.flawed_envs:Sums-v0", tokenizer=tokenizer, max_prompt_tokens=4)
     result = next(result for result in run_checks(subject) if result.name == "prompt lengths")
     assert "longest 6 tokens" in result.measured  # 10+10=
-    assert [row.index for row in result.rows] == [10, 11]
+    assert [finding.index for finding in result.findings] == [10, 11]
 
 
 def test_rows_are_drawn_the_same_at_each_call() -> None:

@@ -24,7 +24,7 @@ from tgpo_ray.checks.running_actors import _labels_are_mapped, _misplaced, _repl
 from tgpo_ray.cli import main
 from tgpo_ray.episode import EpisodeGroup, Guidance
 from tgpo_ray.models import Scores, ScoringRequest, Want, character_tokenizer, write_model
-from tgpo_ray.models.engine import EngineSpec
+from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers import Teacher, TeacherSpec
 
 SHAPE = {
@@ -54,7 +54,7 @@ def test_a_context_that_is_too_short_is_found(make_config: Callable[..., Any]):
     config = make_config("TGPO", env_runners={"max_response_tokens": 113, "max_prompt_tokens": 16})
     results = by_name(check_files(config.resolved(gpus=False)))
     assert results["context of policy"].failed
-    assert "reads 128 tokens" in results["context of teacher default"].rows[0].text
+    assert "reads 128 tokens" in results["context of teacher default"].findings[0].text
 
 
 def test_another_vocabulary_is_reported_and_one_with_little_in_common_fails(
@@ -70,7 +70,7 @@ def test_another_vocabulary_is_reported_and_one_with_little_in_common_fails(
     assert not said[0].failed
     assert "2 unmapped" in said[0].measured
     assert said[1].failed
-    assert "of the teacher's ids give no guidance" in said[1].rows[0].text
+    assert "of the teacher's ids give no guidance" in said[1].findings[0].text
 
 
 def test_a_template_that_is_asked_for_must_exist_and_spell_its_text(make_config: Callable[..., Any], tmp_path: Path):
@@ -83,9 +83,9 @@ def test_a_template_that_is_asked_for_must_exist_and_spell_its_text(make_config:
         config = make_config("TGPO", teacher=teacher)
         return by_name(check_files(config.resolved(gpus=False)))["chat template of teacher default"]
 
-    assert "has no chat template" in result(None).rows[0].text
+    assert "has no chat template" in result(None).findings[0].text
     assert not result("[{{ messages[0]['content'] }}]").failed
-    assert "comes back as" in result("User: {{ messages[0]['content'] }}").rows[0].text  # it has no such letters
+    assert "comes back as" in result("User: {{ messages[0]['content'] }}").findings[0].text  # it has no such letters
 
 
 def test_more_memory_than_the_machine_has_is_refused(make_config: Callable[..., Any]):
@@ -129,7 +129,7 @@ def test_a_teacher_recognises_what_it_wrote(teacher: Teacher):
 
 
 def test_positions_that_are_off_by_one_are_found(teacher: Teacher):
-    shifted = SimpleNamespace(backend=Shifted(teacher.backend), reader=teacher.reader)
+    shifted: Any = SimpleNamespace(backend=Shifted(teacher.backend), translator=teacher.translator)
     found = read_back(shifted, GROUPS, 32)
     assert found.gap > 0.1
     assert _misplaced(found, 0.95, 1e-3)
@@ -138,7 +138,7 @@ def test_positions_that_are_off_by_one_are_found(teacher: Teacher):
 def test_what_is_misplaced_is_told_from_what_repeats():
     repeating = ReadBack(32, agreement=1.0, shifted=1.0, gap=0.0, shifted_gap=0.0)
     assert _misplaced(repeating, 0.95, 1e-3) == []
-    texts = [row.text for row in _misplaced(ReadBack(32, 0.2, 0.8, float("nan"), 0.1), 0.95, 1e-3)]
+    texts = [finding.text for finding in _misplaced(ReadBack(32, 0.2, 0.8, float("nan"), 0.1), 0.95, 1e-3)]
     assert [text.split(":")[0] for text in texts] == [
         "its argmax is what it wrote at 20.0% of the positions",
         "shifted by one it agrees as often",
@@ -160,13 +160,13 @@ def test_replicas_that_differ_are_named():
     other = answer([1, 2, 3, 9], [-1.0, -1.0, -1.0, -1.5])
     result = _replicas_agree("it", [good, good, other], "float32")
     assert result.failed
-    assert [row.text for row in result.rows] == ["0 and 2: argmax 75.0% equal, gap 0.5 nats"]
+    assert [finding.text for finding in result.findings] == ["0 and 2: argmax 75.0% equal, gap 0.5 nats"]
 
 
 def test_tokens_that_the_policy_lacks_are_counted_against_the_limit():
     some = answer([1, -1, 3, 4], [-1.0] * 4)
     assert _labels_are_mapped("it", some, 0.25).status == "ok"
-    assert "25.0% of its tokens have no id" in _labels_are_mapped("it", some, 0.2).rows[0].text
+    assert "25.0% of its tokens have no id" in _labels_are_mapped("it", some, 0.2).findings[0].text
 
 
 def test_the_suites_own_teacher_passes_on_its_own_runner(env_runners, teachers, make_config, tiny_models):
@@ -176,8 +176,9 @@ def test_the_suites_own_teacher_passes_on_its_own_runner(env_runners, teachers, 
     model, _ = load(tiny_models["policy"])
     env_runners.sync_weights(env_runners.weights_version + 1, list(fill_buckets(model.named_parameters())))
     config = make_config("TGPO").resolved(gpus=False)
-    probe = sampled_probe(SimpleNamespace(config=config, env_runners=env_runners))
-    assert [len(group) for group in probe.held] == [2, 2]
+    running: Any = SimpleNamespace(config=config, env_runners=env_runners)
+    probe = sampled_probe(running)
+    assert [len(group) for group in probe.episodes] == [2, 2]
     results = by_name(check_pool("teacher default", teachers["default"], probe, 0.05))
     assert {name: result.status for name, result in results.items()} == {
         "replicas of teacher default": "skipped",  # there is one

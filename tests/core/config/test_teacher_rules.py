@@ -101,9 +101,9 @@ def test_a_served_teacher_needs_no_weights_here_and_no_kv_cache(tmp_path: Path):
 def test_what_a_yaml_says_reaches_the_teachers_actors():
     config = tgpo(backend="remote", url=URL, served_model="big", api_key_env="KEY")
     config = config.fault_tolerance(teacher_timeout_s=50.0).resolved(gpus=True)
-    spec = teacher_spec(config, config.teachers["default"])
+    spec = teacher_spec(config, config.teachers["default"], unmapped="mask")
     assert (spec.backend, spec.gpu) == ("remote", False)
     assert spec.server == ServerSpec(URL, "big", "KEY", timeout_s=40.0)
     config = tgpo(backend="transformers", token_budget=77).resolved(gpus=True)
-    spec = teacher_spec(config, config.teachers["default"])
+    spec = teacher_spec(config, config.teachers["default"], unmapped="mask")
     assert (spec.backend, spec.gpu, spec.token_budget) == ("transformers", True, 77)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.core.vllm_server import vllm_server
-from tgpo_ray.learners.engines import EngineOptions
-from tgpo_ray.learners.group import LearnerGroup, Placement
+from tgpo_ray.learners.group import LearnerGroup, Placement, TrainRun
 from tgpo_ray.learners.learner import LearnerSpec
+from tgpo_ray.learners.strategies import StrategyOptions
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 def exported(ray_cluster: Any, tiny_models: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks under ZeRO-3 export."""
     folder = tmp_path_factory.mktemp("export") / "policy"
-    options = EngineOptions(engine="deepspeed", zero_stage=3, lr=1e-3)
+    options = StrategyOptions(strategy="deepspeed", zero_stage=3, lr=1e-3)
     spec = LearnerSpec(tiny_models["policy"], tiny_models["policy"], options, threads=1)
-    learners = LearnerGroup(spec, Placement(2, 0.25, storage_path=str(folder.parent / "runs")), token_budget=512)
+    learners = LearnerGroup(spec, Placement(2, 0.25), TrainRun(str(folder.parent / "runs")), token_budget=512)
     try:
         learners.export(str(folder))
     finally:

@@ -14,9 +14,9 @@ from tgpo_ray.driver.weight_sync import WeightSync
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.episode import EpisodeGroup, SampledGroup, Task
 from tgpo_ray.learners.batch import Piece
-from tgpo_ray.learners.engines import EngineOptions
 from tgpo_ray.learners.learner import Learner, LearnerSpec
-from tgpo_ray.models.engine import Sampling
+from tgpo_ray.learners.strategies import StrategyOptions
+from tgpo_ray.models.engine_spec import Sampling
 from tgpo_ray.models.weight_buckets import fill_buckets, from_array, read_buckets, to_array
 
 # The largest difference seen between the log-probs of vLLM and of the learner, both float32: 7e-7.
@@ -24,7 +24,7 @@ LOGPROB_BOUND = 1e-4
 
 
 def make_learner(folder: str, temperature: float = 1.0) -> Learner:
-    return Learner(LearnerSpec(folder, folder, EngineOptions(lr=1e-2), temperature=temperature))
+    return Learner(LearnerSpec(folder, folder, StrategyOptions(lr=1e-2), temperature=temperature))
 
 
 def pieces(groups: Sequence[EpisodeGroup]) -> list[Piece]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unicodedata import normalize
 
 import numpy as np
@@ -17,7 +17,7 @@ from tgpo_ray.env_runners.chat_turns import chat_turn_ids, why_refused
 from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, prompt_ids
 from tgpo_ray.envs.guess_number import GuessNumberEnv
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Task
-from tgpo_ray.models.engine import Completion
+from tgpo_ray.models.engine_spec import Completion
 
 PROMPT = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "1+1?"}]
 NOTHING = np.zeros(0, np.int32)
@@ -218,7 +218,7 @@ def test_the_conversation_reads_as_the_template_renders_it() -> None:
 
 @pytest.mark.parametrize(("prompt", "messages", "shown"), [([], turn("No."), "was none"), (PROMPT, [], "empty list")])
 def test_messages_that_cannot_be_appended_are_refused(prompt: Any, messages: Any, shown: str) -> None:
-    rollout = Rollout(None, [prompt] if prompt else [], info={"messages": messages})
+    rollout = Rollout(cast(Any, None), [prompt] if prompt else [], info={"messages": messages})
     with pytest.raises(ValueError, match=f"{shown}.*: a chat begins with info"):
         rollout.environment_ids(chat_tokenizer(APPENDING), "No.")
 

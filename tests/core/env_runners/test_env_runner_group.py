@@ -21,7 +21,7 @@ from tgpo_ray.env_runners.env_spec import EnvSpec
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.env_runners.runner import EnvRunnerSpec
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Episode, EpisodeGroup, SampledGroup, Task
-from tgpo_ray.models.engine import EngineSpec, Sampling
+from tgpo_ray.models.engine_spec import EngineSpec, Sampling
 from tgpo_ray.models.weight_buckets import fill_buckets
 
 ARITHMETIC, LONG_PROMPTS, TURNS, NAN, RAISES, CHATS, HALF_A_CHAT = range(7)

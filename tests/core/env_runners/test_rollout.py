@@ -11,7 +11,7 @@ import pytest
 from tgpo_ray.env_runners.rollout import Rollout, RunningGroup
 from tgpo_ray.envs import TextEnv
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Episode, Task
-from tgpo_ray.models.engine import Completion
+from tgpo_ray.models.engine_spec import Completion
 
 PROMPT_IDS = np.asarray([20, 21], np.int32)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from tgpo_ray.algorithms.token_losses import PolicyLoss
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Episode, EpisodeGroup, Guidance
 from tgpo_ray.learners.batch import Piece
-from tgpo_ray.learners.engines import EngineOptions
 from tgpo_ray.learners.learner import Learner, LearnerSpec
+from tgpo_ray.learners.strategies import StrategyOptions
 
 TEMPERATURE = 0.7
 ENTROPY_WEIGHT = 0.01
@@ -20,7 +20,7 @@ ALL = PolicyLoss(entropy_weight=ENTROPY_WEIGHT)
 
 
 def spec_of(model: str, **changes: Any) -> LearnerSpec:
-    options = changes.pop("options", EngineOptions(lr=1e-3))
+    options = changes.pop("options", StrategyOptions(lr=1e-3))
     return LearnerSpec(model, model, options, temperature=TEMPERATURE, threads=1, **changes)
 
 
@@ -34,9 +34,9 @@ def episode(seed: int, length: int, *, guided: bool = True, environment: slice =
     return Episode(prompt_ids, response_ids, origin, 1.0, "correct", "stop", "x", 0, 0, 1, guidance=guidance)
 
 
-def piece(key: int, episodes: Sequence[Episode], advantages: Sequence[float]) -> Piece:
+def piece(ordinal: int, episodes: Sequence[Episode], advantages: Sequence[float]) -> Piece:
     group = EpisodeGroup(tuple(episodes))
-    return Piece(key, group, {}, np.asarray(advantages, np.float32), tuple(range(len(episodes))))
+    return Piece(ordinal, group, {}, np.asarray(advantages, np.float32), tuple(range(len(episodes))))
 
 
 def three_groups() -> list[Piece]:

@@ -14,9 +14,9 @@ from tgpo_ray.algorithms.token_losses import PolicyLoss
 from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, SampledGroup, Task
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.batch import Piece
-from tgpo_ray.learners.engines import EngineOptions
-from tgpo_ray.learners.group import LearnerGroup, Placement
+from tgpo_ray.learners.group import LearnerGroup, Placement, TrainRun
 from tgpo_ray.learners.learner import LearnerSpec
+from tgpo_ray.learners.strategies import StrategyOptions
 from tgpo_ray.models.weight_buckets import read_buckets
 
 LOSS = PolicyLoss(entropy_weight=0.01)
@@ -56,8 +56,8 @@ class Setting:
         return f"{self.engine}{stage}-{self.dtype}{offload}-{self.num_ranks}-ranks"
 
     def spec(self, model: str) -> LearnerSpec:
-        options: Any = EngineOptions(
-            engine=self.engine,  # pyright: ignore[reportArgumentType]
+        options: Any = StrategyOptions(
+            strategy=self.engine,  # pyright: ignore[reportArgumentType]
             dtype=self.dtype,  # pyright: ignore[reportArgumentType]
             zero_stage=self.zero_stage,
             offload=self.offload,  # pyright: ignore[reportArgumentType]
@@ -85,8 +85,8 @@ def sampled_groups() -> list[SampledGroup]:
 
 def start(setting: Setting, model: str, storage: Path, **changes: Any) -> LearnerGroup:
     """A learner group that is still starting."""
-    placement = Placement(setting.num_ranks, 0.25, storage_path=str(storage), name="learners", **changes)
-    return LearnerGroup(setting.spec(model), placement, TOKEN_BUDGET)
+    run = TrainRun(str(storage), "learners", **changes)
+    return LearnerGroup(setting.spec(model), Placement(setting.num_ranks, 0.25), run, TOKEN_BUDGET)
 
 
 def num_tokens(groups: list[SampledGroup]) -> float:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.core.sampled_groups import episode_of as episode
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, ORIGIN_TEACHER, Guidance
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.learners.batch import MicroBatch, Piece, TrainBatch, build_batch, plan_micro_batches
+from tgpo_ray.learners.batch import MicroBatch, Piece, TrainBatch, TrainEpisode, build_batch, plan_micro_batches
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def plan(lengths: Sequence[Sequence[int]], *, num_ranks: int = 1, token_budget: 
 
 
 def padded_tokens(micro_batch: MicroBatch, lengths: Sequence[Sequence[int]]) -> int:
-    sequences = [lengths[piece.key][i] for piece in micro_batch for i in piece.members]
+    sequences = [lengths[piece.ordinal][i] for piece in micro_batch for i in piece.members]
     return len(sequences) * max(sequences, default=0)
 
 
@@ -37,7 +37,7 @@ groups = st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=6), min_size
 @given(lengths=groups, num_ranks=st.integers(1, 4), token_budget=st.integers(40, 300))
 def test_any_plan_trains_each_episode_once_within_the_budget_in_equal_steps(lengths, num_ranks, token_budget):
     ranks = plan(lengths, num_ranks=num_ranks, token_budget=token_budget)
-    members = Counter((p.key, i) for rank in ranks for step in rank for p in step for i in p.members)
+    members = Counter((p.ordinal, i) for rank in ranks for step in rank for p in step for i in p.members)
     assert members == {(key, i): 1 for key, group in enumerate(lengths) for i in range(len(group))}
     assert all(padded_tokens(step, lengths) <= token_budget for rank in ranks for step in rank)
     assert len(ranks) == num_ranks
@@ -48,7 +48,7 @@ def test_any_plan_trains_each_episode_once_within_the_budget_in_equal_steps(leng
 @given(lengths=groups, num_ranks=st.integers(1, 4), token_budget=st.integers(40, 300))
 def test_a_group_that_fits_stays_whole(lengths, num_ranks, token_budget):
     pieces = Counter(
-        piece.key
+        piece.ordinal
         for rank in plan(lengths, num_ranks=num_ranks, token_budget=token_budget)
         for step in rank
         for piece in step
@@ -63,7 +63,7 @@ def test_a_group_that_fits_stays_whole(lengths, num_ranks, token_budget):
 def test_no_rank_has_more_than_its_share_and_one_group(lengths, num_ranks):
     # the least loaded rank takes each group, so the fullest one is over the mean by less than one group
     loads = [
-        sum(lengths[piece.key][i] for step in rank for piece in step for i in piece.members)
+        sum(lengths[piece.ordinal][i] for step in rank for piece in step for i in piece.members)
         for rank in plan(lengths, num_ranks=num_ranks, token_budget=10_000)
     ]
     assert max(loads) <= sum(loads) / num_ranks + max(map(sum, lengths))
@@ -115,21 +115,20 @@ def two_episodes(loss: TokenLoss, second: Guidance | None = None) -> TrainBatch:
         topk_logprobs=np.asarray([[-0.1, -3.0], [-0.2, -4.0], [-0.3, -5.0]], np.float32),
     )
     mixed = [ORIGIN_POLICY, ORIGIN_ENVIRONMENT, ORIGIN_POLICY]
-    members = [
-        ((4, 0), episode([10, 11], [1, 2, 3], mixed), {"teacher": first}, 0.5),
-        ((4, 2), episode([12, 13, 14], [4, 5]), {} if second is None else {"teacher": second}, -1.5),
+    episodes = [
+        TrainEpisode((4, 0), episode([10, 11], [1, 2, 3], mixed), {"teacher": first}, 0.5),
+        TrainEpisode((4, 2), episode([12, 13, 14], [4, 5]), {} if second is None else {"teacher": second}, -1.5),
     ]
     old = {(4, 0): np.asarray([-1.0, 0.0, -3.0], np.float32), (4, 2): np.asarray([-4.0, -5.0], np.float32)}
-    return build_batch(members, loss, old, CPU)
+    return build_batch(episodes, loss, old, CPU)
 
 
 def test_the_trunk_reads_right_padded_sequences():
     batch = two_episodes(GuidedLoss())
     assert batch.input_ids.tolist() == [[10, 11, 1, 2, 3], [12, 13, 14, 4, 5]]
     assert batch.attention_mask.tolist() == [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
-    short = build_batch(
-        [((0, 0), episode([10], [1]), {}, 0.0), ((0, 1), episode([10], [1, 2, 3]), {}, 0.0)], TokenLoss(), None, CPU
-    )
+    pair = [TrainEpisode((0, i), episode([10], response), {}, 0.0) for i, response in enumerate(([1], [1, 2, 3]))]
+    short = build_batch(pair, TokenLoss(), None, CPU)
     assert short.input_ids.tolist() == [[10, 1, 0, 0], [10, 1, 2, 3]]
     assert short.attention_mask.tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
 
@@ -176,13 +175,14 @@ def test_an_episode_without_guidance_gets_as_many_columns_as_the_others():
 
 def test_traces_are_trained_on_where_the_loss_says_so():
     trace = episode([10], [1, 2], [ORIGIN_TEACHER, ORIGIN_TEACHER])
-    members = [((0, 0), trace, {}, 0.0)]
-    assert build_batch(members, TokenLoss(), None, CPU).rows.mask.tolist() == [0, 0]
-    assert build_batch(members, TraceLoss(), None, CPU).rows.mask.tolist() == [1, 1]
+    traces = [TrainEpisode((0, 0), trace, {}, 0.0)]
+    assert build_batch(traces, TokenLoss(), None, CPU).rows.mask.tolist() == [0, 0]
+    assert build_batch(traces, TraceLoss(), None, CPU).rows.mask.tolist() == [1, 1]
 
 
 def test_without_old_logprobs_the_ratio_is_one():
-    assert build_batch([((0, 0), episode([1], [2]), {}, 0.0)], TokenLoss(), None, CPU).rows.old_logprobs is None
+    one = TrainEpisode((0, 0), episode([1], [2]), {}, 0.0)
+    assert build_batch([one], TokenLoss(), None, CPU).rows.old_logprobs is None
 
 
 @pytest.mark.parametrize("loss", [TokenLoss(), GuidedLoss()])

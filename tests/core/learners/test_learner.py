@@ -27,8 +27,8 @@ from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss, PolicyLoss, SFTLo
 from tgpo_ray.episode import ORIGIN_POLICY
 from tgpo_ray.kernels import TokenLoss, TokenRows
 from tgpo_ray.learners.batch import MicroBatch, Piece
-from tgpo_ray.learners.engines import EngineOptions
 from tgpo_ray.learners.learner import Learner, LearnerSpec, load_policy
+from tgpo_ray.learners.strategies import StrategyOptions
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def split(pieces: Sequence[Piece]) -> list[MicroBatch]:
 
 
 def gradients(learner: Learner) -> dict[str, Tensor]:
-    found = {name: parameter.grad for name, parameter in learner._engine.module.named_parameters()}
+    found = {name: parameter.grad for name, parameter in learner._strategy.module.named_parameters()}
     return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
 
 
@@ -204,7 +204,7 @@ def test_empty_micro_batch_adds_nothing_and_a_step_on_it_is_legal(tiny_models, p
 
 
 def test_bfloat16_is_autocast_over_float32_weights(tiny_models, pieces):
-    spec = spec_of(tiny_models["policy"], options=EngineOptions(dtype="bfloat16", lr=1e-3))
+    spec = spec_of(tiny_models["policy"], options=StrategyOptions(dtype="bfloat16", lr=1e-3))
     learner = Learner(spec)
     learner.accumulate([pieces], ALL)
     half, exact = gradients(learner), accumulated(spec_of(tiny_models["policy"]), [pieces])

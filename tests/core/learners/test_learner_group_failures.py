@@ -30,7 +30,7 @@ from tests.core.learners.learner_groups import (
     weights,
 )
 from tgpo_ray.episode import SampledGroup
-from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError, Placement
+from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError, Placement, TrainRun
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_error_on_a_rank_reaches_the_driver_with_its_message(pair, groups):
 
 
 def test_nothing_to_divide_by_is_refused(pair):
-    with pytest.raises(ValueError, match="num_tokens must be > 0, got 0"):
+    with pytest.raises(ValueError, match="denominator must be > 0, got 0"):
         pair[1].step(0.0, LR)
 
 
@@ -148,7 +148,7 @@ def test_group_stops_while_it_is_still_starting(ray_cluster, tiny_models, tmp_pa
 @pytest.mark.slow
 def test_model_that_does_not_load_is_named(ray_cluster, tmp_path):
     spec = Setting("torch", 1).spec(str(tmp_path / "no-such-model"))
-    learners = LearnerGroup(spec, Placement(1, 0.25, storage_path=str(tmp_path), max_restarts=0), TOKEN_BUDGET)
+    learners = LearnerGroup(spec, Placement(1, 0.25), TrainRun(str(tmp_path), max_restarts=0), TOKEN_BUDGET)
     try:
         with pytest.raises(LearnerError, match="no-such-model"):
             learners.wait_until_ready()

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tgpo_ray.models import Scores, ScoringRequest, Want
-from tgpo_ray.models.engine import SCORED_PLACE
 from tgpo_ray.models.lean_scoring import RowCollector, ScoredRows, argmax, predictions
-from tgpo_ray.models.scored_rows import assemble, cut, distinct, partings
+from tgpo_ray.models.scored_rows import assemble, cut, distinct, partings_of
+from tgpo_ray.models.scoring import SCORED_INDEX
 from tgpo_ray.teachers.backends.vllm_backend import disagree, probe_requests
 
 
@@ -107,7 +107,7 @@ def step(new: dict[str, tuple[int, int]], cached: dict[str, tuple[int, int]]) ->
             SimpleNamespace(
                 req_id=name,
                 num_computed_tokens=computed,
-                sampling_params=SimpleNamespace(extra_args={SCORED_PLACE: int(name[1])} if name < "r2" else None),
+                sampling_params=SimpleNamespace(extra_args={SCORED_INDEX: int(name[1])} if name < "r2" else None),
             )
             for name, (computed, _) in new.items()
         ],
@@ -147,7 +147,7 @@ def test_a_cached_row_stands_with_the_mate_that_computed_it():
     # [7 8 | 5 5 6] and [7 8 | 5 5 9], blocks of 4 ids: the first four of the second are in the cache, and row 2 of both
     # is predicted behind them, so the first computes row 2 for the second as well
     requests = [request([7, 8, 5, 5, 6], 2), request([7, 8, 5, 5, 9], 2)]
-    assert partings(requests, 4) == {0: [(2, 1)], 1: [(2, 0)]}
+    assert partings_of(requests, 4) == {0: [(2, 1)], 1: [(2, 0)]}
     rows = ScoredRows(np.array([[0, 0, 3], [1, 2, 3]]), {"argmax_ids": np.array([10, 11, 12, 22], np.int32)})
     one, other = assemble(rows, requests)
     assert of(one.argmax_ids).tolist() == [10, 11, 12]
@@ -158,9 +158,9 @@ def test_a_cached_row_stands_with_the_mate_that_computed_it():
 def test_only_mates_that_part_at_the_end_of_a_block_are_told_of():
     prompt = [1] * 16
     requests = [request([*prompt, *response], 16) for response in ([2, 3], [4, 3], [2, 5], [2])]
-    assert partings(requests) == {0: [(0, 1)], 1: [(0, 0), (0, 2), (0, 3)], 2: [(0, 1)], 3: [(0, 1)]}
-    assert partings([request([1, *prompt, 2], 17), request([1, *prompt, 3], 17)]) == {}
-    assert partings([request([*prompt, 2], 16), request([*prompt, 3, 4], 15)]) == {}  # other prompts
+    assert partings_of(requests) == {0: [(0, 1)], 1: [(0, 0), (0, 2), (0, 3)], 2: [(0, 1)], 3: [(0, 1)]}
+    assert partings_of([request([1, *prompt, 2], 17), request([1, *prompt, 3], 17)]) == {}
+    assert partings_of([request([*prompt, 2], 16), request([*prompt, 3, 4], 15)]) == {}  # other prompts
 
 
 def test_a_row_that_nobody_computed_is_an_error():
@@ -188,8 +188,8 @@ def test_any_order_of_cache_hits_and_steps_gives_every_request_its_own_rows(data
         for _ in range(data.draw(st.integers(1, 4)))
     ]
     requests, which = distinct(drawn)
-    parted = partings(requests, block)
-    for place, one in enumerate(requests):  # an engine with a prefix cache for equal `first`, a prefill in two steps
+    parted = partings_of(requests, block)
+    for index, one in enumerate(requests):  # an engine with a prefix cache for equal `first`, a prefill in two steps
         read, prefixes = len(one.ids) - 1, [(one.first, one.ids[:n].tobytes()) for n in range(len(one.ids))]
         cached = 0
         while cached + block < read and prefixes[cached + block] in cache:
@@ -198,17 +198,17 @@ def test_any_order_of_cache_hits_and_steps_gives_every_request_its_own_rows(data
         for begin, end in ((cached, split), (split, read)):
             start, stop = max(begin - one.first + 1, 0), end - one.first + 1
             if start < stop:
-                spans.append((place, start, stop))
+                spans.append((index, start, stop))
                 values += [row_key(one.ids.tolist(), one.first, row) for row in range(start, stop)]
-                for row, mate in parted.get(place, ()):
+                for row, mate in parted.get(index, ()):
                     if start <= row < stop:
                         spans.append((mate, row, row + 1))
                         values.append(row_key(requests[mate].ids.tolist(), one.first, row))
         cache.update(prefixes)
     found = assemble(ScoredRows(np.array(spans), {"argmax_ids": np.array(values, np.int32)}), requests)
-    for place, one in zip(which, drawn, strict=True):
+    for index, one in zip(which, drawn, strict=True):
         expected = [row_key(one.ids.tolist(), one.first, row) for row in range(len(one.ids) - one.first)]
-        assert of(cut(found[place], one).argmax_ids).tolist() == expected
+        assert of(cut(found[index], one).argmax_ids).tolist() == expected
 
 
 def test_equal_requests_are_read_once_and_one_without_rows_keeps_none():

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tgpo_ray.models import Scores, ScoringRequest, Want
-from tgpo_ray.models.engine import EngineSpec, Sampling
+from tgpo_ray.models.engine_spec import EngineSpec, Sampling
 
 # vLLM and transformers sum in another order: where the two best are closer than this, either may be named
 TIE, LOGPROB_BOUND = 1e-4, 1e-4

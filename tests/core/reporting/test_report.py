@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from tgpo_ray.reporting.metrics import JsonlWriter
-from tgpo_ray.reporting.report import RunRecord, load_run, verdict, write_report
+from tgpo_ray.reporting.report import RunRecord, conclude, load_run, write_report
+from tgpo_ray.reporting.report.conclusions import summarize
 from tgpo_ray.reporting.report.page import flatten
 from tgpo_ray.reporting.report.plots import moving_average, stage_seconds
 from tgpo_ray.reporting.report.samples import HEAD, TAIL, pick, shorten
-from tgpo_ray.reporting.report.verdict import summarize
 
 
 def record(
@@ -70,8 +70,8 @@ def test_running_totals_win_over_sums():
     assert (summary.wall_s, summary.tokens) == (9.0, 7.0)
 
 
-def test_verdict_when_the_guided_run_wins():
-    lines = verdict([record("TGPO", {0: 0.2, 20: 0.64}), record("GRPO", {0: 0.2, 20: 0.6})])
+def test_conclusions_when_the_guided_run_wins():
+    lines = conclude([record("TGPO", {0: 0.2, 20: 0.64}), record("GRPO", {0: 0.2, 20: 0.6})])
     assert lines == [
         "TGPO ended 0.04 above GRPO.",
         "TGPO rose from 0.20 to 0.64 (+0.44).",
@@ -80,45 +80,47 @@ def test_verdict_when_the_guided_run_wins():
 
 
 @pytest.mark.parametrize("guided_first", [True, False])
-def test_verdict_when_guidance_loses(guided_first):
+def test_conclusions_when_guidance_loses(guided_first):
     runs = [record("TGPO", {0: 0.2, 20: 0.55}), record("GRPO", {0: 0.2, 20: 0.63})]
-    lines = verdict(runs if guided_first else runs[::-1])
+    lines = conclude(runs if guided_first else runs[::-1])
     assert lines[0] == "GRPO ended 0.08 above TGPO: on this task guidance did not win."
 
 
-def test_verdict_says_when_chance_explains_the_gap():
+def test_conclusions_say_when_chance_explains_the_gap():
     # se = sqrt(.64 * .36 / 200) = 0.0339 and sqrt(.6 * .4 / 200) = 0.0346; 1.96 * sqrt(.0339^2 + .0346^2) = 0.095
-    lines = verdict([record("TGPO", {0: 0.2, 20: 0.64}, problems=200), record("GRPO", {0: 0.2, 20: 0.6}, problems=200)])
+    lines = conclude(
+        [record("TGPO", {0: 0.2, 20: 0.64}, problems=200), record("GRPO", {0: 0.2, 20: 0.6}, problems=200)]
+    )
     assert lines[0].startswith("TGPO ended 0.04 above GRPO, which chance alone can explain (gaps of up to 0.10")
-    lines = verdict([record("TGPO", {0: 0.2, 20: 0.9}, problems=200), record("GRPO", {0: 0.2, 20: 0.6}, problems=200)])
+    lines = conclude([record("TGPO", {0: 0.2, 20: 0.9}, problems=200), record("GRPO", {0: 0.2, 20: 0.6}, problems=200)])
     assert lines[0] == "TGPO ended 0.30 above GRPO."
 
 
-def test_verdict_on_equal_ends_names_no_winner():
-    assert verdict([record("TGPO", {0: 0.2, 20: 0.6}), record("GRPO", {0: 0.2, 20: 0.602})])[0] == (
+def test_conclusions_on_equal_ends_name_no_winner():
+    assert conclude([record("TGPO", {0: 0.2, 20: 0.6}), record("GRPO", {0: 0.2, 20: 0.602})])[0] == (
         "TGPO and GRPO ended level, at 0.60."
     )
 
 
-def test_verdict_tells_of_harm_and_of_a_lost_best():
-    assert verdict([record("TGPO", {0: 0.3, 20: 0.1})]) == [
+def test_conclusions_tell_of_harm_and_of_a_lost_best():
+    assert conclude([record("TGPO", {0: 0.3, 20: 0.1})]) == [
         "TGPO fell from 0.30 to 0.10 (-0.20): this training did harm."
     ]
-    assert verdict([record("TGPO", {0: 0.3, 10: 0.8, 20: 0.5})]) == [
+    assert conclude([record("TGPO", {0: 0.3, 10: 0.8, 20: 0.5})]) == [
         "TGPO rose from 0.30 to 0.50 (+0.20), 0.30 below its best of 0.80 at iteration 10."
     ]
 
 
 def test_a_fall_within_chance_is_not_called_harm():
     # se = sqrt(0.08 * 0.92 / 256) = 0.017, so two evaluations may differ by 1.96 * sqrt(2) * 0.017 = 0.047
-    assert verdict([record("GRPO", {0: 0.1, 20: 0.08}, problems=256)]) == [
+    assert conclude([record("GRPO", {0: 0.1, 20: 0.08}, problems=256)]) == [
         "GRPO fell from 0.10 to 0.08 (-0.02), within chance."
     ]
 
 
 def test_a_run_with_teachers_is_guided_whatever_its_method():
     runs = [record("GRPO", {0: 0.2, 20: 0.6}), record("KDRL", {0: 0.2, 20: 0.4}, teachers={"default": {"path": "t"}})]
-    assert verdict(runs)[0] == "GRPO ended 0.20 above KDRL: on this task guidance did not win."
+    assert conclude(runs)[0] == "GRPO ended 0.20 above KDRL: on this task guidance did not win."
 
 
 def test_guided_runs_are_compared_with_the_others_of_their_seed():
@@ -126,40 +128,42 @@ def test_guided_runs_are_compared_with_the_others_of_their_seed():
         record(f"{name} {seed}", {0: 0.2, 20: end}, algorithm=name, seed=seed)
         for name, seed, end in (("TGPO", 0, 0.8), ("GRPO", 0, 0.3), ("TGPO", 1, 0.7), ("GRPO", 1, 0.5))
     ]
-    assert verdict(runs)[:2] == ["TGPO 0 ended 0.50 above GRPO 0.", "TGPO 1 ended 0.20 above GRPO 1."]
+    assert conclude(runs)[:2] == ["TGPO 0 ended 0.50 above GRPO 0.", "TGPO 1 ended 0.20 above GRPO 1."]
 
 
 def test_many_runs_are_ranked():
     runs = [
         record(f"run{i}", {0: 0.3, 20: i / 10}, problems=100, algorithm="TGPO" if i % 2 else "GRPO") for i in range(8)
     ]
-    assert verdict(runs) == [
+    assert conclude(runs) == [
         "run7 ended highest of 8 runs, at 0.70.",
         "In order: run7 0.70, run6 0.60, run5 0.50, run4 0.40, run3 0.30, run2 0.20, run1 0.10, run0 0.00.",
         "Training did harm to run1 and run0.",  # 0.20 is within 1.96 * sqrt(2) * 0.04 of 0.30
         "Chance alone can explain gaps of up to 0.14 at this number of held-out problems.",
     ]
-    assert len(verdict(runs[:7])) > 7
+    assert len(conclude(runs[:7])) > 7
 
 
-def test_verdict_concludes_nothing_without_an_evaluation_after_training():
+def test_nothing_is_concluded_without_an_evaluation_after_training():
     for accuracies in ({}, {0: 0.3}):
-        assert verdict([record("TGPO", accuracies)]) == [
+        assert conclude([record("TGPO", accuracies)]) == [
             "TGPO recorded no held-out accuracy after training: nothing is concluded."
         ]
-    assert verdict([record("TGPO", {20: 0.6})]) == [
+    assert conclude([record("TGPO", {20: 0.6})]) == [
         "TGPO ended at 0.60; its base was not evaluated, so its gain is unknown."
     ]
 
 
-def test_verdict_names_unequal_budgets_and_starts():
-    lines = verdict([record("TGPO", {0: 0.2, 20: 0.6}), record("GRPO", {0: 0.3, 10: 0.5}, last=10)])
+def test_conclusions_name_unequal_budgets_and_starts():
+    lines = conclude([record("TGPO", {0: 0.2, 20: 0.6}), record("GRPO", {0: 0.3, 10: 0.5}, last=10)])
     assert "The budgets differ, in iterations: TGPO 20 and GRPO 10." in lines
     assert "The runs did not start from the same accuracy (0.20 to 0.30)." in lines
 
 
-def test_verdict_between_two_unguided_runs_does_not_speak_of_guidance():
-    lines = verdict([record("A", {0: 0.2, 20: 0.5}, algorithm="GRPO"), record("B", {0: 0.2, 20: 0.6}, algorithm="SFT")])
+def test_conclusions_between_two_unguided_runs_do_not_speak_of_guidance():
+    lines = conclude(
+        [record("A", {0: 0.2, 20: 0.5}, algorithm="GRPO"), record("B", {0: 0.2, 20: 0.6}, algorithm="SFT")]
+    )
     assert lines[0] == "B ended 0.10 above A: on this task A did not win."
 
 

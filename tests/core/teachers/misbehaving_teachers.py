@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tgpo_ray.episode import Episode, EpisodeGroup, Guidance
-from tgpo_ray.models.engine import EngineSpec
+from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers import CachingBackend, Teacher, TeacherSpec
 
 NUM_POLICY_IDS = 20
@@ -50,7 +50,7 @@ class LightTeacher(Teacher):
             raise ValueError("no such model any more")
         nothing: Any = SimpleNamespace(stop=lambda: None)
         self.backend = CachingBackend(nothing, 0)
-        self.reader: Any = SimpleNamespace(num_policy_ids=NUM_POLICY_IDS)
+        self.translator: Any = SimpleNamespace(num_policy_ids=NUM_POLICY_IDS)
 
     def annotate(self, group: EpisodeGroup, want: Collection[str]) -> list[Guidance]:
         answers = [_answer(episode) for episode in group.episodes]

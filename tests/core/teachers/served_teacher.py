@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tgpo_ray.models import ScoringRequest, character_tokenizer
-from tgpo_ray.models.engine import EngineSpec
+from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers.backends.remote_backend import RemoteBackend
 from tgpo_ray.teachers.spec import ServerSpec
 

@@ -22,7 +22,7 @@ from tests.core.teachers.served_teacher import (
     starting,
 )
 from tgpo_ray.models import Want, character_tokenizer
-from tgpo_ray.models.engine import Sampling
+from tgpo_ray.models.engine_spec import Sampling
 from tgpo_ray.teachers import TeacherSpec
 from tgpo_ray.teachers.backends.json_server import ServerError
 from tgpo_ray.teachers.backends.remote_backend import PROBE, RemoteBackend

@@ -75,7 +75,7 @@ def test_there_is_one_answer_an_episode(count: int):
 class Recording:
     """Scores that follow from the ids, and a list of what was asked."""
 
-    tokenizer = None
+    tokenizer: Any = None
 
     def __init__(self) -> None:
         self.asked: list[list[int]] = []

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tgpo_ray.episode import Episode, EpisodeGroup
+from tgpo_ray.episode import ORIGIN_TEACHER, Episode, EpisodeGroup
 from tgpo_ray.teachers.trace_book import TraceBook
 
 
@@ -34,7 +34,7 @@ def test_a_group_gets_its_prompts_first_trace_as_its_last_episode(book: TraceBoo
     trace = joined.episodes[-1]
     assert len(joined) == 3 and info is not None and info.reward == 1.0 and info.num_policy_tokens == 0
     assert AutoTokenizer.from_pretrained(tiny_models["policy"]).decode(trace.response_ids[:-1]) == "3;"
-    assert (trace.origin == 2).all() and trace.stop_reason == "stop" and trace.outcome == "correct"
+    assert (trace.origin == ORIGIN_TEACHER).all() and trace.stop_reason == "stop" and trace.outcome == "correct"
     assert trace.problem_index == 3 and trace.weights_version == 7
     assert (trace.prompt_ids == joined.episodes[0].prompt_ids).all()
 

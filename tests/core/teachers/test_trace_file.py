@@ -25,9 +25,13 @@ def read(tmp_path: Path, make_config: Callable[..., Any]) -> Callable[..., Trace
     def reader(rows: list[dict[str, Any]], seed: int = 0, **data: Any) -> TraceData:
         path = tmp_path / "traces.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        return TraceData.read(make_config("SFT", seed=seed, data={"path": str(path), **data}))
+        return traces_of(make_config("SFT", seed=seed, data={"path": str(path), **data}))
 
     return reader
+
+
+def traces_of(config: Any) -> TraceData:
+    return TraceData.read(config, config.data, config.data.max_tokens)
 
 
 def tokenizer_of(tiny_models: dict[str, str]) -> Any:
@@ -56,7 +60,7 @@ def test_a_row_is_an_episode_of_the_teachers_that_ends(read: Callable[..., Trace
 def test_a_parquet_file_reads_the_same(read: Callable[..., TraceData], tmp_path: Path, make_config: Callable[..., Any]):
     path = tmp_path / "traces.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
-    data = TraceData.read(make_config("SFT", data={"path": str(path)}))
+    data = traces_of(make_config("SFT", data={"path": str(path)}))
     for ours, theirs in zip(data.episodes, read(ROWS).episodes, strict=True):
         np.testing.assert_array_equal(ours.response_ids, theirs.response_ids)
 
@@ -142,11 +146,11 @@ def test_an_empty_file_has_no_rows(read: Callable[..., TraceData]):
 
 def test_a_missing_file_is_named(make_config: Callable[..., Any]):
     with pytest.raises(ConfigError, match=r"data.path: no such file: 'nowhere.jsonl' \(relative to "):
-        TraceData.read(make_config("SFT", data={"path": "nowhere.jsonl"}))
+        traces_of(make_config("SFT", data={"path": "nowhere.jsonl"}))
 
 
 def test_a_file_that_is_no_jsonl_is_named(tmp_path: Path, make_config: Callable[..., Any]):
     path = tmp_path / "traces.jsonl"
     path.write_text("{not json\n")
     with pytest.raises(ConfigError, match=r"data.path: .*traces.jsonl is not readable as .jsonl"):
-        TraceData.read(make_config("SFT", data={"path": str(path)}))
+        traces_of(make_config("SFT", data={"path": str(path)}))

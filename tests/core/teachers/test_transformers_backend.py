@@ -14,7 +14,7 @@ import torch
 
 from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup
 from tgpo_ray.models import Scores, ScoringRequest, Want, character_tokenizer, write_model
-from tgpo_ray.models.engine import EngineSpec
+from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers import Teacher, TeacherSpec
 from tgpo_ray.teachers.backends.chunked_head import head_scores
 from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
@@ -121,13 +121,13 @@ def test_the_token_budget_changes_no_score(folder: Path, model: Any, budget: int
 def test_no_forward_pass_exceeds_the_budget_and_a_prompt_is_read_once(folder: Path, monkeypatch: pytest.MonkeyPatch):
     backend = TransformersBackend(engine(folder), token_budget=64)
     shapes: list[tuple[int, int]] = []
-    read = backend._read
+    forward = backend._forward
 
     def counted(sequences: Sequence[np.ndarray], **options: Any) -> Any:
         shapes.append((len(sequences), max(map(len, sequences))))
-        return read(sequences, **options)
+        return forward(sequences, **options)
 
-    monkeypatch.setattr(backend, "_read", counted)
+    monkeypatch.setattr(backend, "_forward", counted)
     backend.score(group(20, (10, 9, 10, 2, 1)), Want(argmax=True))
     assert shapes[0] == (1, 20)  # the prompt, alone
     assert [width for _, width in shapes[1:]] == [9, 8]  # responses without their last tokens; lone ones need no pass

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tgpo_ray.models import character_tokenizer, write_model
-from tgpo_ray.models.engine import EngineSpec, Sampling
+from tgpo_ray.models.engine_spec import EngineSpec, Sampling
 from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
 
 SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]

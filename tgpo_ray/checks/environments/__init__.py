@@ -4,9 +4,9 @@ Each check is a function of a `Subject` that returns a `CheckResult`: what was m
 rows that fail. Nothing here imports torch, Ray or vLLM.
 """
 
-from tgpo_ray.checks.results import CheckResult, Row
+from tgpo_ray.checks.results import CheckResult, Finding
 
 from .playing import Played, Subject
 from .suite import CHECKS, run_checks
 
-__all__ = ["CHECKS", "CheckResult", "Played", "Row", "Subject", "run_checks"]
+__all__ = ["CHECKS", "CheckResult", "Finding", "Played", "Subject", "run_checks"]

@@ -8,13 +8,18 @@ import pickle
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from tgpo_ray.checks.results import MAX_SHOWN, CheckResult, Row, judged, shortened, skipped
+from tgpo_ray.checks.results import MAX_SHOWN, CheckResult, Finding, judged, shortened, skipped
 from tgpo_ray.episode import OUTCOMES
 
 from .playing import Subject, transcript
+
+if TYPE_CHECKING:
+    from gymnasium import Env
+
+PlayedEpisode = tuple[int, Sequence[str]]  # the problem, and the responses to it
 
 NUM_COMPARED = 10  # problems that are played in several instances
 PROCESS_TIMEOUT_S = 120.0
@@ -25,36 +30,38 @@ def check_api(subject: Subject) -> CheckResult:
     """gymnasium's `check_env`: spaces, signatures, determinism of a seed, fresh objects from each call."""
     from gymnasium.utils.env_checker import check_env
 
-    bound, fix = "no exception", "mend what gymnasium says; TextEnv and SingleTurnEnv do all of it"
+    bound, fix = "no exception", "fix what gymnasium says; TextEnv and SingleTurnEnv do all of it"
     env = subject.make()
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             check_env(env.unwrapped)
     except Exception as error:  # assertions of the checker, and whatever the environment raises
-        return CheckResult("check_env", "failed", type(error).__name__, bound, fix, (Row(None, str(error)),))
+        return CheckResult("check_env", "failed", type(error).__name__, bound, fix, (Finding(None, str(error)),))
     finally:
         env.close()
-    rows = tuple(Row(None, f"warning: {warning.message}") for warning in caught)
-    return CheckResult("check_env", "ok", f"{len(rows)} warnings" if rows else "passes", bound, fix, rows)
+    findings = tuple(Finding(None, f"warning: {warning.message}") for warning in caught)
+    return CheckResult("check_env", "ok", f"{len(findings)} warnings" if findings else "passes", bound, fix, findings)
 
 
 def check_info(subject: Subject) -> CheckResult:
     """Observations are text; the last info has an outcome and named parts of the reward."""
-    rows = []
+    findings = []
     for index in subject.indices[:MAX_SHOWN]:
         played = subject.play(index, FIXED_RESPONSES)
-        rows += [Row(index, problem) for problem in _info_problems(played.prompt, played.info, done=played.done)]
+        findings += [
+            Finding(index, problem) for problem in _info_problems(played.prompt, played.info, done=played.done)
+        ]
     return judged(
         "info",
-        rows,
+        findings,
         measured=f"{min(MAX_SHOWN, len(subject.indices))} episodes",
         bound="text, outcome, reward_parts",
         fix="return the info that TextEnv's docstring lists",
     )
 
 
-def _info_problems(prompt: Any, info: Any, *, done: bool) -> Iterable[str]:
+def _info_problems(prompt: object, info: Mapping[str, Any], *, done: bool) -> Iterable[str]:
     if not isinstance(prompt, str):
         yield f"reset returned a {type(prompt).__name__}, not a text"
     if not done:
@@ -71,41 +78,41 @@ def check_determinism(subject: Subject) -> CheckResult:
     episodes = [(index, subject.gold(index) or FIXED_RESPONSES) for index in subject.indices[:NUM_COMPARED]]
     first = _transcripts(subject.make(), episodes, subject.seed)
     backwards = _transcripts(subject.make(), episodes[::-1], subject.seed)[::-1]
-    rows = _differences(episodes, first, backwards, "a second instance, played in another order")
+    findings = _differences(episodes, first, backwards, "a second instance, played in another order")
     measured = f"{len(episodes)} episodes, 2 instances"
     try:
-        rows += _differences(episodes, first, _elsewhere(subject, episodes), "another process")
+        findings += _differences(episodes, first, _elsewhere(subject, episodes), "another process")
         measured += ", 2 processes"
     except (TypeError, subprocess.SubprocessError) as error:  # TypeError: arguments that JSON has no type for
-        rows += [] if isinstance(error, TypeError) else [Row(None, _last_line(error))]
+        findings += [] if isinstance(error, TypeError) else [Finding(None, _last_line(error))]
     return judged(
         "determinism",
-        rows,
+        findings,
         measured=measured,
         bound="equal transcripts",
-        fix="draw from self.np_random alone (hash() of a text differs between processes, sets have no order), keep no "
+        fix="draw only from self.np_random (hash() of a text differs between processes, sets have no order), keep no "
         "state from one episode to the next, return durations as tgpo_ray.envs.Seconds",
     )
 
 
-def _transcripts(env: Any, episodes: Iterable[tuple[int, Iterable[str]]], seed: int) -> list[str]:
+def _transcripts(env: Env[str, str], episodes: Iterable[PlayedEpisode], seed: int) -> list[str]:
     try:
         return [transcript(env, index, seed, responses) for index, responses in episodes]
     finally:
         env.close()
 
 
-def _differences(episodes: Any, first: list[str], other: list[str], where: str) -> list[Row]:
-    found = []
+def _differences(episodes: Iterable[PlayedEpisode], first: list[str], other: list[str], where: str) -> list[Finding]:
+    differences = []
     for (index, _), a, b in zip(episodes, first, other, strict=True):
         if a != b:
             at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
             start = max(0, at - 20)
-            found.append(Row(index, f"{where}: {a[start : at + 30]!r} became {b[start : at + 30]!r}"))
-    return found
+            differences.append(Finding(index, f"{where}: {a[start : at + 30]!r} became {b[start : at + 30]!r}"))
+    return differences
 
 
-def _elsewhere(subject: Subject, episodes: Any) -> list[str]:
+def _elsewhere(subject: Subject, episodes: Sequence[PlayedEpisode]) -> list[str]:
     job = {"id": subject.id, "kwargs": subject.kwargs, "seed": subject.seed, "episodes": episodes}
     # another hash seed, so that what depends on the order of a set shows
     hash_seed = "1" if os.environ.get("PYTHONHASHSEED") == "0" else "0"
@@ -135,17 +142,19 @@ def check_pickling(subject: Subject) -> CheckResult:
     index = subject.indices[0]
     episode = [(index, subject.gold(index) or FIXED_RESPONSES)]
     expected = _transcripts(subject.make(), episode, subject.seed)
-    rows, how = [], "environment and spec"
+    findings, how = [], "environment and spec"
     try:
         copy = pickle.loads(pickle.dumps(subject.env.unwrapped))
-        rows += _differences(episode, expected, _transcripts(copy, episode, subject.seed), "the pickled environment")
+        findings += _differences(
+            episode, expected, _transcripts(copy, episode, subject.seed), "the pickled environment"
+        )
     except Exception as error:  # pickle raises what the objects inside raise
         how = f"spec alone ({type(error).__name__} on the environment)"
     try:
         identity, kwargs = pickle.loads(pickle.dumps((subject.id, subject.kwargs)))
         remade = Subject(identity, kwargs).make()
-        rows += _differences(episode, expected, _transcripts(remade, episode, subject.seed), "made from its spec")
+        findings += _differences(episode, expected, _transcripts(remade, episode, subject.seed), "made from its spec")
     except Exception as error:
-        rows.append(Row(None, f"id and arguments: {type(error).__name__}: {error}"))
+        findings.append(Finding(None, f"id and arguments: {type(error).__name__}: {error}"))
     fix = "take plain values as arguments, open files and start processes when they are first needed"
-    return judged("pickling", rows, measured=how, bound=bound, fix=fix)
+    return judged("pickling", findings, measured=how, bound=bound, fix=fix)

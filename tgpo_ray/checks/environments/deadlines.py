@@ -7,10 +7,10 @@ import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from unittest import mock
 
-from tgpo_ray.checks.results import CheckResult, Row, judged, skipped
+from tgpo_ray.checks.results import CheckResult, Finding, judged, skipped
 from tgpo_ray.env_runners import BUILT_IN_ENVS
 
 from .playing import Played, Subject
@@ -20,6 +20,12 @@ LOOP = "while True:\n    pass\n"
 ANY_RESPONSE = "```python\npass\n```\n\\boxed{1}"  # where no right one is known: something that each kind can read
 HUNG_DEADLINE_S, GRACE_S = 1.0, 2.0
 SANDBOX_GRACE_S = 10.0  # its clock starts when its interpreters are there, ours before
+
+
+class HasDeadline(Protocol):
+    """A verifier pool or a sandbox."""
+
+    deadline_s: float
 
 
 @dataclass(frozen=True)
@@ -48,44 +54,44 @@ def check_deadline(subject: Subject) -> CheckResult:
         return skipped("deadline", "no problem to play", bound)
     index = subject.indices[0]
     response = subject.gold(index) or (ANY_RESPONSE,)
-    found: list[Hung] = []
-    played = subject.play(index, response, _hanging(found))
-    if not found:
+    hangs: list[Hung] = []
+    played = subject.play(index, response, _hanging(hangs))
+    if not hangs:
         reason = "nothing went to a VerifierPool or a sandbox: scores come from this process, where nothing is killed"
         return skipped("deadline", reason, bound)
-    hung = found[0]
+    hung = hangs[0]
     seconds = float(played.info.get("verify_s", played.seconds))
-    rows = [Row(index, problem) for problem in _problems(hung, played, seconds)]
+    findings = [Finding(index, problem) for problem in _problems(hung, played, seconds)]
     given = f"deadline {hung.own_deadline_s:g} s"
     if hung.deadline_s != hung.own_deadline_s:
         given = f"deadline {hung.deadline_s:g} s here, else {hung.own_deadline_s:g} s"
     measured = f"a hung {hung.what} was killed after {seconds:.2f} s ({given})"
     fix = "return the verdict of the pool or the sandbox as it is, with its outcome"
-    return judged("deadline", rows, measured=measured, bound=hung.bound, fix=fix)
+    return judged("deadline", findings, measured=measured, bound=hung.bound, fix=fix)
 
 
 def _problems(hung: Hung, played: Played, seconds: float) -> Iterator[str]:
     if played.info.get("outcome") not in hung.outcomes or played.reward != 0.0:
-        yield f"a hung {hung.what} gave {played.verdict}"
+        yield f"a hung {hung.what} gave {played.outcome_text}"
     if seconds > hung.deadline_s + hung.grace_s:
         yield f"a hung {hung.what} was waited for {seconds:.1f} s"
 
 
 @contextlib.contextmanager
-def _hanging(found: list[Hung]) -> Iterator[None]:
-    """Every pool's verifiers and every sandbox's code hang; `found` tells which did."""
+def _hanging(hangs: list[Hung]) -> Iterator[None]:
+    """Every pool's verifiers and every sandbox's code hang; `hangs` tells which did."""
     pool_class: Any = importlib.import_module(f"{BUILT_IN_ENVS}.verifiers").VerifierPool
     sandbox_class: Any = importlib.import_module(f"{BUILT_IN_ENVS}.sandbox").Sandbox
     submit, run = pool_class.submit, sandbox_class.run
 
-    def hung_submit(pool: Any, verifier: Any, *args: Any, deadline_s: float | None = None) -> Any:
+    def hung_submit(pool: HasDeadline, verifier: object, *args: object, deadline_s: float | None = None) -> Any:
         own = pool.deadline_s if deadline_s is None else deadline_s
-        found.append(Hung("verifier", HUNG_DEADLINE_S, own, GRACE_S, ("timeout",)))
+        hangs.append(Hung("verifier", HUNG_DEADLINE_S, own, GRACE_S, ("timeout",)))
         return submit(pool, HANG, *args, deadline_s=HUNG_DEADLINE_S)
 
-    def hung_run(sandbox: Any, source: str, *args: Any, **kwargs: Any) -> Any:
+    def hung_run(sandbox: HasDeadline, source: str, *args: object, **kwargs: object) -> Any:
         own = sandbox.deadline_s
-        found.append(Hung("candidate", own, own, SANDBOX_GRACE_S, ("wrong", "timeout")))  # slow code is the policy's
+        hangs.append(Hung("candidate", own, own, SANDBOX_GRACE_S, ("wrong", "timeout")))  # slow code is the policy's
         return run(sandbox, LOOP, *args, **kwargs)
 
     with mock.patch.object(pool_class, "submit", hung_submit), mock.patch.object(sandbox_class, "run", hung_run):

@@ -1,4 +1,4 @@
-"""A verifier that never returns. Verifier processes load it by path: standard library alone."""
+"""A verifier that never returns. Verifier processes load it by path: only the standard library."""
 
 from __future__ import annotations
 

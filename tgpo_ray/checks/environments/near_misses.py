@@ -11,7 +11,7 @@ LETTER = re.compile(r"[^\W\d_]")
 
 
 def near_misses(response: str, answer: str | None) -> dict[str, list[str]]:
-    """Kind -> responses that differ from the gold `response` in the answer alone.
+    """Kind -> responses that differ from the gold `response` only in the answer.
 
     Args:
         answer: what the verifier read in the gold response; None, or not found in it: the whole response is changed.

@@ -9,9 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.env_runners import make_env
+
+if TYPE_CHECKING:
+    from gymnasium import Env
+
+    from tgpo_ray.models import Tokenizer
 
 NUM_PROCEDURAL = 50  # problems looked at where there is no last one
 
@@ -33,7 +38,7 @@ class Played:
         return sum(self.rewards)
 
     @property
-    def verdict(self) -> str:
+    def outcome_text(self) -> str:
         """`reward 0.0, wrong, read as '3'`."""
         parts = [f"reward {self.reward:g}"]
         parts += [str(self.info[key]) for key in ("outcome", "detail") if self.info.get(key)]
@@ -51,16 +56,16 @@ class Subject:
     limit: int = 500  # rows looked at; 0: all
     seed: int = 0
     reward_range: tuple[float, float] = (0.0, 1.0)
-    tokenizer: Any = None  # transformers', where prompt lengths are to be measured
+    tokenizer: Tokenizer | None = None  # transformers', where prompt lengths are to be measured
     max_prompt_tokens: int | None = None
     played: list[Played] = field(default_factory=list)  # every episode so far
 
-    def make(self) -> Any:
+    def make(self) -> Env[str, str]:
         """A new instance."""
         return make_env(self.id, self.kwargs)
 
     @cached_property
-    def env(self) -> Any:
+    def env(self) -> Env[str, str]:
         return self.make()
 
     @property
@@ -88,7 +93,7 @@ class Subject:
         if not hasattr(self.env.unwrapped, "gold_response"):
             return None
         self.env.reset(seed=self.seed, options={"index": index})  # what is right may depend on a shuffle
-        known = self.env.unwrapped.gold_response(index)
+        known = self.env.unwrapped.gold_response(index)  # pyright: ignore[reportAttributeAccessIssue]  (see hasattr)
         if known is None:
             return None
         return (known,) if isinstance(known, str) else tuple(known)
@@ -103,7 +108,7 @@ class Subject:
                 start = time.monotonic()
                 _, reward, terminated, truncated, info = self.env.step(response)
                 slowest = max(slowest, time.monotonic() - start)
-                rewards.append(reward)
+                rewards.append(float(reward))
                 done = terminated or truncated
                 if done:
                     break
@@ -111,18 +116,18 @@ class Subject:
         return self.played[-1]
 
 
-def transcript(env: Any, index: int, seed: int, responses: Iterable[str]) -> str:
+def transcript(env: Env[str, str], index: int, seed: int, responses: Iterable[str]) -> str:
     """Everything an episode says, as one line of JSON; durations are left out."""
-    said: list[Any] = list(env.reset(seed=seed, options={"index": index}))
+    turns: list[Any] = list(env.reset(seed=seed, options={"index": index}))
     for response in responses:
         *turn, info = env.step(response)
-        said += [*turn, info]
+        turns += [*turn, info]
         if turn[2] or turn[3]:
             break
-    return json.dumps(plain(said), sort_keys=True)
+    return json.dumps(plain(turns), sort_keys=True)
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """`value` in JSON's types; whatever JSON has no type for becomes its `repr`."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -132,7 +137,8 @@ def plain(value: Any) -> Any:
         return "a duration"
     if value is None or isinstance(value, str | bool | int | float):
         return value
-    return plain(value.tolist()) if hasattr(value, "tolist") else repr(value)
+    as_list = getattr(value, "tolist", None)  # numpy has types of its own
+    return repr(value) if as_list is None else plain(as_list())
 
 
 def _is_duration(value: float) -> bool:

@@ -1,10 +1,10 @@
-"""All checks, in the order in which an author wants to hear of them."""
+"""All checks, in the order in which an author wants to read them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tgpo_ray.checks.results import CheckResult, Row
+from tgpo_ray.checks.results import CheckResult, Finding
 
 from .contract import check_api, check_determinism, check_info, check_pickling
 from .deadlines import check_deadline
@@ -33,5 +33,5 @@ def run_checks(subject: Subject) -> Iterator[CheckResult]:
             yield check(subject)
         except Exception as error:  # whatever somebody's environment raises
             name = check.__name__.removeprefix("check_").replace("_", " ")
-            row = Row(None, f"{type(error).__name__}: {error}")
-            yield CheckResult(name, "failed", "raised", "runs to its end", "mend what raises", (row,))
+            finding = Finding(None, f"{type(error).__name__}: {error}")
+            yield CheckResult(name, "failed", "raised", "runs to its end", "fix what raises", (finding,))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tgpo_ray.checks.results import CheckResult, Row, judged, shortened, skipped
+from tgpo_ray.checks.results import CheckResult, Finding, judged, shortened, skipped
 from tgpo_ray.env_runners import Rollout, RunningGroup, prompt_ids
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Episode, Task
 from tgpo_ray.models import Completion
@@ -16,6 +17,8 @@ from .playing import Subject
 
 NUM_CONVERSATIONS = 5
 MAX_TURNS = 6
+
+Message = Mapping[str, Any]
 
 
 def check_prompts(subject: Subject) -> CheckResult:
@@ -28,12 +31,12 @@ def check_prompts(subject: Subject) -> CheckResult:
     for index in subject.indices:
         prompt, info = subject.env.reset(seed=subject.seed, options={"index": index})
         lengths[index] = len(prompt_ids(subject.tokenizer, prompt, info))
-    rows = [Row(i, f"{n} tokens") for i, n in lengths.items() if n == 0 or (limit is not None and n > limit)]
-    rows.sort(key=lambda row: -lengths[row.index])  # pyright: ignore[reportArgumentType]
+    findings = [Finding(i, f"{n} tokens") for i, n in lengths.items() if n == 0 or (limit is not None and n > limit)]
+    findings.sort(key=lambda finding: -lengths[finding.index])  # pyright: ignore[reportArgumentType]
     values = np.asarray(list(lengths.values()) or [0])
     return judged(
         "prompt lengths",
-        rows,
+        findings,
         measured=f"median {np.median(values):.0f}, longest {values.max()} tokens ({subject.looked_at})",
         bound=bound,
         fix="raise env_runners.max_prompt_tokens or leave these rows out; a prompt without a token has nothing to read",
@@ -44,15 +47,15 @@ def check_masks(subject: Subject) -> CheckResult:
     """Conversations as a runner puts them down: the policy's tokens are trained on, the environment's are not.
 
     Each turn of the environment is encoded on its own and appended; sampled ids stay as they were. So an observation is
-    this turn's text alone: one that repeats the conversation would have the policy read it twice.
+    only this turn's text: one that repeats the conversation would have the policy read it twice.
     """
-    rows: list[Row] = []
+    findings: list[Finding] = []
     turns = policy = environment = reencoded = 0
     chat = False
     for index in subject.indices[:NUM_CONVERSATIONS]:
         talk = _Conversation(subject, index)
         episode = talk.episode()
-        rows += [Row(index, problem) for problem in [*talk.problems, *talk.misattributed(episode)]]
+        findings += [Finding(index, problem) for problem in [*talk.problems, *talk.misattributed(episode)]]
         turns = max(turns, len(talk.responses))
         policy += int((episode.origin == ORIGIN_POLICY).sum())
         environment += int((episode.origin == ORIGIN_ENVIRONMENT).sum())
@@ -67,7 +70,7 @@ def check_masks(subject: Subject) -> CheckResult:
     if reencoded:
         measured += f"; {reencoded} conversations would change if they were encoded anew, so they are not"
     fix = "return this turn's text alone from step(), and something to answer while the episode goes on"
-    return judged("masks", rows, measured=measured, bound="every token has its author", fix=fix)
+    return judged("masks", findings, measured=measured, bound="every token has its author", fix=fix)
 
 
 class _Bytes:
@@ -80,10 +83,10 @@ class _Bytes:
     def encode(self, text: str, *, add_special_tokens: bool = False) -> list[int]:
         return list(text.encode("utf-8", "surrogatepass"))
 
-    def decode(self, ids: Any) -> str:
+    def decode(self, ids: Sequence[int] | np.ndarray, **_: Any) -> str:
         return bytes(np.asarray(ids, np.uint8)).decode("utf-8", "surrogatepass")
 
-    def apply_chat_template(self, messages: Any, *, tokenize: bool = True, **_: Any) -> Any:
+    def apply_chat_template(self, messages: Sequence[Message], *, tokenize: bool = True, **_: object) -> Any:
         text = "".join(str(message["content"]) for message in messages)
         return self.encode(text) if tokenize else text
 
@@ -137,16 +140,16 @@ class _Conversation:
 
     def misattributed(self, episode: Episode) -> list[str]:
         """A line where the policy's tokens are not those that it wrote, and where the environment's text is lost."""
-        found = []
+        problems = []
         wrote = [token for text in self.responses for token in self._encode(text).tolist()]
         if episode.response_ids[episode.origin == ORIGIN_POLICY].tolist() != wrote:
-            found.append("the tokens under the policy's mask are not what it wrote")
-        said = self._tokenizer.decode(episode.response_ids[episode.origin == ORIGIN_ENVIRONMENT])
+            problems.append("the tokens under the policy's mask are not what it wrote")
+        environments_text = self._tokenizer.decode(episode.response_ids[episode.origin == ORIGIN_ENVIRONMENT])
         spoken = [message["content"] for turn in self.rollout.turns[1:] for message in turn]
         for text in self.observations if len(self.rollout.turns) < 2 else spoken:
-            if self._tokenizer.decode(self._encode(text)).strip() not in said:
-                found.append(f"the tokens under the environment's mask lack {shortened(text)}")
-        return found
+            if self._tokenizer.decode(self._encode(text)).strip() not in environments_text:
+                problems.append(f"the tokens under the environment's mask lack {shortened(text)}")
+        return problems
 
     def would_change(self, episode: Episode) -> bool:
         """Whether encoding the whole conversation at once gives other ids than its pieces."""

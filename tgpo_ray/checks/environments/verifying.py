@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tgpo_ray.checks.results import CheckResult, Row, judged, shortened, skipped
+from tgpo_ray.checks.results import CheckResult, Finding, judged, shortened, skipped
 
 from .deadlines import GRACE_S
 from .near_misses import near_misses
@@ -22,7 +22,7 @@ ODD_RESPONSES = (
 def check_gold(subject: Subject) -> CheckResult:
     """The gold response of every row scores 1.0 and ends the episode."""
     bound = "1.0 on every row"
-    rows, known = [], 0
+    findings, known = [], 0
     for index in subject.indices:
         gold = subject.gold(index)
         if gold is None:
@@ -30,18 +30,18 @@ def check_gold(subject: Subject) -> CheckResult:
         known += 1
         played = subject.play(index, gold)
         if not (math.isclose(played.reward, 1.0) and played.done):
-            rows.append(Row(index, f"{shortened(gold[-1])}: {played.verdict}"))
+            findings.append(Finding(index, f"{shortened(gold[-1])}: {played.outcome_text}"))
     if not known:
         return skipped("gold answers", "no right response is known: define gold_response(index)", bound)
-    measured = f"{known - len(rows)} of {known} score 1.0 ({subject.looked_at})"
-    fix = "mend the answers in the data, or what the verifier reads; leave rows out that cannot be verified"
-    return judged("gold answers", rows, measured=measured, bound=bound, fix=fix)
+    measured = f"{known - len(findings)} of {known} score 1.0 ({subject.looked_at})"
+    fix = "correct the answers in the data, or what the verifier reads; leave rows out that cannot be verified"
+    return judged("gold answers", findings, measured=measured, bound=bound, fix=fix)
 
 
 def check_near_misses(subject: Subject) -> CheckResult:
     """Gold responses with another number or letter in the answer, and the empty response, do not score 1.0."""
     bound = "below 1.0"
-    rows, tried, known = [], 0, 0
+    findings, tried, known = [], 0, 0
     for index in subject.indices[:NUM_PERTURBED]:
         gold = subject.gold(index)
         if gold is None:
@@ -55,37 +55,39 @@ def check_near_misses(subject: Subject) -> CheckResult:
             missed = [subject.play(index, (*gold[:-1], response)) for response in responses]
             tried += len(missed)
             if all(played.reward >= 1.0 for played in missed):
-                rows.append(Row(index, f"{kind}: {shortened(missed[0].responses[-1])}: {missed[0].verdict}"))
+                findings.append(
+                    Finding(index, f"{kind}: {shortened(missed[0].responses[-1])}: {missed[0].outcome_text}")
+                )
     if not known:
         return skipped("near misses", "no right response is known: define gold_response(index)", bound)
-    measured = f"{tried} responses to {known} rows, {len(rows)} kinds of them taken"
+    measured = f"{tried} responses to {known} findings, {len(findings)} kinds of them taken"
     fix = "compare whole values, not parts of a text; read the answer in one place only"
-    return judged("near misses", rows, measured=measured, bound=bound, fix=fix)
+    return judged("near misses", findings, measured=measured, bound=bound, fix=fix)
 
 
 def check_rewards(subject: Subject) -> CheckResult:
     """Every reward so far, and those of odd responses, is finite and in the range; nothing raises, nothing is slow."""
-    rows = []
+    findings = []
     index = subject.indices[0] if subject.indices else 0
     for response in ODD_RESPONSES:
         try:
             subject.play(index, (response,))
         except Exception as error:  # whatever a verifier raises on text that it did not expect
-            rows.append(Row(index, f"{shortened(response)} raised {type(error).__name__}: {str(error)[:200]}"))
+            findings.append(Finding(index, f"{shortened(response)} raised {type(error).__name__}: {str(error)[:200]}"))
     low, high = subject.reward_range
     for played in subject.played:
         if not (math.isfinite(played.reward) and low <= played.reward <= high):
-            rows.append(Row(played.index, f"{shortened(played.responses[-1])}: reward {played.reward}"))
+            findings.append(Finding(played.index, f"{shortened(played.responses[-1])}: reward {played.reward}"))
     deadline = getattr(subject.env.unwrapped, "deadline_s", None)
     slow = SLOW_S if deadline is None else deadline + GRACE_S
     slowest = max(subject.played, key=lambda played: played.seconds, default=None)
     # the first verification of a process also starts it
     if slowest and slowest.seconds > slow + START_S:
-        rows.append(Row(slowest.index, f"{shortened(slowest.responses[-1])} took {slowest.seconds:.1f} s"))
+        findings.append(Finding(slowest.index, f"{shortened(slowest.responses[-1])} took {slowest.seconds:.1f} s"))
     rewards = [played.reward for played in subject.played]
     return judged(
         "rewards",
-        rows,
+        findings,
         measured=f"{min(rewards, default=0):g} to {max(rewards, default=0):g} in {len(rewards)} episodes, slowest step "
         f"{slowest.seconds if slowest else 0:.2f} s",
         bound=f"finite, in [{low:g}, {high:g}], nothing raises",

@@ -3,8 +3,8 @@
 The page is one file that loads nothing from elsewhere and runs no script. matplotlib is imported when a plot is drawn.
 """
 
+from .conclusions import conclude
 from .page import write_report
 from .record import RunRecord, load_run
-from .verdict import verdict
 
-__all__ = ["RunRecord", "load_run", "verdict", "write_report"]
+__all__ = ["RunRecord", "conclude", "load_run", "write_report"]

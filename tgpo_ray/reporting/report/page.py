@@ -10,11 +10,11 @@ from typing import Any
 
 from tgpo_ray.reporting.progress import format_seconds
 
+from .conclusions import REWARD_WINDOW, Summary, conclude, summarize
 from .plots import PANELS, Panel, accuracy_plot, metric_plot, set_panels, smoothing_width, style, time_plot
 from .record import RunRecord
 from .samples import samples_section
 from .stylesheet import CSS
-from .verdict import REWARD_WINDOW, Summary, summarize, verdict
 
 NONE = "&ndash;"  # stands where a run recorded nothing
 
@@ -44,7 +44,7 @@ def _page(runs: Sequence[RunRecord], title: str, notes: Sequence[str]) -> str:
     body = [
         f"<h1>{html.escape(title)}</h1>",
         *(f'<p class="note">{html.escape(note)}</p>' for note in notes),
-        '<div class="verdict">' + "".join(f"<p>{html.escape(text)}</p>" for text in verdict(runs)) + "</div>",
+        '<div class="conclusions">' + "".join(f"<p>{html.escape(text)}</p>" for text in conclude(runs)) + "</div>",
         _headline_table(runs),
         f"<h2>Curves</h2>{_legend(runs)}{_plots(runs)}",
         f"<h2>Sample episodes</h2>{samples}" if samples else "",

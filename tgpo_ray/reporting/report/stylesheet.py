@@ -13,11 +13,11 @@ h3 { font-size: 0.95rem; margin: 0; font-weight: 600; }
 h3 span { font-weight: 400; margin-left: 6px; }
 .muted, figcaption span, .note { color: var(--muted); }
 .small { font-size: 0.85rem; }
-.verdict { background: var(--card); border: 1px solid var(--line); border-left: 5px solid #0072B2; border-radius: 8px;
-  padding: 14px 18px; margin: 20px 0; }
-.verdict p { margin: 0; }
-.verdict p:first-child { font-size: 1.12rem; font-weight: 600; }
-.verdict p + p { margin-top: 4px; color: var(--muted); }
+.conclusions { background: var(--card); border: 1px solid var(--line); border-left: 5px solid #0072B2;
+  border-radius: 8px; padding: 14px 18px; margin: 20px 0; }
+.conclusions p { margin: 0; }
+.conclusions p:first-child { font-size: 1.12rem; font-weight: 600; }
+.conclusions p + p { margin-top: 4px; color: var(--muted); }
 .scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 8px; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: 9px 14px; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }

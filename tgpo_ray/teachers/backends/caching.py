@@ -6,9 +6,12 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import fields
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tgpo_ray.models import Completion, Sampling, Scores, ScoringBackend, ScoringRequest, Want
+
+if TYPE_CHECKING:
+    from tgpo_ray.models import VocabularyTokenizer
 
 
 class CachingBackend:
@@ -30,7 +33,7 @@ class CachingBackend:
         self.num_hits = 0  # so far
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> VocabularyTokenizer:
         return self._backend.tokenizer
 
     def score(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
@@ -38,15 +41,15 @@ class CachingBackend:
             return self._backend.score(requests, want)
         asked = repr(want).encode()
         keys = [_key(request, asked) for request in requests]
-        found = {key: self._known[key] for key in keys if key in self._known}
-        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in found}
+        answers = {key: self._known[key] for key in keys if key in self._known}
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
         self.num_hits += len(requests) - len(missing)
         if missing:
             scores = self._backend.score(list(missing.values()), want)
-            found |= zip(missing, scores, strict=True)
+            answers |= zip(missing, scores, strict=True)
         for key in keys:
-            self._remember(key, found[key])
-        return [found[key] for key in keys]
+            self._remember(key, answers[key])
+        return [answers[key] for key in keys]
 
     def _remember(self, key: bytes, scores: Scores) -> None:
         if key not in self._known:
@@ -66,7 +69,7 @@ class CachingBackend:
 
 
 def _key(request: ScoringRequest, asked: bytes) -> bytes:
-    """A prompt and a response of the same ids, split at another place, are another request."""
+    """A prompt and a response of the same ids, split at another token, are another request."""
     digest = blake2b(request.ids.tobytes(), digest_size=16)
     digest.update(b"%d " % request.first + asked)
     return digest.digest()

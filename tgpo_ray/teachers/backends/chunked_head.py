@@ -1,20 +1,27 @@
-"""What an LM head says of hidden states, chunk by chunk: never a [tokens, vocabulary] tensor. Needs torch alone."""
+"""What an LM head says of hidden states, chunk by chunk: never a [tokens, vocabulary] tensor. Needs only torch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tgpo_ray.kernels import CPU_CHUNK_BYTES, CUDA_CHUNK_BYTES, matmul_into
-from tgpo_ray.models import Scores, Want
+from tgpo_ray.models import Scores, Want, draw
+
+
+class Head(Protocol):
+    """An LM head: torch's Linear, or what a model has in its place."""
+
+    @property
+    def weight(self) -> Tensor: ...  # (V, D)
 
 
 def head_scores(
-    head: Any,
+    head: Head,
     hidden: Tensor,
     targets: Tensor,
     want: Want,
@@ -28,10 +35,10 @@ def head_scores(
         z = (h W^T + b) / temperature,   log p = z - logsumexp(z),   sample ~ softmax(z)
 
     Args:
-        head: the LM head, with `weight` (V, D) and perhaps `bias` (V,).
+        head: the LM head; it may have a `bias` (V,).
         hidden: (N, D) final hidden states, each of the position before its target.
-        targets: (N,) int64, the tokens that stand there; read for `logprob` alone.
-        generator: of the draws for `sample`.
+        targets: (N,) int64, the tokens at those positions; read only for `logprob`.
+        generator: of the draws, needed with `sample`.
         chunk_bytes: budget of the logits buffer; None: that of the fused loss.
 
     Raises:
@@ -40,16 +47,16 @@ def head_scores(
     size = head.weight.shape[0]
     if want.top_k > size:
         raise ValueError(f"topk:{want.top_k} needs at least that many tokens, the teacher's vocabulary has {size}")
-    kept: dict[str, list[Tensor]] = {}
+    parts: dict[str, list[Tensor]] = {}
     for rows, logits in _chunks(head, hidden, temperature, chunk_bytes):
         for name, values in _scored(logits, targets[rows], want, generator).items():
-            kept.setdefault(name, []).append(values.cpu())
+            parts.setdefault(name, []).append(values.cpu())
     if want.hidden:
-        kept["hidden"] = [hidden.float().cpu()]
-    return Scores(**{name: torch.cat(values).numpy() for name, values in kept.items()})
+        parts["hidden"] = [hidden.float().cpu()]
+    return Scores(**{name: torch.cat(values).numpy() for name, values in parts.items()})
 
 
-def _chunks(head: Any, hidden: Tensor, temperature: float, chunk_bytes: int | None) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(head: Head, hidden: Tensor, temperature: float, chunk_bytes: int | None) -> Iterator[tuple[slice, Tensor]]:
     """(rows, (n, V) logits) of every chunk, in one buffer that each chunk overwrites."""
     weight, bias = head.weight, getattr(head, "bias", None)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -70,19 +77,20 @@ def _chunks(head: Any, hidden: Tensor, temperature: float, chunk_bytes: int | No
 
 def _scored(logits: Tensor, targets: Tensor, want: Want, generator: torch.Generator | None) -> dict[str, Tensor]:
     """The fields of Scores that are wanted of (n, V) logits; no pass over them that none of those needs."""
-    found: dict[str, Tensor] = {}
+    fields: dict[str, Tensor] = {}
     # (n, 1); a shift of a whole row changes neither its best nor its draws
     normalizer = logits.logsumexp(-1, keepdim=True) if want.logprob or want.top_k else None
     if want.argmax:
-        found["argmax_ids"] = logits.argmax(-1).int()
+        fields["argmax_ids"] = logits.argmax(-1).int()
     if want.logprob and normalizer is not None:
-        found["logprobs"] = (logits.gather(1, targets[:, None]) - normalizer)[:, 0]
+        fields["logprobs"] = (logits.gather(1, targets[:, None]) - normalizer)[:, 0]
     if want.top_k and normalizer is not None:
         values, ids = logits.topk(want.top_k)  # (n, k), best first
-        found["topk_ids"], found["topk_logprobs"] = ids.int(), values - normalizer
+        fields["topk_ids"], fields["topk_logprobs"] = ids.int(), values - normalizer
     if want.sample:
-        found["sampled_ids"] = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0].int()
-    return found
+        assert generator is not None, "drawing needs a generator"
+        fields["sampled_ids"] = draw(logits.softmax(-1), generator)
+    return fields
 
 
 def split_scores(scores: Scores, lengths: Sequence[int]) -> list[Scores]:

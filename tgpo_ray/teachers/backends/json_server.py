@@ -79,7 +79,7 @@ class JsonServer:
                 )
                 if answer.status_code not in WORTH_ANOTHER_TRY:
                     return self._content(answer, path)
-                status, problem, wait = answer.status_code, _said(answer), _retry_after(answer)
+                status, problem, wait = answer.status_code, _problem_of(answer), _retry_after(answer)
             except LOST_CONNECTION as error:
                 status, problem, wait = 0, str(error), 0.0
             wait = max(pause, wait)
@@ -90,7 +90,7 @@ class JsonServer:
 
     def _content(self, answer: requests.Response, path: str) -> Any:
         if answer.status_code != 200:
-            raise ServerError(f"{self.url}{path}: {_said(answer)}", answer.status_code)
+            raise ServerError(f"{self.url}{path}: {_problem_of(answer)}", answer.status_code)
         try:
             return answer.json()
         except requests.exceptions.JSONDecodeError:
@@ -117,7 +117,7 @@ def _bearer(api_key_env: str | None) -> Callable[[requests.PreparedRequest], req
     return sign
 
 
-def _said(answer: requests.Response) -> str:
+def _problem_of(answer: requests.Response) -> str:
     return f"status {answer.status_code}: {answer.text[:500].strip()}"
 
 

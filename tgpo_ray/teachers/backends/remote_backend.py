@@ -104,7 +104,7 @@ class RemoteBackend:
 
         def scored(request: ScoringRequest) -> Scores:
             if request.first == len(request.ids):
-                return read_scores([], request.ids[:0], want)
+                return parse_scores([], request.ids[:0], want)
             body = {"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": max(want.top_k, 1), **PLAIN_SAMPLING}
             (choice,) = self._complete(request.ids, body, deadline, num_choices=1)
             rows = choice.get("prompt_logprobs")
@@ -117,7 +117,7 @@ class RemoteBackend:
                 raise ServerError(
                     f"{self._server.url} returned {len(rows)} prompt_logprobs for {len(request.ids)} tokens"
                 )
-            return read_scores(rows[request.first :], request.ids[request.first :], want)
+            return parse_scores(rows[request.first :], request.ids[request.first :], want)
 
         return self._in_flight(scored, requests)
 
@@ -144,8 +144,8 @@ class RemoteBackend:
 
         def written(prompt: Sequence[int]) -> list[Completion]:
             choices = self._complete(prompt, body, deadline, num_choices=draws)
-            found = [read_completion(choice, logprobs=sampling.logprobs) for choice in choices]
-            return found * (n // draws)
+            completions = [parse_completion(choice, logprobs=sampling.logprobs) for choice in choices]
+            return completions * (n // draws)
 
         return self._in_flight(written, prompts)
 
@@ -173,7 +173,7 @@ class RemoteBackend:
         self._server.close()
 
 
-def read_scores(rows: Sequence[Any], ids: np.ndarray, want: Want) -> Scores:
+def parse_scores(rows: Sequence[dict[str, Any]], ids: np.ndarray, want: Want) -> Scores:
     """Scores of R tokens from what the server says of each: {id as text: {"logprob": ..., "rank": ...}, ...}.
 
     Raises:
@@ -183,7 +183,7 @@ def read_scores(rows: Sequence[Any], ids: np.ndarray, want: Want) -> Scores:
     best_ids = np.empty((len(ids), width), np.int32)
     best_logprobs = np.empty((len(ids), width), np.float32)
     logprobs = np.empty(len(ids), np.float32)
-    for place, (row, own) in enumerate(zip(rows, ids.tolist(), strict=True)):
+    for index, (row, own) in enumerate(zip(rows, ids.tolist(), strict=True)):
         entries = _entries(row)
         if own not in entries:
             raise ServerError(f"the server's prompt_logprobs do not name the token {own} that was sent, but {row}")
@@ -191,8 +191,8 @@ def read_scores(rows: Sequence[Any], ids: np.ndarray, want: Want) -> Scores:
         best = sorted(entries, key=lambda token: (-entries[token][0], entries[token][1]))[:width]
         if len(best) < width:
             raise ServerError(f"the server named {len(best)} tokens where {width} were asked for: {row}")
-        logprobs[place] = entries[own][0]
-        best_ids[place], best_logprobs[place] = best, [entries[token][0] for token in best]
+        logprobs[index] = entries[own][0]
+        best_ids[index], best_logprobs[index] = best, [entries[token][0] for token in best]
     return Scores(
         argmax_ids=best_ids[:, 0] if want.argmax else None,
         logprobs=logprobs if want.logprob else None,
@@ -201,19 +201,19 @@ def read_scores(rows: Sequence[Any], ids: np.ndarray, want: Want) -> Scores:
     )
 
 
-def _entries(row: Any) -> dict[int, tuple[float, int]]:
+def _entries(row: dict[str, Any]) -> dict[int, tuple[float, int]]:
     """id -> (log-prob, rank)."""
     try:
-        found = {int(token): (float(said["logprob"]), int(said.get("rank") or 0)) for token, said in row.items()}
+        entries = {int(token): (float(it["logprob"]), int(it.get("rank") or 0)) for token, it in row.items()}
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ServerError(f"the server's prompt_logprobs are not ids with log-probs: {str(row)[:200]}") from None
-    for token, (logprob, _) in found.items():
+    for token, (logprob, _) in entries.items():
         if token < 0 or not MINUS_INFINITY < logprob < 0.01:  # NaN is neither
             raise ServerError(f"the server gives token {token} the log-prob {logprob}")
-    return found
+    return entries
 
 
-def read_completion(choice: dict[str, Any], *, logprobs: bool) -> Completion:
+def parse_completion(choice: dict[str, Any], *, logprobs: bool) -> Completion:
     """One choice of /v1/completions that was asked for with `return_token_ids`.
 
     Raises:
@@ -233,5 +233,5 @@ def read_completion(choice: dict[str, Any], *, logprobs: bool) -> Completion:
     )
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)

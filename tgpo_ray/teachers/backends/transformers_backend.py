@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 from tgpo_ray.models import Completion, EngineSpec, Sampling, Scores, ScoringRequest, Want, load_model
 from tgpo_ray.teachers.backends.chunked_head import head_scores, split_scores
 from tgpo_ray.teachers.backends.transformers_writer import Writer
+
+if TYPE_CHECKING:
+    from transformers import DynamicCache
 
 Hidden = Iterator[tuple[list[int], Tensor]]
 
@@ -25,9 +28,9 @@ class TransformersBackend:
     before a padding position sees it.
 
     Args:
-        spec: what to load; its KV cache, replica and engine fields are vLLM's alone.
+        spec: what to load; its KV cache, replica and engine fields are only vLLM's.
         gpu: use the CUDA device.
-        token_budget: most tokens (prompts, responses and padding) of one forward pass; a longer sequence goes alone.
+        token_budget: most tokens (prompts, responses and padding) of one forward pass; a longer sequence has its own.
     """
 
     def __init__(self, spec: EngineSpec, *, gpu: bool = False, token_budget: int = 16384) -> None:
@@ -56,12 +59,12 @@ class TransformersBackend:
         self._check(requests)
         answers: dict[int, Scores] = {}
         with torch.inference_mode():
-            for places, hidden in self._hidden(requests):
-                targets = np.concatenate([requests[i].ids[requests[i].first :] for i in places])
+            for indices, hidden in self._hidden(requests):
+                targets = np.concatenate([requests[i].ids[requests[i].first :] for i in indices])
                 ids = torch.from_numpy(targets.astype(np.int64)).to(self._device)  # (N,)
                 scores = head_scores(self._head, hidden, ids, want, generator=self._generator)
-                lengths = [_num_rows(requests[i]) for i in places]
-                answers.update(zip(places, split_scores(scores, lengths), strict=True))
+                lengths = [_num_rows(requests[i]) for i in indices]
+                answers.update(zip(indices, split_scores(scores, lengths), strict=True))
         return [answers[i] for i in range(len(requests))]
 
     @property
@@ -81,56 +84,56 @@ class TransformersBackend:
                 )
 
     def _hidden(self, requests: Sequence[ScoringRequest]) -> Hidden:
-        """(places of some requests, (N, D) hidden states that predict their scored tokens, one after the other)."""
+        """(indices of some requests, (N, D) hidden states that predict their scored tokens, one after the other)."""
         by_prompt: dict[bytes, list[int]] = {}
-        for place, request in enumerate(requests):
-            by_prompt.setdefault(np.asarray(request.ids[: request.first], np.int32).tobytes(), []).append(place)
-        alone = [places[0] for places in by_prompt.values() if len(places) == 1]
-        for places in by_prompt.values():
-            if len(places) > 1:
-                yield from self._shared(requests, places)
-        for batch in self._batches({place: len(requests[place].ids) for place in alone}):
-            yield batch, self._whole([requests[place] for place in batch])
+        for index, request in enumerate(requests):
+            by_prompt.setdefault(np.asarray(request.ids[: request.first], np.int32).tobytes(), []).append(index)
+        alone = [indices[0] for indices in by_prompt.values() if len(indices) == 1]
+        for indices in by_prompt.values():
+            if len(indices) > 1:
+                yield from self._shared(requests, indices)
+        for batch in self._batches({index: len(requests[index].ids) for index in alone}):
+            yield batch, self._whole([requests[index] for index in batch])
 
     def _batches(self, lengths: dict[int, int]) -> Iterator[list[int]]:
-        """Places in batches of at most the budget, padding included: the longest first, beside its like."""
+        """Indices in batches of at most the budget, padding included: the longest first, beside its like."""
         batch: list[int] = []
-        for place in sorted(lengths, key=lengths.__getitem__, reverse=True):
+        for index in sorted(lengths, key=lengths.__getitem__, reverse=True):
             if batch and (len(batch) + 1) * lengths[batch[0]] > self._budget:
                 yield batch
                 batch = []
-            batch.append(place)
+            batch.append(index)
         if batch:
             yield batch
 
     def _whole(self, requests: Sequence[ScoringRequest]) -> Tensor:
         """(N, D): every sequence read from its first token on."""
-        hidden = self._read(
+        hidden = self._forward(
             [request.ids[: max(1, len(request.ids) - 1)] for request in requests]
         ).last_hidden_state  # (B, T, D)
         pieces = [row[request.first - 1 : len(request.ids) - 1] for row, request in zip(hidden, requests, strict=True)]
         return torch.cat(pieces)
 
-    def _shared(self, requests: Sequence[ScoringRequest], places: list[int]) -> Hidden:
+    def _shared(self, requests: Sequence[ScoringRequest], indices: list[int]) -> Hidden:
         """Requests of one prompt: its keys and values are computed once, and repeated for each batch of responses."""
-        prompt = requests[places[0]].ids[: requests[places[0]].first]  # (P,)
-        read = self._read([prompt], use_cache=True)
-        last = read.last_hidden_state[0, -1:]  # (1, D) predicts every response's first token
-        shares = _can_repeat(read.get("past_key_values"))
-        for batch in self._batches({place: len(requests[place].ids) for place in places}):
+        prompt = requests[indices[0]].ids[: requests[indices[0]].first]  # (P,)
+        output = self._forward([prompt], use_cache=True)
+        last = output.last_hidden_state[0, -1:]  # (1, D) predicts every response's first token
+        shares = _can_repeat(output.get("past_key_values"))
+        for batch in self._batches({index: len(requests[index].ids) for index in indices}):
             if shares:
-                responses = [requests[place].ids[len(prompt) :] for place in batch]
-                yield batch, self._continued(read.past_key_values, last, responses)
+                responses = [requests[index].ids[len(prompt) :] for index in batch]
+                yield batch, self._continued(output.past_key_values, last, responses)
             else:
-                yield batch, self._whole([requests[place] for place in batch])
+                yield batch, self._whole([requests[index] for index in batch])
 
-    def _continued(self, cache: Any, last: Tensor, responses: Sequence[np.ndarray]) -> Tensor:
+    def _continued(self, cache: DynamicCache, last: Tensor, responses: Sequence[np.ndarray]) -> Tensor:
         """(N, D): the prompt's last state and those of all but the last response token, for each response."""
         if max(map(len, responses)) <= 1:
             return torch.cat([last[: len(response)] for response in responses])
         cache = copy.deepcopy(cache)  # reading the responses appends to it
         cache.batch_repeat_interleave(len(responses))
-        hidden = self._read([response[:-1] for response in responses], past_key_values=cache, use_cache=True)
+        hidden = self._forward([response[:-1] for response in responses], cache=cache, use_cache=True)
         rows = hidden.last_hidden_state  # (B, T - 1, D)
         return torch.cat(
             [
@@ -139,13 +142,15 @@ class TransformersBackend:
             ]
         )
 
-    def _read(self, sequences: Sequence[np.ndarray], **options: Any) -> Any:
+    def _forward(
+        self, sequences: Sequence[np.ndarray], *, cache: DynamicCache | None = None, use_cache: bool = False
+    ) -> Any:
         """The trunk's output for sequences padded on the right to the longest."""
         ids = np.zeros((len(sequences), max(map(len, sequences))), np.int64)  # (B, T)
         for row, sequence in zip(ids, sequences, strict=True):
             row[: len(sequence)] = sequence
-        options.setdefault("use_cache", False)
-        return self._model.base_model(input_ids=torch.from_numpy(ids).to(self._device), **options)
+        inputs = torch.from_numpy(ids).to(self._device)
+        return self._model.base_model(input_ids=inputs, past_key_values=cache, use_cache=use_cache)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
         """n responses to each prompt, drawn with this backend's seed."""
@@ -155,8 +160,10 @@ class TransformersBackend:
         for batch in self._batches({i: len(ids) + sampling.max_tokens for i, ids in enumerate(rows)}):
             written.update(zip(batch, writer.write([rows[i] for i in batch]), strict=True))
         logprobs = self._sampled_logprobs(rows, written, sampling) if sampling.logprobs else {}
-        found = [Completion(written[i], logprobs.get(i), writer.stop_reason(written[i])) for i in range(len(rows))]
-        return [found[i : i + n] for i in range(0, len(found), n)]
+        completions = [
+            Completion(written[i], logprobs.get(i), writer.stop_reason(written[i])) for i in range(len(rows))
+        ]
+        return [completions[i : i + n] for i in range(0, len(completions), n)]
 
     def _sampled_logprobs(
         self, prompts: Sequence[Sequence[int]], written: dict[int, np.ndarray], sampling: Sampling
@@ -169,18 +176,18 @@ class TransformersBackend:
             ScoringRequest(np.concatenate([np.asarray(ids, np.int32), written[i]]), len(ids))
             for i, ids in enumerate(prompts)
         ]
-        found: dict[int, np.ndarray] = {}
+        logprobs: dict[int, np.ndarray] = {}
         with torch.inference_mode():
-            for places, hidden in self._hidden(requests):
-                ids = torch.from_numpy(np.concatenate([written[i] for i in places]).astype(np.int64))
+            for indices, hidden in self._hidden(requests):
+                ids = torch.from_numpy(np.concatenate([written[i] for i in indices]).astype(np.int64))
                 temperature = sampling.temperature or 1.0
                 scores = head_scores(
                     self._head, hidden, ids.to(self._device), Want(logprob=True), temperature=temperature
                 )
-                for place, part in zip(places, split_scores(scores, [len(written[i]) for i in places]), strict=True):
+                for index, part in zip(indices, split_scores(scores, [len(written[i]) for i in indices]), strict=True):
                     assert part.logprobs is not None
-                    found[place] = part.logprobs
-        return found
+                    logprobs[index] = part.logprobs
+        return logprobs
 
     def stop(self) -> None:
         """Nothing to close: the model lives in this process and ends with it."""
@@ -190,8 +197,8 @@ def _num_rows(request: ScoringRequest) -> int:
     return len(request.ids) - request.first
 
 
-def _can_repeat(cache: Any) -> bool:
-    """Whether the cache holds keys and values alone, which can be copied for each response; states cannot."""
+def _can_repeat(cache: object) -> bool:
+    """Whether the cache holds only keys and values, which can be copied for each response; states cannot."""
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     layers = getattr(cache, "layers", None)

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from tgpo_ray.models import Sampling
+from tgpo_ray.models import Sampling, Tokenizer
+
+
+class CausalModel(Protocol):
+    """A causal model of transformers that writes."""
+
+    generation_config: Any
+    generate: Any
 
 
 class Writer:
     """Writes one response to each prompt of a batch.
 
     Args:
-        model: a causal model of transformers whose generation config names its ends of sequence, and nothing else.
+        model: a causal model of transformers whose generation config names only its ends of sequence.
         generator: of the seed of each batch, on the model's device.
 
     Raises:
         ValueError: log-probs with top_p < 1: those of tokens outside the nucleus have no value.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, sampling: Sampling, generator: torch.Generator) -> None:
+    def __init__(
+        self, model: CausalModel, tokenizer: Tokenizer, sampling: Sampling, generator: torch.Generator
+    ) -> None:
         if sampling.logprobs and sampling.top_p < 1.0:
             raise ValueError(f"log-probs need top_p 1.0, got {sampling.top_p:g}: they are of the whole vocabulary")
         self._model, self._tokenizer, self._sampling, self._generator = model, tokenizer, sampling, generator

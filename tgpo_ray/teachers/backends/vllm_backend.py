@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from itertools import count
-from typing import Any
 
 import numpy as np
 
@@ -13,17 +11,14 @@ from tgpo_ray.models import (
     Completion,
     Engine,
     EngineSpec,
+    RequestOutput,
     Sampling,
     Scores,
     ScoringRequest,
+    VocabularyTokenizer,
     Want,
-    assemble,
     completions,
-    cut,
-    distinct,
-    needs_logits,
-    partings,
-    prompt_scores,
+    split_prompt_logprobs,
 )
 
 logger = logging.getLogger(__name__)
@@ -38,72 +33,44 @@ class VllmBackend:
 
     def __init__(self, spec: EngineSpec, *, gpu: bool = False, lean: bool = True) -> None:
         self._engine = Engine(spec, gpu=gpu)
-        self._calls = count()
         self.lean = lean and self._probe()
 
     @property
-    def tokenizer(self) -> Any:
+    def tokenizer(self) -> VocabularyTokenizer:
         return self._engine.tokenizer
 
     def score(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
-        return (self._lean if self.lean else self._flat)(requests, want)
+        return self._engine.score(requests, want) if self.lean else self._score_by_prompt_logprobs(requests, want)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
-        found = self._finished({self._engine.generate(ids, sampling, n=n): i for i, ids in enumerate(prompts)})
-        return [completions(found[i]) for i in range(len(prompts))]
+        ids = [self._engine.generate(prompt, sampling, n=n) for prompt in prompts]
+        outputs = self._engine.finish()
+        return [completions(outputs[request_id]) for request_id in ids]
 
     def stop(self) -> None:
         """End what the engine has outside this process."""
         self._engine.stop()
 
-    def _lean(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
-        if not needs_logits(want) and not want.hidden:
-            return [Scores() for _ in requests]
-        kept, which = distinct(requests)
-        call = next(self._calls)
-        self._engine.start_scoring(kept, partings(kept), want, self._engine.spec.seed + call)
-        try:
-            # A cached prefix has no rows here: it may come from this call alone, and from a mate that kept its rows.
-            # The last id predicts nothing that is asked for.
-            queued = {
-                self._engine.read(request.ids[:-1], place, salt=f"{call}-{request.first}"): place
-                for place, request in enumerate(kept)
-            }
-            self._finished(queued)
-        finally:
-            self._engine.abort_all()
-            rows = self._engine.take_scores()
-        found = assemble(rows, kept)
-        return [cut(found[place], request) for place, request in zip(which, requests, strict=True)]
-
-    def _flat(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
+    def _score_by_prompt_logprobs(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
         if want.sample or want.hidden:
             raise ValueError(
                 "prompt_logprobs, all that this vLLM lets us have, give neither 'sample' nor 'hidden': "
                 "backend 'transformers' gives both"
             )
         width = max(want.top_k, 1)
-        outputs = self._finished(
-            {self._engine.score(request.ids, top_k=width): i for i, request in enumerate(requests)}
-        )
-        return [_scores(outputs[i], request, want, width) for i, request in enumerate(requests)]
-
-    def _finished(self, places: dict[str, int]) -> dict[int, Any]:
-        """vLLM's output of each request, by the place given for its id; nothing stays queued after an error."""
-        outputs: dict[int, Any] = {}
-        try:
-            while self._engine.busy:
-                for output in self._engine.step():
-                    outputs[places[output.request_id]] = output
-        finally:
-            self._engine.abort_all()
-        return outputs
+        ids = [self._engine.prompt_logprobs(request.ids, top_k=width) for request in requests]
+        outputs = self._engine.finish()
+        return [
+            _scores(outputs[request_id], request, want, width)
+            for request_id, request in zip(ids, requests, strict=True)
+        ]
 
     def _probe(self) -> bool:
         """Whether lean scoring says what `prompt_logprobs` say, on a few requests that share what can be shared."""
         requests, want = probe_requests(self._engine.spec.max_model_len), Want(argmax=True, logprob=True)
         try:
-            differs = disagree(self._lean(requests, want), self._flat(requests, want))
+            lean = self._engine.score(requests, want)
+            differs = disagree(lean, self._score_by_prompt_logprobs(requests, want))
             reason = "its figures are others" if differs else ""
         except Exception as error:  # whatever another vLLM has changed
             reason = f"{type(error).__name__}: {error}"
@@ -131,8 +98,8 @@ def disagree(lean: Sequence[Scores], flat: Sequence[Scores]) -> bool:
     return bool(np.abs(one - other).mean() > 0.1 * shifted or np.concatenate(same).mean() < 0.5)
 
 
-def _scores(output: Any, request: ScoringRequest, want: Want, width: int) -> Scores:
-    logprobs, ids, id_logprobs = (values[request.first - 1 :] for values in prompt_scores(output, width))
+def _scores(output: RequestOutput, request: ScoringRequest, want: Want, width: int) -> Scores:
+    logprobs, ids, id_logprobs = (values[request.first - 1 :] for values in split_prompt_logprobs(output, width))
     return Scores(
         argmax_ids=ids[:, 0] if want.argmax else None,
         logprobs=logprobs if want.logprob else None,

@@ -13,7 +13,7 @@ from tests.core.guidance.guidance_tokenizers import encode, large, sentencepiece
 from tgpo_ray.episode import Episode, EpisodeGroup
 from tgpo_ray.guidance import UNREADABLE_LOGPROB, TextAlignment, VocabularyMap, guidance_loss
 from tgpo_ray.models import write_model
-from tgpo_ray.models.engine import EngineSpec
+from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers import Teacher, TeacherSpec
 
 SHAPE = {
@@ -68,7 +68,7 @@ def group() -> EpisodeGroup:
     ],
 )
 def test_tokens_are_mapped_by_string_where_most_are_shared(folders: dict[str, str], name: str, vocabulary: str, kind):
-    assert isinstance(teacher(folders, name, vocabulary).reader.vocabulary, kind)
+    assert isinstance(teacher(folders, name, vocabulary).translator.vocabulary, kind)
 
 
 @pytest.mark.parametrize(("name", "vocabulary"), [("larger", "text"), ("larger", "map"), ("policy", "text")])

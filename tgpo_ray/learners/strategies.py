@@ -1,4 +1,4 @@
-"""Two engines under one rank of the learner: plain torch, and DeepSpeed (ZeRO 0-3, bf16, optimizer offload).
+"""Two strategies under one rank of the learner: plain torch, and DeepSpeed (ZeRO 0-3, bf16, optimizer offload).
 
 Both take unnormalised losses and divide once, at the step, by the token count over micro-batches and ranks.
 """
@@ -21,10 +21,10 @@ REDUCE_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
-class EngineOptions:
-    """How a rank trains: the part of the configuration that the engines read."""
+class StrategyOptions:
+    """How a rank trains: the part of the configuration that the strategies read."""
 
-    engine: Literal["torch", "deepspeed"] = "torch"
+    strategy: Literal["torch", "deepspeed"] = "torch"
     dtype: Literal["float32", "bfloat16"] = "float32"
     zero_stage: int = 2
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
@@ -39,13 +39,13 @@ class EngineOptions:
         return max(self.zero_stage, 1) if self.dtype == "bfloat16" else self.zero_stage
 
 
-class TorchEngine:
+class TorchStrategy:
     """AdamW in torch; gradients are summed over ranks once a step, so ranks may differ in their micro-batches.
 
     bfloat16 means autocast: weights and optimizer stay float32; an update of lr = 1e-6 is lost in bfloat16's 8 bits.
     """
 
-    def __init__(self, module: nn.Module, options: EngineOptions, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, options: StrategyOptions, device: torch.device) -> None:
         self._policy = module.to(device=device, dtype=torch.float32)
         self.module: nn.Module = self._policy
         self._options, self._device = options, device
@@ -91,14 +91,14 @@ class TorchEngine:
         self._optimizer.load_state_dict(state["optimizer"])
 
 
-class DeepSpeedEngine:
+class DeepSpeedStrategy:
     """DeepSpeed with the accumulation boundary in our hands.
 
     DeepSpeed averages gradients over ranks and unscales them by the loss scale in `step`; with the scale 1 before the
     backwards and Z / ranks before the step, what is applied is the sum over all ranks and micro-batches divided by Z.
     """
 
-    def __init__(self, module: nn.Module, options: EngineOptions, device: torch.device) -> None:
+    def __init__(self, module: nn.Module, options: StrategyOptions, device: torch.device) -> None:
         if device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         import deepspeed
@@ -169,12 +169,15 @@ class DeepSpeedEngine:
         self._reset_scale()
 
 
-def make_engine(module: nn.Module, options: EngineOptions, device: torch.device) -> TorchEngine | DeepSpeedEngine:
-    """The engine that `options.engine` names."""
-    return (DeepSpeedEngine if options.engine == "deepspeed" else TorchEngine)(module, options, device)
+Strategy = TorchStrategy | DeepSpeedStrategy
 
 
-def _deepspeed_config(options: EngineOptions) -> dict[str, Any]:
+def make_strategy(module: nn.Module, options: StrategyOptions, device: torch.device) -> Strategy:
+    """The strategy that `options.strategy` names."""
+    return (DeepSpeedStrategy if options.strategy == "deepspeed" else TorchStrategy)(module, options, device)
+
+
+def _deepspeed_config(options: StrategyOptions) -> dict[str, Any]:
     offload_optimizer = options.offload != "none"
     zero: dict[str, Any] = {"stage": options.effective_stage, "overlap_comm": False}
     if offload_optimizer:

@@ -58,7 +58,7 @@ def summarize(run: RunRecord) -> Summary:
     )
 
 
-def verdict(runs: Sequence[RunRecord]) -> list[str]:
+def conclude(runs: Sequence[RunRecord]) -> list[str]:
     """Sentences about held-out accuracy: guided runs against others of their seed, then each run against its start.
 
     Two ends count as different when their gap exceeds 1.96 sqrt(se_1^2 + se_2^2), the 95 % range of a gap between two

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,13 +18,16 @@ from tgpo_ray.guidance import (
 from tgpo_ray.models import Scores, ScoringRequest, end_of_sequence_ids
 from tgpo_ray.teachers.spec import TeacherSpec
 
+if TYPE_CHECKING:
+    from tgpo_ray.models import VocabularyTokenizer
+
 MIN_SHARED = 0.9  # of the smaller vocabulary; below it `vocabulary: auto` aligns by text
 
 
-class Reader:
-    """Writes a teacher's requests for the episodes of a group, and reads its scores back in the policy's ids."""
+class EpisodeTranslator:
+    """A teacher's requests for the episodes of a group, and its scores as guidance in the policy's ids."""
 
-    def __init__(self, spec: TeacherSpec, teacher_tokenizer: Any) -> None:
+    def __init__(self, spec: TeacherSpec, teacher_tokenizer: VocabularyTokenizer) -> None:
         self._own_template = spec.prompt == "own_template"
         self._tokenizer = teacher_tokenizer
         self.vocabulary = vocabulary_map(teacher_tokenizer, spec)
@@ -86,7 +89,7 @@ class Reader:
         )
 
 
-def vocabulary_map(teacher_tokenizer: Any, spec: TeacherSpec) -> TokenTranslator:
+def vocabulary_map(teacher_tokenizer: VocabularyTokenizer, spec: TeacherSpec) -> TokenTranslator:
     """What stands between the ids that the episodes carry and the teacher's: by token string, or by text."""
     from transformers import AutoTokenizer
 
@@ -111,6 +114,6 @@ def vocabulary_map(teacher_tokenizer: Any, spec: TeacherSpec) -> TokenTranslator
     )
 
 
-def _encode(tokenizer: Any, token: str) -> list[int]:
+def _encode(tokenizer: VocabularyTokenizer, token: str) -> list[int]:
     """The ids that spell a token string as it stands in another vocabulary (byte-level BPE has a sign for a space)."""
     return tokenizer.encode(tokenizer.convert_tokens_to_string([token]), add_special_tokens=False)

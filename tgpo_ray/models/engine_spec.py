@@ -1,0 +1,94 @@
+"""What a vLLM engine is made of, how it writes, and what it wrote: plain data, no library of models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from tgpo_ray.models.folder import local_model
+
+
+class ModelSection(Protocol):
+    """What an engine needs of a configuration's section with a model: `model`, or a teacher's."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def tokenizer(self) -> str | None: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def hf_overrides(self) -> dict[str, Any]: ...
+
+
+class EngineSection(Protocol):
+    """What an engine needs of a section with actors: `env_runners`, `reference`, or a teacher's."""
+
+    @property
+    def kv_cache_memory(self) -> int: ...
+
+    @property
+    def max_num_seqs(self) -> int: ...
+
+    @property
+    def tensor_parallel_size(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What to load and how much memory it may take; the same for runners and teachers."""
+
+    model: str
+    dtype: str
+    max_model_len: int
+    kv_cache_memory: int  # bytes, for the whole engine
+    max_num_seqs: int = 256
+    tokenizer: str | None = None
+    tensor_parallel_size: int = 1
+    hf_overrides: dict[str, Any] = field(default_factory=dict)
+    trust_remote_code: bool = False
+    seed: int = 0
+    max_logprobs: int = 20
+
+    @classmethod
+    def of_sections(
+        cls, model: ModelSection, engine: EngineSection, *, max_model_len: int, trust_remote_code: bool, seed: int
+    ) -> EngineSpec:
+        """The engine of a resolved configuration's sections; folders as absolute paths."""
+        return cls(
+            model=local_model(model.path),
+            tokenizer=model.tokenizer and local_model(model.tokenizer),
+            dtype=model.dtype,
+            max_model_len=max_model_len,
+            kv_cache_memory=engine.kv_cache_memory,
+            max_num_seqs=engine.max_num_seqs,
+            tensor_parallel_size=engine.tensor_parallel_size,
+            hf_overrides=model.hf_overrides,
+            trust_remote_code=trust_remote_code,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a response is drawn; `logprobs`: return log pi(y_t) of each sampled token."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    logprobs: bool = False
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One response as the engine returned it."""
+
+    token_ids: np.ndarray  # (T,) int32, the end-of-sequence token included
+    logprobs: np.ndarray | None  # (T,) float32
+    stop_reason: str  # stop | length | abort
