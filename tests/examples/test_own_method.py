@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.algorithms.driver_parts import sampled_group, without_actors
+from tests.algorithms.driver_parts import without_actors
 from tests.algorithms.oracles import assert_same, random_logits, random_rows, through_autograd, through_kernel
+from tests.episodes import group_of_rewards
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
 from tgpo_ray.config import AlgorithmConfig
 from tgpo_ray.reporting.metrics import read_metrics
@@ -72,7 +73,9 @@ def test_only_failed_groups_reach_the_teacher_and_none_is_lost(rescue: Any, monk
             yield group
 
     monkeypatch.setattr(rescue.TGPO, "annotate", annotate)
-    groups = [sampled_group(rewards, ordinal=i) for i, rewards in enumerate([(0, 0), (1, 0), (1, 1), (0, 0)])]
+    groups = [
+        group_of_rewards(rewards=rewards, ordinal=i) for i, rewards in enumerate([(0, 0), (1, 0), (1, 1), (0, 0)])
+    ]
     assert sorted(group.ordinal for group in algorithm.annotate(iter(groups))) == [0, 1, 2, 3]
     assert asked == [0, 3]
 

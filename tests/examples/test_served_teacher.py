@@ -15,7 +15,8 @@ import requests as requests_library
 
 from tests.core.teachers.served_teacher import Answer, serving
 from tests.core.vllm_server import vllm_server
-from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, Guidance, SampledGroup, Task
+from tests.episodes import make_episode, stored_group
+from tgpo_ray.episode import Guidance, SampledGroup
 from tgpo_ray.models import Scores, ScoringRequest, Want
 from tgpo_ray.models.engine import EngineSpec, Sampling
 from tgpo_ray.teachers import ServerSpec, TeacherGroup, TeacherSpec, annotate
@@ -135,18 +136,8 @@ def make_pool(ray_cluster: Any, tiny_models: dict[str, str]) -> Iterator[Callabl
 
 
 def sampled_group(asked: list[ScoringRequest]) -> SampledGroup:
-    import ray
-
-    episodes = tuple(
-        Episode(
-            prompt_ids=one.ids[: one.first], response_ids=one.ids[one.first :],
-            origin=np.full(len(one.ids) - one.first, ORIGIN_POLICY, np.uint8), reward=0.0, outcome="wrong",
-            stop_reason="stop", env_id="test", problem_index=0, seed=0, weights_version=0,
-        )
-        for one in asked
-    )  # fmt: skip
-    infos = tuple(episode.info() for episode in episodes)
-    return SampledGroup(0, Task(0, 0, 0), infos, ray.put(EpisodeGroup(episodes)))
+    episodes = [make_episode(prompt=one.ids[: one.first], response=one.ids[one.first :]) for one in asked]
+    return stored_group(episodes=episodes)
 
 
 def test_pools_of_both_backends_guide_a_group_alike(

@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 import yaml
-from tests.core.sampled_groups import episode_of
+from tests.episodes import make_episode
 from tgpo_ray.checks import PreflightError, check_actors, check_files, print_results, refuse_failed
 from tgpo_ray.checks.read_back import ReadBack, read_back
 from tgpo_ray.checks.results import CheckResult
@@ -118,7 +118,7 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
     return Teacher(TeacherSpec(engine, policy_tokenizer=folder, backend="transformers"))
 
 
-GROUPS = [EpisodeGroup((episode_of([3, i], [6]),)) for i in range(5)]
+GROUPS = [EpisodeGroup((make_episode(prompt=[3, i], response=[6]),)) for i in range(5)]
 
 
 def test_a_teacher_recognises_what_it_wrote(teacher: Teacher):
@@ -170,7 +170,7 @@ def test_tokens_that_the_policy_lacks_are_counted_against_the_limit():
 
 
 def test_the_suites_own_teacher_passes_on_its_own_runner(env_runners, teachers, make_config, tiny_models):
-    from tests.core.sampled_groups import load
+    from tests.core.model_answers import load
     from tgpo_ray.models.weight_buckets import fill_buckets
 
     model, _ = load(tiny_models["policy"])
@@ -190,7 +190,7 @@ def test_the_suites_own_teacher_passes_on_its_own_runner(env_runners, teachers, 
 def test_all_actors_of_a_run_agree_and_an_engine_with_other_weights_is_found(
     env_runners, teachers, make_config, tiny_models
 ):
-    from tests.core.sampled_groups import load
+    from tests.core.model_answers import load
     from tgpo_ray.algorithms import TGPO
     from tgpo_ray.models.weight_buckets import fill_buckets
 

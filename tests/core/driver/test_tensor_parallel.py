@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from tests.core.sampled_groups import forced_logprobs, guided, load, process_of
+from tests.core.model_answers import forced_logprobs, guided, load, process_of
 
 TIE, BOUND = 1e-4, 1e-4  # another order of summation
 pytestmark = pytest.mark.slow

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tests.core.env_runners.runner_envs import ANSWERS, CHAT, NO_NUMBER, RAISING, THREE_TURNS, write_chat_tokenizer
-from tests.core.sampled_groups import process_of
+from tests.core.model_answers import process_of
 from tgpo_ray.cluster.actors import ActorStartError
 from tgpo_ray.env_runners.env_spec import EnvSpec
 from tgpo_ray.env_runners.group import EnvRunnerGroup

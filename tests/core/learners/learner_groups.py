@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 
+from tests.episodes import random_episode, stored_group
 from tgpo_ray.algorithms.token_losses import PolicyLoss
-from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, SampledGroup, Task
+from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.engines import EngineOptions
@@ -66,20 +66,13 @@ class Setting:
         return LearnerSpec(model, model, options, temperature=0.8, threads=1)
 
 
-def episode(rng: np.random.Generator, length: int) -> Episode:
-    prompt_ids, response_ids = (rng.integers(2, 20, size).astype(np.int32) for size in (5, length))
-    origin = np.full(length, ORIGIN_POLICY, np.uint8)
-    return Episode(prompt_ids, response_ids, origin, 1.0, "correct", "stop", "x", 0, 0, 1)
-
-
 def sampled_groups() -> list[SampledGroup]:
     """The batch of every test here: three groups of different sizes and lengths, in Ray's object store."""
     rng = np.random.default_rng(0)
     found = []
     for ordinal, size in enumerate(SIZES):
-        group = EpisodeGroup(tuple(episode(rng, int(rng.integers(3, 12))) for _ in range(size)))
-        infos = tuple(one.info() for one in group.episodes)
-        found.append(SampledGroup(ordinal, Task(0, 0, 0, ordinal), infos, ray.put(group)))
+        episodes = [random_episode(rng=rng, length=int(rng.integers(3, 12)), reward=1.0) for _ in range(size)]
+        found.append(stored_group(episodes=episodes, ordinal=ordinal))
     return found
 
 

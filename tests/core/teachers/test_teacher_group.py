@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.core.sampled_groups import episode_of, group_of, process_of
+from tests.core.model_answers import process_of
 from tests.core.teachers.misbehaving_teachers import DIES, FLAWS, HANGS, RAISES, SLOW, SLOW_S, LightTeacher, spec_of
+from tests.episodes import make_episode, stored_group
 from tgpo_ray.cluster.actors import ActorStartError
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.teachers import ScoringCounts, TeacherGroup, annotate, scoring_metrics
@@ -47,8 +48,14 @@ def start(ray_cluster: Any, tmp_path: Path) -> Iterator[Callable[..., TeacherGro
         group.stop()
 
 
+def group_of(problem: int = 0, *, ordinal: int, env_index: int = 0) -> SampledGroup:
+    """One short episode of this problem."""
+    episode = make_episode(prompt=[1], response=[3, 4, 5], problem_index=problem)
+    return stored_group(episodes=[episode], ordinal=ordinal, env_index=env_index)
+
+
 def groups_of(problems: list[int]) -> list[SampledGroup]:
-    return [group_of(episode_of([1], [3, 4, 5], problem=index), ordinal=i) for i, index in enumerate(problems)]
+    return [group_of(problem, ordinal=i) for i, problem in enumerate(problems)]
 
 
 def ordinals(groups: list[SampledGroup], *, guided: bool) -> list[int]:
@@ -99,7 +106,7 @@ def test_too_many_groups_without_guidance_end_the_run(pool):
 
 def test_an_iteration_that_is_given_up_answers_no_other(pool):
     def breaks() -> Iterator[SampledGroup]:
-        yield from [group_of(episode_of([1], [3]), ordinal=100 + i) for i in range(5)]
+        yield from [group_of(ordinal=100 + i) for i in range(5)]
         raise KeyError("a learner died")
 
     with pytest.raises(KeyError):
@@ -187,7 +194,7 @@ def test_equal_problems_go_to_the_same_teacher_and_others_to_the_least_loaded(po
 @pytest.mark.slow
 def test_each_group_goes_to_the_pool_of_its_environment(start):
     pools = [start(), start()]
-    groups = [group_of(episode_of([1], [3]), ordinal=i, env_index=i % 2) for i in range(10)]
+    groups = [group_of(ordinal=i, env_index=i % 2) for i in range(10)]
     found = list(annotate(groups, lambda group: pools[group.task.env_index], ["argmax"], scorer="two"))
     assert all(list(group.guidance) == ["two"] for group in found)
     assert [pool.take_counts().groups for pool in pools] == [5, 5]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup
+from tests.episodes import make_episode
+from tgpo_ray.episode import EpisodeGroup
 from tgpo_ray.models import Scores, ScoringRequest, Want, character_tokenizer, write_model
 from tgpo_ray.models.engine import EngineSpec
 from tgpo_ray.teachers import Teacher, TeacherSpec
@@ -251,17 +252,11 @@ def test_a_gpu_that_is_not_there_is_named(folder: Path):
 # ---- as a teacher
 
 
-def episode(prompt: np.ndarray, response: np.ndarray) -> Episode:
-    return Episode(
-        prompt_ids=prompt, response_ids=response,
-        origin=np.full(len(response), ORIGIN_POLICY, np.uint8), reward=0.0, outcome="wrong", stop_reason="stop",
-        env_id="test", problem_index=0, seed=0, weights_version=0,
-    )  # fmt: skip
-
-
 def test_a_teacher_annotates_a_group(folder: Path, model: Any):
     spec = TeacherSpec(engine(folder), policy_tokenizer=str(folder), backend="transformers")
-    members = EpisodeGroup(tuple(episode(ids(0, 6), ids(i, length)) for i, length in enumerate((7, 1, 12), start=1)))
+    lengths = enumerate((7, 1, 12), start=1)
+    episodes = (make_episode(prompt=ids(0, 6), response=ids(i, length)) for i, length in lengths)
+    members = EpisodeGroup(tuple(episodes))
     teacher = Teacher(spec)
     answers, verdict = teacher.annotate_checked(members, ["argmax", "logprob", "topk:4", "hidden"])
     assert verdict.flaw == ""
