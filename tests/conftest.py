@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.paths import DATA
+
 SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]
 MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 16, 32
 ENV, TRAIN_KWARGS, TEST_KWARGS = "tgpo/Arithmetic-v0", {"digits": [1, 1]}, {"digits": [1, 1], "split": "test"}
@@ -18,11 +20,10 @@ ENV, TRAIN_KWARGS, TEST_KWARGS = "tgpo/Arithmetic-v0", {"digits": [1, 1]}, {"dig
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
-    """The evaluation sets, where this machine has them."""
-    folder = Path(os.environ.get("TGPO_RAY_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no data folder at {folder} (set TGPO_RAY_DATA)")
-    return folder
+    """The evaluation sets; without them the test is skipped."""
+    if not DATA.is_dir():
+        pytest.skip(f"no data folder at {DATA} (set TGPO_RAY_DATA)")
+    return DATA
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 LINKS = ("envs", "algorithms")
 CODE = ("tgpo_ray", "envs", "algorithms", "tests", "benchmarks", "examples", "docs", ".ci")
 MAX_FILE_LINES = 300

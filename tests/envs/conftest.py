@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,6 @@ import pytest
 from tests.envs.sandbox_runs import sandbox_processes
 from tgpo_ray.envs import close_shared_pool
 from tgpo_ray.envs.sandbox import MECHANISMS, Sandbox, why_not
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def data_folder() -> Path:
-    folder = Path(os.environ.get("TGPO_RAY_DATA", REPOSITORY.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no data sets at {folder}: set TGPO_RAY_DATA")
-    return folder
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.envs.sandbox_runs import REPOSITORY, sandbox_processes
+from tests.envs.sandbox_runs import sandbox_processes
+from tests.paths import ROOT
 from tgpo_ray.envs.code_env import CodeEnv
 from tgpo_ray.envs.code_tests import last_python_block, read_tests
 from tgpo_ray.envs.sandbox import MECHANISMS, SandboxUnavailableError, why_not
@@ -211,12 +212,12 @@ print(env.step(env.gold_response(0))[4])
 def test_without_a_sandbox_it_refuses_to_start_and_names_what_is_missing(path):
     """In a process whose kernel, so it seems, knows neither namespaces nor Landlock."""
     command = [sys.executable, "-c", textwrap.dedent(REFUSED), path]
-    done = subprocess.run([*command, "safe"], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run([*command, "safe"], cwd=ROOT, capture_output=True, text=True)
     error = done.stderr.splitlines()[-1]
     assert SandboxUnavailableError.__name__ in error
     assert "unshare(CLONE_NEW" in error and "landlock_create_ruleset: Function not implemented" in error
     assert "unsafe=True" in error
-    done = subprocess.run([*command, "unsafe"], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run([*command, "unsafe"], cwd=ROOT, capture_output=True, text=True)
     assert "'outcome': 'correct'" in done.stdout
     assert "WARNING tgpo/Code-v0 runs the policy's code without a sandbox" in done.stderr
 

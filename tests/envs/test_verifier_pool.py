@@ -18,11 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tgpo_ray.envs import VerifierPool, close_shared_pool, shared_pool
 from tgpo_ray.envs.math_env import MATH_ANSWER
 
-HERE = Path(__file__).parent
-BAD = f"{HERE / 'misbehaving_verifiers.py'}:"
+BAD = f"{Path(__file__).parent / 'misbehaving_verifiers.py'}:"
 
 
 @pytest.fixture(autouse=True)
@@ -209,7 +209,7 @@ def test_workers_end_when_their_process_is_killed(tmp_path, verifier):
             time.sleep(60)
         pool.verify({BAD + verifier!r}, {str(note)!r}, deadline_s=60)
     """)
-    parent = subprocess.Popen([sys.executable, "-c", script], cwd=HERE.parents[1])
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
     try:
         assert wait_until(lambda: note.exists() and note.read_text() != "", 30)
         worker = int(note.read_text())
@@ -222,9 +222,7 @@ def test_workers_end_when_their_process_is_killed(tmp_path, verifier):
 
 def test_a_program_that_forgets_to_close_ends_cleanly():
     script = f"from tgpo_ray.envs import shared_pool; print(int(shared_pool().verify({BAD + 'worker_pid'!r}).score))"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], cwd=HERE.parents[1], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert not is_running(int(done.stdout))
 
@@ -240,9 +238,7 @@ def test_a_forked_child_gets_a_pool_of_its_own_and_leaves_its_parents_alone():
             raise SystemExit(int(pid() == before))  # runs the exit handlers
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), pid() == before)
     """)
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=HERE.parents[1], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["0", "True"], done.stderr
 
 

@@ -15,11 +15,12 @@ from torch import Tensor
 from tests.algorithms.driver_parts import without_actors
 from tests.algorithms.oracles import assert_same, random_logits, random_rows, through_autograd, through_kernel
 from tests.episodes import group_of_rewards
+from tests.paths import EXAMPLES
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
 from tgpo_ray.config import AlgorithmConfig
 from tgpo_ray.reporting.metrics import read_metrics
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_method"
+EXAMPLE = EXAMPLES / "own_method"
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import requests as requests_library
 from tests.core.teachers.served_teacher import Answer, serving
 from tests.core.vllm_server import vllm_server
 from tests.episodes import make_episode, stored_group
+from tests.paths import ROOT
 from tgpo_ray.episode import Guidance, SampledGroup
 from tgpo_ray.models import Scores, ScoringRequest, Want
 from tgpo_ray.models.engine import EngineSpec, Sampling
@@ -25,7 +25,6 @@ from tgpo_ray.teachers.backends.remote_backend import RemoteBackend
 from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-ROOT = Path(__file__).resolve().parents[2]
 BOUND = 1e-4  # vLLM and transformers sum in another order
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.core.chat_templates import APPENDING, chat_tokenizer
+from tests.paths import ROOT
 from tgpo_ray.checks.environments import CHECKS, Subject, run_checks
 from tgpo_ray.checks.environments.deadlines import check_deadline
 from tgpo_ray.checks.environments.tokens import check_masks
@@ -19,7 +20,7 @@ from tgpo_ray.envs import REGISTERED, close_shared_pool
 from tgpo_ray.envs.sandbox import MECHANISMS, why_not
 
 STAND_INS = "tests.envs.reward_functions"
-FUNCTIONS = Path(__file__).parents[2] / "envs" / "reward_functions.py"
+FUNCTIONS = ROOT / "tests" / "envs" / "reward_functions.py"
 SUMS = [{"problem": "17*23+1?", "answer": "392"}, {"problem": "half of 3?", "answer": "3/2"}]
 FORMULAS = [*SUMS, {"problem": "Twice x?", "answer": "2x"}, {"problem": "A point?", "answer": "(3, \\frac{\\pi}{2})"}]
 CHOICES = [

@@ -5,12 +5,13 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from tests.paths import YAML
 from tgpo_ray.algorithms import GRPOConfig, SFTConfig, TGPOConfig
 from tgpo_ray.cli.plan import local_cluster, plan_text, step_facts, teacher_last_step
 from tgpo_ray.config import AlgorithmConfig, ConfigError, Row, load_file, load_yaml, resource_plan
 from tgpo_ray.config.schema import json_schema
 
-YAML_FILES = sorted((Path(__file__).parents[3] / "yaml").rglob("*.yaml"))
+YAML_FILES = sorted(YAML.rglob("*.yaml"))
 
 
 def tgpo() -> TGPOConfig:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.episodes import make_episode
+from tests.paths import ROOT
 from tgpo_ray.episode import EpisodeGroup
 from tgpo_ray.models import Scores, ScoringRequest, Want, character_tokenizer, write_model
 from tgpo_ray.models.engine import EngineSpec
@@ -284,4 +285,4 @@ def test_a_machine_without_vllm_and_ray_can_use_it():
         "import sys; sys.modules.update(dict.fromkeys(('vllm', 'ray', 'deepspeed', 'pydantic')))\n"
         "import tgpo_ray.teachers.backends.transformers_backend, tgpo_ray.teachers"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3], timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
