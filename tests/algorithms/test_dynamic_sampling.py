@@ -97,7 +97,11 @@ def test_grpo_trains_on_groups_that_teach_and_remembers_the_others():
     algorithm = algorithm_with(Rounds())
     assert all(map(teaches, algorithm.sample()))
     assert [[info.reward for info in infos] for infos in algorithm.refused] == [[0.0, 0.0]] * 4
-    algorithm.config.training.dynamic_sampling = False
+
+
+def test_without_dynamic_sampling_every_group_is_trained_on():
+    algorithm = algorithm_with(Rounds(), dynamic_sampling=False)
+    algorithm.refused = [()]  # as if an iteration before had refused a group
     assert len(list(algorithm.sample())) == 4 and not algorithm.refused
 
 

@@ -34,6 +34,19 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_worker_outlives_its_module() -> Iterator[None]:
-    yield
+def _no_worker_outlives_its_module(no_worker_outlives_its_module: None) -> None:
+    """For every file here."""
+
+
+@pytest.fixture
+def no_pool_of_others() -> None:
+    """Tests before this one may have left the shared pool of this process, which lives as long as the process does."""
     close_shared_pool()
+
+
+@pytest.fixture(scope="module")
+def importable_reward_functions() -> Iterator[None]:
+    """For the whole module: a killed worker's successor starts, and copies the path, when its test may be over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        yield

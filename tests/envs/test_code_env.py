@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import gymnasium
 import pytest
@@ -18,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.envs.sandbox_runs import sandbox_processes
+from tests.envs.single_step import step
 from tests.paths import ROOT
 from tgpo_ray.envs.code_env import CodeEnv
 from tgpo_ray.envs.code_tests import last_python_block, read_tests
@@ -44,13 +44,6 @@ SQUARE = {
 @pytest.fixture
 def path(write_jsonl) -> str:
     return write_jsonl(ADD, SQUARE)
-
-
-def step(env: CodeEnv, index: int, code: str) -> tuple[float, dict[str, Any]]:
-    env.reset(seed=0, options={"index": index})
-    _, reward, terminated, truncated, info = env.step(code)
-    assert terminated and not truncated
-    return reward, info
 
 
 def block(code: str) -> str:

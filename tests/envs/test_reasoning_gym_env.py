@@ -16,19 +16,13 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.envs.single_step import step
 from tests.paths import ROOT
 from tgpo_ray.envs import reasoning_gym_env
 from tgpo_ray.envs.reasoning_gym_env import BLOCK, ReasoningGymEnv, tagged_answer
 
 needs_it = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="extra [reasoning-gym]")
 MIXTURE = {"chain_sum": {"weight": 3}, "leg_counting": None, "basic_arithmetic": {"config": {"max_terms": 3}}}
-
-
-def step(env: ReasoningGymEnv, index: int, response: str) -> tuple[float, dict[str, Any]]:
-    env.reset(seed=0, options={"index": index})
-    _, reward, terminated, _, info = env.step(response)
-    assert terminated
-    return float(reward), info
 
 
 def prompts(env: ReasoningGymEnv, indices: range) -> list[str]:

@@ -16,6 +16,7 @@ from tests.core.teachers.served_teacher import Answer, serving
 from tests.core.vllm_server import vllm_server
 from tests.episodes import make_episode, stored_group
 from tests.paths import ROOT
+from tests.scoring import given
 from tgpo_ray.episode import Guidance, SampledGroup
 from tgpo_ray.models import Scores, ScoringRequest, Want
 from tgpo_ray.models.engine import EngineSpec, Sampling
@@ -67,11 +68,6 @@ def requests(size: int) -> list[ScoringRequest]:
         for prompt in prompts
         for response in responses
     ]
-
-
-def given(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None
-    return values
 
 
 def test_a_served_teacher_says_what_the_same_model_says_here(backend: RemoteBackend, local: TransformersBackend):

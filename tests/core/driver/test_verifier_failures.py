@@ -117,7 +117,9 @@ def test_a_run_trains_on_what_is_left_and_counts_what_is_not(algorithm: FailingV
 
 
 @pytest.mark.slow
-def test_the_same_failures_end_a_run_that_does_not_want_them(algorithm: FailingVerifiers) -> None:
-    algorithm.config.fault_tolerance.verifier_failures = "fail"
+def test_the_same_failures_end_a_run_that_does_not_want_them(
+    algorithm: FailingVerifiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(algorithm.config.fault_tolerance, "verifier_failures", "fail")
     with pytest.raises(RuntimeError, match=r"25\.0% of the iteration's verifications failed"):
         algorithm.train()

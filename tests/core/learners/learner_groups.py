@@ -17,15 +17,12 @@ from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.engines import EngineOptions
 from tgpo_ray.learners.group import LearnerGroup, Placement
 from tgpo_ray.learners.learner import LearnerSpec
-from tgpo_ray.models.weight_buckets import read_buckets
 
 LOSS = PolicyLoss(entropy_weight=0.01)
 LR = 1e-3
 TOKEN_BUDGET = 40  # two or three sequences a micro-batch
 SIZES = (4, 4, 3)  # 11 episodes: two ranks cannot have as many each
 ADVANTAGES = [np.asarray([1.0, -1.0, 0.5, -0.5][:size], np.float32) for size in SIZES]
-
-Weights = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -98,12 +95,3 @@ def update(learners: LearnerGroup, groups: list[SampledGroup]) -> dict[str, floa
     learners.accumulate(groups[:2], ADVANTAGES[:2], LOSS)
     learners.accumulate(groups[2:], ADVANTAGES[2:], LOSS)
     return learners.step(num_tokens(groups), LR)
-
-
-def weights(learners: LearnerGroup) -> Weights:
-    return {name: weight.float().numpy().copy() for name, weight in read_buckets(learners.weight_buckets())}
-
-
-def gap(left: Weights, right: Weights) -> float:
-    assert left.keys() == right.keys()
-    return max(float(np.abs(left[name] - right[name]).max()) for name in left)

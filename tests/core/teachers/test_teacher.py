@@ -13,16 +13,15 @@ import pytest
 import ray
 import torch
 
+from tests.conftest import SYMBOLS
 from tests.core.model_answers import forced_logprobs, guided, load, process_of
 from tests.episodes import make_episode, stored_group
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.guidance import UNREADABLE_LOGPROB
 from tgpo_ray.models import Want, character_tokenizer, write_model
 from tgpo_ray.models.engine import Sampling
-from tgpo_ray.models.weight_buckets import fill_buckets
 from tgpo_ray.teachers import TeacherGroup, annotate
 
-SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]
 END_OF_TURN = "<|im_end|>"
 TEMPLATE = (
     "{% for message in messages %}[{{ message['content'] }}]{% endfor %}{% if add_generation_prompt %}={% endif %}"
@@ -88,10 +87,8 @@ def pools(teachers: dict[str, TeacherGroup], copy_folder: str, larger_folder: st
 
 
 @pytest.fixture(scope="module")
-def sampled(env_runners: Any, tiny_models: dict[str, str]) -> list[SampledGroup]:
+def sampled(env_runners: Any) -> list[SampledGroup]:
     """Five groups of three episodes that the policy wrote, with its own log-probs."""
-    model, _ = load(tiny_models["policy"])
-    env_runners.sync_weights(env_runners.weights_version + 1, list(fill_buckets(model.named_parameters())))
     tasks = [Task(0, index, seed=index, ordinal=index) for index in range(5)]
     return list(env_runners.sample(tasks, 3, Sampling(max_tokens=24, logprobs=True), seed=0))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from tests.core.model_answers import process_of
 from tests.core.teachers.misbehaving_teachers import DIES, FLAWS, HANGS, RAISES, SLOW, SLOW_S, LightTeacher, spec_of
 from tests.episodes import make_episode, stored_group
+from tests.waiting import eventually
 from tgpo_ray.cluster.actors import ActorStartError
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.teachers import ScoringCounts, TeacherGroup, annotate, scoring_metrics
@@ -69,13 +69,6 @@ def score(pool: TeacherGroup, groups: list[SampledGroup], **options: Any) -> lis
     return found
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 # ---- answers that cannot be
 
 
@@ -126,7 +119,7 @@ def test_the_others_are_served_while_a_dead_teacher_starts_again(start, tmp_path
     assert ordinals(score(pool, groups_of([*range(40)])), guided=False) == []
     assert [replica.alive for replica in pool.replicas] == [False, True]  # the new one was not waited for
     assert pool.take_counts().restarts == 1
-    wait_for(lambda: bool(score(pool, groups_of([0]))) and all(replica.alive for replica in pool.replicas))
+    assert eventually(lambda: bool(score(pool, groups_of([0]))) and all(replica.alive for replica in pool.replicas))
     assert other in pool.handles
     assert victim not in pool.handles
 
@@ -171,7 +164,7 @@ def test_a_teacher_that_cannot_start_any_more_is_given_up_and_the_last_ends_the_
     (tmp_path / "failing_start").touch()
     os.kill(process_of(pool.handles[0]), signal.SIGKILL)
     score(pool, groups_of([*range(8)]))
-    wait_for(lambda: bool(score(pool, groups_of([0]))) and len(pool.handles) == 1)
+    assert eventually(lambda: bool(score(pool, groups_of([0]))) and len(pool.handles) == 1)
     assert "failed to start again: ValueError: no such model any more" in capsys.readouterr().out
     os.kill(process_of(pool.handles[0]), signal.SIGKILL)
     with pytest.raises(ActorStartError, match=r"no Teacher is left, .* no such model any more"):
@@ -207,5 +200,5 @@ def test_a_stopped_pool_returns_its_resources(start):
     free = ray.available_resources()["CPU"]
     process = process_of(pool.handles[0])
     pool.stop()
-    wait_for(lambda: not Path(f"/proc/{process}").exists())
-    wait_for(lambda: ray.available_resources()["CPU"] == pytest.approx(free + 0.2))
+    assert eventually(lambda: not Path(f"/proc/{process}").exists())
+    assert eventually(lambda: ray.available_resources()["CPU"] == pytest.approx(free + 0.2))

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import SYMBOLS
 from tests.episodes import make_episode
 from tests.paths import ROOT
+from tests.scoring import given
 from tgpo_ray.episode import EpisodeGroup
 from tgpo_ray.models import Scores, ScoringRequest, Want, character_tokenizer, write_model
 from tgpo_ray.models.engine import EngineSpec
@@ -22,7 +24,6 @@ from tgpo_ray.teachers.backends.chunked_head import head_scores
 from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
 from tgpo_ray.teachers.teacher import backend_of
 
-SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]
 SHAPE = {
     "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "max_position_embeddings": 256, "initializer_range": 0.2, "tie_word_embeddings": False,
@@ -66,11 +67,6 @@ def group(prompt_length: int, lengths: Sequence[int], seed: int = 0) -> list[Sco
     """Responses of those lengths to one prompt."""
     prompt = ids(seed, prompt_length)
     return [request(prompt, ids(100 * seed + i + 1, length)) for i, length in enumerate(lengths)]
-
-
-def given(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None
-    return values
 
 
 def assert_full_forward(model: Any, request: ScoringRequest, scores: Scores, k: int = 4) -> None:
