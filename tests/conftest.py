@@ -195,8 +195,9 @@ SHARED_CONFIGS: dict[str, list[tuple[Any, Any]]] = {}
 def configs_in(value: Any) -> list[Any]:
     """A fixture's configuration or its algorithm's; where the fixture is a tuple, those of its parts."""
     parts = value if isinstance(value, tuple) else (value,)
-    found = [part if hasattr(part, "resolved") else getattr(part, "config", None) for part in parts]
-    return [config for config in found if hasattr(config, "resolved")]
+    # attributes and not properties: of a value that is no algorithm's, `config` may raise (Ray's Result)
+    found = [each for part in parts for each in (part, getattr(part, "__dict__", {}).get("config"))]
+    return [each for each in found if hasattr(type(each), "resolved")]
 
 
 @pytest.hookimpl(wrapper=True)
