@@ -1,12 +1,10 @@
-"""The driver's part of an algorithm without its actors: groups made by hand, methods called directly."""
+"""The driver's part of an algorithm without its actors: methods are called directly."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from tgpo_ray.config import AlgorithmConfig
-from tgpo_ray.episode import EpisodeInfo, SampledGroup, Task
 
 PATHS = {"model": {"path": "policy"}, "env": {"id": "tgpo/Arithmetic-v0"}}
 
@@ -26,12 +24,3 @@ def without_actors(config: Any, *, iteration: int = 0) -> Any:
         algorithm.schedule = config.guidance.build_schedule(config.training.num_iterations)
         algorithm.teachers = {}
     return algorithm
-
-
-def sampled_group(rewards: Sequence[float], lengths: Sequence[int] | None = None, *, ordinal: int = 0) -> SampledGroup:
-    """A group whose tokens do not exist. A reward above 0 is a right answer; the default length is 10."""
-    infos = tuple(
-        EpisodeInfo(reward, 5, length, length, "correct" if reward > 0 else "wrong", "stop", 1)
-        for reward, length in zip(rewards, lengths or [10] * len(rewards), strict=True)
-    )
-    return SampledGroup(ordinal, Task(0, ordinal, 0, ordinal), infos, None)

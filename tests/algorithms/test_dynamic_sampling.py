@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.algorithms.driver_parts import config_of, sampled_group, without_actors
+from tests.algorithms.driver_parts import config_of, without_actors
+from tests.episodes import group_of_rewards
 from tgpo_ray.driver.stage_times import StageTimes
 from tgpo_ray.env_runners.cursor import Cursor
 from tgpo_ray.env_runners.group import EnvRunnerGroup
@@ -33,7 +34,7 @@ class Rounds(EnvRunnerGroup):
         self.seeds.append(seed)
         for task in reversed(tasks):
             rewards = [0.0, 0.0] if task.problem_index % 2 == 0 else [1.0, 0.0]
-            yield replace(sampled_group(rewards, ordinal=task.ordinal), task=task)
+            yield replace(group_of_rewards(rewards=rewards, ordinal=task.ordinal), task=task)
 
 
 def cursor() -> Cursor:
@@ -97,7 +98,11 @@ def test_grpo_trains_on_groups_that_teach_and_remembers_the_others():
     algorithm = algorithm_with(Rounds())
     assert all(map(teaches, algorithm.sample()))
     assert [[info.reward for info in infos] for infos in algorithm.refused] == [[0.0, 0.0]] * 4
-    algorithm.config.training.dynamic_sampling = False
+
+
+def test_without_dynamic_sampling_every_group_is_trained_on():
+    algorithm = algorithm_with(Rounds(), dynamic_sampling=False)
+    algorithm.refused = [()]  # as if an iteration before had refused a group
     assert len(list(algorithm.sample())) == 4 and not algorithm.refused
 
 
@@ -105,7 +110,7 @@ def test_a_policy_that_can_learn_nothing_ends_the_run_with_a_reason():
     class NothingTeaches(Rounds):
         def _sample_round(self, tasks, group_size, sampling, seed):
             for task in tasks:
-                yield sampled_group([1.0, 1.0], ordinal=task.ordinal)
+                yield group_of_rewards(rewards=[1.0, 1.0], ordinal=task.ordinal)
 
     algorithm = algorithm_with(NothingTeaches(), max_sampling_rounds=3)
     with pytest.raises(RuntimeError, match="dynamic sampling refused all 12 groups of 3 rounds: the problems are too"):
@@ -115,5 +120,5 @@ def test_a_policy_that_can_learn_nothing_ends_the_run_with_a_reason():
 def test_the_filter_reads_the_environments_rewards_and_not_the_shaped_ones():
     """Two right answers of different lengths: overlong shaping tells them apart, and still nothing is learned."""
     algorithm = algorithm_with(Rounds(), overlong_buffer=10)
-    group = sampled_group([1.0, 1.0], [5, 2047])
+    group = group_of_rewards(rewards=[1.0, 1.0], lengths=[5, 2047])
     assert algorithm.advantages([group])[0].any() and not algorithm.keep(group)

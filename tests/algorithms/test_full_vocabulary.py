@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from tests.algorithms.oracles import LOG_Q, LOGITS, one_position, random_logits, random_rows, through_autograd
+from tests.episodes import make_episode
 from tgpo_ray.algorithms.full_vocabulary import HIDDEN, DivergenceLoss
 from tgpo_ray.algorithms.minillm import MiniLLMLoss, future_returns, long_term_advantages
 from tgpo_ray.driver.token_values import GroupTokens
-from tgpo_ray.episode import Episode, Guidance
+from tgpo_ray.episode import Guidance
 from tgpo_ray.kernels import Divergence, FusedHead, TokenRows, token_loss_pass
 from tgpo_ray.models import character_tokenizer, write_model
 from tgpo_ray.models.lm_head import head_weight
@@ -116,11 +117,8 @@ def test_returns_begin_after_their_token_and_are_means_of_what_is_left():
 
 
 def test_long_term_advantages_are_whitened_over_the_batch_and_weighted():
-    episode = Episode(
-        prompt_ids=np.zeros(1, np.int32), response_ids=np.arange(3, dtype=np.int32), origin=np.ones(3, np.uint8),
-        reward=0.0, outcome="wrong", stop_reason="stop", env_id="e", problem_index=0, seed=0, weights_version=0,
-        old_logprobs=np.array([-1.0, -2.0, -3.0], np.float32),
-    )  # fmt: skip
+    old_logprobs = np.array([-1.0, -2.0, -3.0], np.float32)
+    episode = make_episode(prompt=[0], response=range(3), old_logprobs=old_logprobs)
     said = {"teacher": Guidance(teacher_logprobs=np.array([-3.0, -1.0, -1.5], np.float32))}
     group = GroupTokens([episode], [said], [None])
     ((found,),) = long_term_advantages([group], weight=2.0, discount=1.0, reward_clip=100.0, length_normalization=True)

@@ -8,13 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from tests.algorithms.driver_parts import config_of, sampled_group, without_actors
+from tests.algorithms.driver_parts import config_of, without_actors
 from tests.algorithms.oracles import random_logits, random_rows, through_kernel
+from tests.episodes import group_of_rewards
 from tgpo_ray.algorithms.tgpor import ShapedPolicyLoss
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss, PolicyLoss, SoftGuidedPolicyLoss
 
 TEACHER = {"teacher": {"path": "teacher"}}
-GROUPS = [sampled_group([1.0, 0.0], [10, 30]), sampled_group([0.0, 0.0], [20, 40], ordinal=1)]  # Z = 100, B = 4
+GROUPS = [  # Z = 100, B = 4
+    group_of_rewards(rewards=[1.0, 0.0], lengths=[10, 30]),
+    group_of_rewards(rewards=[0.0, 0.0], lengths=[20, 40], ordinal=1),
+]
 RUNNERS = {"max_prompt_tokens": 50, "max_response_tokens": 50}
 
 
@@ -34,7 +38,7 @@ def test_doubling_a_response_doubles_its_share_of_a_token_mean_and_leaves_that_o
     for aggregation, shares in (("token", (10 / 40, 20 / 50)), ("sequence", (1 / 2, 1 / 2))):
         algorithm = grpo(loss_aggregation=aggregation)
         for length, share in zip((10, 20), shares, strict=True):
-            group = sampled_group([1.0, 0.0], [length, 30])
+            group = group_of_rewards(rewards=[1.0, 0.0], lengths=[length, 30])
             of_first = length * (1 / length if algorithm.loss([group]).per_sequence else 1.0)
             assert of_first / algorithm.denominator([group]) == pytest.approx(share)
 
@@ -42,7 +46,8 @@ def test_doubling_a_response_doubles_its_share_of_a_token_mean_and_leaves_that_o
 def test_constant_aggregation_does_not_know_how_long_the_batch_is():
     """The longest response, and with it the padding, may be anything: a token's share stays 1 / (B L_max)."""
     algorithm = without_actors(config_of("DrGRPO", env_runners=RUNNERS))
-    assert [algorithm.denominator([sampled_group([1.0, 0.0], [10, n])]) for n in (1, 20, 50)] == [100.0] * 3
+    groups = [group_of_rewards(rewards=[1.0, 0.0], lengths=[10, length]) for length in (1, 20, 50)]
+    assert [algorithm.denominator([group]) for group in groups] == [100.0] * 3
     assert not algorithm.loss(GROUPS).per_sequence
 
 
@@ -83,14 +88,14 @@ def test_dr_grpo_has_the_defaults_of_oat_zero():
     training = config_of("DrGRPO").training
     assert (training.updates_per_iteration, training.entropy_weight, training.clip_low) == (8, 0.0, 0.2)
     assert training.zero_truncated and training.loss_aggregation == "constant"
-    cut = sampled_group([1.0, 0.0])
+    cut = group_of_rewards(rewards=[1.0, 0.0])
     cut = replace(cut, infos=(replace(cut.infos[0], stop_reason="length"), cut.infos[1]))
     assert not without_actors(config_of("DrGRPO")).advantages([cut])[0].any()
 
 
 def test_shaped_rewards_reach_the_advantages():
     # the second response is in the last 10 of 50 tokens: at 45 it loses 0.5, so the rewards are 1 and 0.5
-    group = sampled_group([1.0, 1.0], [10, 45])
+    group = group_of_rewards(rewards=[1.0, 1.0], lengths=[10, 45])
     np.testing.assert_allclose(grpo(overlong_buffer=10).advantages([group])[0], [0.707105, -0.707105], atol=1e-5)
 
 

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from torch import Tensor
 
-from tgpo_ray.models.weight_buckets import read_buckets
+from tests.weights import gap, weights_of
 from tgpo_ray.reporting.metrics import METRICS
 
 KL = {"kl_weight": 0.1}
@@ -94,24 +93,16 @@ def sections_of(tiny_models: dict[str, str]) -> Any:
     return sections
 
 
-def weights(algorithm: Any) -> dict[str, Tensor]:
-    return weights_of(algorithm.learners)
-
-
-def weights_of(learners: Any) -> dict[str, Tensor]:
-    return {name: weight.clone() for name, weight in read_buckets(learners.weight_buckets())}
-
-
 def assert_trains(algorithm: Any, reported: set[str]) -> None:
     """Two iterations: known and finite metrics, the method's own among them, and weights that move."""
-    before = weights(algorithm)
+    before = weights_of(algorithm.learners)
     for iteration in (1, 2):
         metrics = algorithm.train()
         assert set(metrics) <= set(METRICS) and reported <= set(metrics)
         assert not [name for name, value in metrics.items() if not math.isfinite(value)]
         assert algorithm.iteration == iteration
-    after = weights(algorithm)
-    assert max(float((after[name] - before[name]).abs().max()) for name in before) > 1e-5
+    after = weights_of(algorithm.learners)
+    assert gap(after, before) > 1e-5
 
 
 @pytest.mark.slow
@@ -184,8 +175,7 @@ def test_a_copied_checkpoint_of_prime_has_both_models(make_config, sections_of, 
     try:
         other.restore(checkpoint)
         for learners, theirs in zip((other.learners, other.judges), expected, strict=True):
-            found = weights_of(learners)
-            assert max(float((found[name] - theirs[name]).abs().max()) for name in theirs) == 0.0
+            assert gap(weights_of(learners), theirs) == 0.0
         other.train()
     finally:
         other.stop()

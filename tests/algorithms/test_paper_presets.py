@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.algorithms.driver_parts import without_actors
+from tests.paths import YAML
 from tgpo_ray.config import AlgorithmConfig
 
-PAPER = Path(__file__).parents[2] / "yaml" / "paper"
+PAPER = YAML / "paper"
 SIZES = {"7b": "Qwen/Qwen2.5-Math-7B", "1.5b": "Qwen/Qwen2.5-Math-1.5B"}
 QWEN3 = "Qwen/Qwen3-30B-A3B-Thinking-2507"
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.algorithms.oracles import assert_same, random_logits, random_rows, through_autograd, through_kernel
+from tests.episodes import make_episode
 from tgpo_ray.algorithms.prime import advantages
 from tgpo_ray.algorithms.process_advantages import prime_advantages
 from tgpo_ray.algorithms.process_reward import ProcessRewardLoss
@@ -71,12 +72,7 @@ def test_learning_lowers_the_loss_and_tells_right_from_wrong():
 
 
 def episode(length: int, reward: float, origin: list[int] | None = None) -> Episode:
-    return Episode(
-        prompt_ids=np.zeros(2, np.int32), response_ids=np.arange(length, dtype=np.int32),
-        origin=np.asarray(origin or [1] * length, np.uint8), reward=reward,
-        outcome="correct" if reward else "wrong", stop_reason="stop", env_id="e", problem_index=0, seed=0,
-        weights_version=0,
-    )  # fmt: skip
+    return make_episode(prompt=[0, 0], response=range(length), origin=origin, reward=reward)
 
 
 def test_advantages_stand_on_the_policys_tokens_alone():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from tests.episodes import make_info
 from tgpo_ray.algorithms.grpo_config import GRPOTrainingConfig, OutcomeRewards
 from tgpo_ray.algorithms.rewards import length_reward, outcome_rewards, overlong_penalty, shaped_rewards
 from tgpo_ray.episode import EpisodeInfo
@@ -14,19 +15,15 @@ from tgpo_ray.episode import EpisodeInfo
 MAX_TOKENS = 100
 
 
-def episode(reward: float, tokens: int, outcome: str = "correct", stop_reason: str = "stop") -> EpisodeInfo:
-    return EpisodeInfo(reward, 5, tokens, tokens, outcome, stop_reason, 1)
-
-
 def shaped(infos: Sequence[EpisodeInfo], **training: object) -> list[float]:
     return shaped_rewards(infos, GRPOTrainingConfig.model_validate(training), MAX_TOKENS).tolist()
 
 
 GROUP = (
-    episode(1.0, 40),
-    episode(1.0, 100, stop_reason="length"),
-    episode(0.0, 90, "wrong"),
-    episode(0.0, 40, "error"),
+    make_info(reward=1.0, length=40),
+    make_info(reward=1.0, length=100, stop_reason="length"),
+    make_info(length=90),
+    make_info(length=40, outcome="error"),
 )
 
 

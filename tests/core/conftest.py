@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
 
 ENVIRONMENTS = '''
 """An environment whose reward turns to NaN, and one that says nothing of itself."""

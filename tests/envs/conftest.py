@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,16 +12,6 @@ import pytest
 from tests.envs.sandbox_runs import sandbox_processes
 from tgpo_ray.envs import close_shared_pool
 from tgpo_ray.envs.sandbox import MECHANISMS, Sandbox, why_not
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="session")
-def data_folder() -> Path:
-    folder = Path(os.environ.get("TGPO_RAY_DATA", REPOSITORY.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no data sets at {folder}: set TGPO_RAY_DATA")
-    return folder
 
 
 @pytest.fixture
@@ -45,6 +34,19 @@ def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_worker_outlives_its_module() -> Iterator[None]:
-    yield
+def _no_worker_outlives_its_module(no_worker_outlives_its_module: None) -> None:
+    """For every file here."""
+
+
+@pytest.fixture
+def no_pool_of_others() -> None:
+    """Tests before this one may have left the shared pool of this process, which lives as long as the process does."""
     close_shared_pool()
+
+
+@pytest.fixture(scope="module")
+def importable_reward_functions() -> Iterator[None]:
+    """For the whole module: a killed worker's successor starts, and copies the path, when its test may be over."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        yield

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +13,6 @@ import pytest
 from tgpo_ray.envs import Verdict
 from tgpo_ray.envs.sandbox import Sandbox
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is made of Linux")
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import gymnasium
 import pytest
@@ -14,6 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.envs.single_step import step
 from tgpo_ray.envs import as_trl_reward, trl_rows
 from tgpo_ray.envs.adapters import GemEnv, VerifiersEnv
 from tgpo_ray.envs.reward_function import RewardFunctionEnv
@@ -21,12 +20,7 @@ from tgpo_ray.envs.reward_function import RewardFunctionEnv
 FUNCTIONS = str(Path(__file__).with_name("reward_functions.py"))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def functions() -> Iterator[None]:
-    """For the whole module: a killed worker's successor starts, and copies the path, when its test may be over."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(Path(FUNCTIONS).parent))
-        yield
+pytestmark = pytest.mark.usefixtures("importable_reward_functions")
 
 
 @pytest.fixture
@@ -36,12 +30,6 @@ def sums(write_jsonl) -> str:
         {"problem": "1+1?", "answer": "2", "data_source": "sums", "level": 3},
         {"problem": chat, "answer": "4", "data_source": "products", "level": 4},
     )
-
-
-def step(env: Any, index: int, response: str) -> tuple[float, dict[str, Any]]:
-    env.reset(seed=0, options={"index": index})
-    _, reward, _, _, info = env.step(response)
-    return float(reward), info
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import pickle
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -15,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.paths import ROOT
 from tgpo_ray.envs.arithmetic import OPERATIONS, ArithmeticEnv
 from tgpo_ray.envs.worked_solutions import STYLES, worked
 
@@ -132,8 +132,7 @@ def test_an_index_is_the_same_problem_in_every_process_whatever_the_reset_seed()
         "from tgpo_ray.envs.arithmetic import ArithmeticEnv as A; e = A(digits=[3, 2], seed=4);"
         "print(*[e.reset(options={'index': i})[0] for i in range(5)])"
     )
-    root = Path(__file__).resolve().parents[2]
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == prompts[:5]
 
 

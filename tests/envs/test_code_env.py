@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import gymnasium
 import pytest
@@ -17,7 +16,9 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.envs.sandbox_runs import REPOSITORY, sandbox_processes
+from tests.envs.sandbox_runs import sandbox_processes
+from tests.envs.single_step import step
+from tests.paths import ROOT
 from tgpo_ray.envs.code_env import CodeEnv
 from tgpo_ray.envs.code_tests import last_python_block, read_tests
 from tgpo_ray.envs.sandbox import MECHANISMS, SandboxUnavailableError, why_not
@@ -43,13 +44,6 @@ SQUARE = {
 @pytest.fixture
 def path(write_jsonl) -> str:
     return write_jsonl(ADD, SQUARE)
-
-
-def step(env: CodeEnv, index: int, code: str) -> tuple[float, dict[str, Any]]:
-    env.reset(seed=0, options={"index": index})
-    _, reward, terminated, truncated, info = env.step(code)
-    assert terminated and not truncated
-    return reward, info
 
 
 def block(code: str) -> str:
@@ -211,12 +205,12 @@ print(env.step(env.gold_response(0))[4])
 def test_without_a_sandbox_it_refuses_to_start_and_names_what_is_missing(path):
     """In a process whose kernel, so it seems, knows neither namespaces nor Landlock."""
     command = [sys.executable, "-c", textwrap.dedent(REFUSED), path]
-    done = subprocess.run([*command, "safe"], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run([*command, "safe"], cwd=ROOT, capture_output=True, text=True)
     error = done.stderr.splitlines()[-1]
     assert SandboxUnavailableError.__name__ in error
     assert "unshare(CLONE_NEW" in error and "landlock_create_ruleset: Function not implemented" in error
     assert "unsafe=True" in error
-    done = subprocess.run([*command, "unsafe"], cwd=REPOSITORY, capture_output=True, text=True)
+    done = subprocess.run([*command, "unsafe"], cwd=ROOT, capture_output=True, text=True)
     assert "'outcome': 'correct'" in done.stdout
     assert "WARNING tgpo/Code-v0 runs the policy's code without a sandbox" in done.stderr
 

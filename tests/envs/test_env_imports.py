@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 HEAVY = ["torch", "ray", "vllm", "deepspeed", "transformers", "sympy", "math_verify", "pyarrow"]
 
 
 def modules_after(script: str) -> list[str]:
     script += "; import json, sys; print(json.dumps(sorted(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -39,7 +39,7 @@ def test_importing_registers_the_ids_once():
 
 
 def test_the_worker_needs_the_standard_library_alone():
-    worker = REPOSITORY / "envs" / "verifiers" / "worker.py"
+    worker = ROOT / "envs" / "verifiers" / "worker.py"
     script = f"import runpy; runpy.run_path({str(worker)!r}, run_name='worker')"
     loaded = modules_after(script)
     assert [name for name in [*HEAVY, "numpy", "gymnasium", "tgpo_ray"] if name in loaded] == []

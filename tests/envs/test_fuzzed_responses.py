@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,7 @@ no_sandbox = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def functions() -> Iterator[None]:
-    """For the whole module: a killed worker's successor starts, and copies the path, when its test may be over."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(HERE))
-        yield
+pytestmark = pytest.mark.usefixtures("importable_reward_functions")
 
 
 @pytest.fixture

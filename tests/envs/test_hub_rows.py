@@ -6,17 +6,16 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.paths import ROOT
 from tgpo_ray.envs.hub_rows import is_data_set
 from tgpo_ray.envs.math_env import MathEnv
 from tgpo_ray.envs.multiple_choice import MultipleChoiceEnv
 from tgpo_ray.envs.rows import read_rows
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 TRAIN = [{"question": f"{n} + 1 = ?", "answer": f"One more.\n#### {n + 1}"} for n in range(3)]
 TEST = [{"question": "7 + 7 = ?", "answer": "#### 14"}]
 
@@ -116,7 +115,7 @@ def test_a_name_that_is_neither_a_file_nor_a_data_set_says_so(datasets):
     script = "from tgpo_ray.envs.rows import read_rows; read_rows('nobody/nothing', split='train')"
     offline = {**os.environ, "HF_HUB_OFFLINE": "1"}  # as without a network, at once
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=REPOSITORY, env=offline, capture_output=True, text=True, timeout=120
+        [sys.executable, "-c", script], cwd=ROOT, env=offline, capture_output=True, text=True, timeout=120
     )
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("FileNotFoundError: 'nobody/nothing' is neither a file nor a folder here"), last

@@ -14,16 +14,10 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.envs.single_step import step
 from tgpo_ray.envs.math_env import MathEnv
 
 DATA_SETS = ["aime24", "aime25", "amc", "math500", "olympiadbench", "gsm8k_train", "gsm8k_test"]
-
-
-def step(env: MathEnv, index: int, response: str) -> tuple[float, dict[str, Any]]:
-    env.reset(seed=0, options={"index": index})
-    _, reward, terminated, _, info = env.step(response)
-    assert terminated
-    return float(reward), info
 
 
 def gold_failures(path: Path, indices) -> list[Any]:

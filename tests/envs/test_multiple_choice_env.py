@@ -14,18 +14,12 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.envs.single_step import step
 from tgpo_ray.envs.choices import chosen
 from tgpo_ray.envs.multiple_choice import MultipleChoiceEnv
 
 PLANETS = {"problem": "Which is red?", "choices": ["Venus", "Mars.", "the Earth", "rr", "RR"], "answer": "B"}
 DATA_SETS = ["arc_challenge", "mmlu_pro_560"]
-
-
-def step(env: MultipleChoiceEnv, index: int, response: str) -> tuple[float, dict[str, Any]]:
-    env.reset(seed=0, options={"index": index})
-    _, reward, terminated, _, info = env.step(response)
-    assert terminated
-    return float(reward), info
 
 
 def failures(path: Path, count: int | None, **kwargs: Any) -> list[Any]:

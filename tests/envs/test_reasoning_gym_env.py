@@ -8,7 +8,6 @@ import os
 import pickle
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -17,19 +16,13 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.envs.single_step import step
+from tests.paths import ROOT
 from tgpo_ray.envs import reasoning_gym_env
 from tgpo_ray.envs.reasoning_gym_env import BLOCK, ReasoningGymEnv, tagged_answer
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 needs_it = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None, reason="extra [reasoning-gym]")
 MIXTURE = {"chain_sum": {"weight": 3}, "leg_counting": None, "basic_arithmetic": {"config": {"max_terms": 3}}}
-
-
-def step(env: ReasoningGymEnv, index: int, response: str) -> tuple[float, dict[str, Any]]:
-    env.reset(seed=0, options={"index": index})
-    _, reward, terminated, _, info = env.step(response)
-    assert terminated
-    return float(reward), info
 
 
 def prompts(env: ReasoningGymEnv, indices: range) -> list[str]:
@@ -158,7 +151,7 @@ def test_every_task_scores_its_gold_answer_one_and_says_the_same_in_every_proces
     def run(hash_seed: str) -> dict[str, Any]:
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         command = [sys.executable, "-c", ALL_TASKS]
-        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])
 
     first, second = run("1"), run("2")
@@ -180,7 +173,7 @@ for name in ("polynomial_multiplication", "isomorphic_strings", "ransom_note"):
 def test_tasks_that_iterate_over_sets_of_strings_say_the_same_under_every_hash_seed():
     command = [sys.executable, "-c", HASHED]
     processes = [
-        subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE)
+        subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": seed}, stdout=subprocess.PIPE)
         for seed in "12"
     ]
     first, second = (process.communicate()[0] for process in processes)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.envs.sandbox_runs import REPOSITORY, case, needs_linux, run, sandbox_processes
+from tests.envs.sandbox_runs import case, needs_linux, run, sandbox_processes
+from tests.paths import ROOT
 from tgpo_ray.envs.sandbox import MECHANISMS, UNSAFE, Sandbox, SandboxUnavailableError, why_not
 
 pytestmark = needs_linux
@@ -105,7 +106,7 @@ def test_the_sandbox_dies_with_its_host(sandbox):
         print("up", flush=True)
         box.run("while True: pass", "f", [{{"code": "f()"}}], run_all=False)
     """)
-    host = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    host = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert host.stdout is not None
     with host.stdout:
         assert host.stdout.readline() == "up\n"
@@ -142,8 +143,8 @@ def test_the_sandbox_works_for_a_host_that_is_not_root(tmp_path):
     if os.geteuid() != 0 or not python or subprocess.run(version).returncode:
         pytest.skip("not root, so every other test shows it, or no Python >= 3.11 in /usr/bin")
     package = Path("/tmp") / f"tgpo-ray-sandbox-test-{os.getpid()}"
-    shutil.copytree(REPOSITORY / "envs" / "sandbox", package / "boxed" / "sandbox")
-    shutil.copy(REPOSITORY / "envs" / "verdict.py", package / "boxed")
+    shutil.copytree(ROOT / "envs" / "sandbox", package / "boxed" / "sandbox")
+    shutil.copy(ROOT / "envs" / "verdict.py", package / "boxed")
     package.chmod(0o755)
     script = f"""
 import sys; sys.path.insert(0, {str(package)!r})

@@ -10,7 +10,8 @@ import time
 
 import pytest
 
-from tests.envs.sandbox_runs import REPOSITORY, case, needs_linux, run, sandbox_processes
+from tests.envs.sandbox_runs import case, needs_linux, run, sandbox_processes
+from tests.paths import ROOT
 from tgpo_ray.envs.sandbox import Sandbox
 
 pytestmark = needs_linux
@@ -102,7 +103,7 @@ def test_no_file_is_written_anywhere(sandbox, tmp_path):
                         pass
             return done
     """
-    folders = [str(tmp_path), "/tmp", "/dev/shm", "/", "/var/tmp", str(REPOSITORY), "."]
+    folders = [str(tmp_path), "/tmp", "/dev/shm", "/", "/var/tmp", str(ROOT), "."]
     assert run(sandbox, source, case([], folders)).outcome == "correct"
     assert list(tmp_path.iterdir()) == []
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.paths import ROOT
 from tgpo_ray.envs import VerifierPool
 from tgpo_ray.envs.math_env import MATH_ANSWER
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +53,7 @@ def test_every_row_that_must_pass_passes_without_its_settings_too(data_folder):
 
 
 def test_the_known_gaps_are_those_that_the_documentation_lists(judged):
-    page = (REPOSITORY / "docs" / "environments.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
     gaps = [row for row, verdict in judged if (verdict.score == 1.0) != row["expected"]]
     assert gaps and [row for row in gaps if f"`` {row['gold']} ``" not in page] == []
     table = page.split("### Known gaps")[1].split("\n## ")[0]

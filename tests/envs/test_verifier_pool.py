@@ -18,17 +18,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
+from tests.waiting import eventually
 from tgpo_ray.envs import VerifierPool, close_shared_pool, shared_pool
 from tgpo_ray.envs.math_env import MATH_ANSWER
 
-HERE = Path(__file__).parent
-BAD = f"{HERE / 'misbehaving_verifiers.py'}:"
+BAD = f"{Path(__file__).parent / 'misbehaving_verifiers.py'}:"
 
 
-@pytest.fixture(autouse=True)
-def no_pool_of_others() -> None:
-    """Tests before these may have left the shared pool of this process, which lives as long as the process does."""
-    close_shared_pool()
+pytestmark = pytest.mark.usefixtures("no_pool_of_others")
 
 
 @pytest.fixture
@@ -55,13 +53,6 @@ def is_running(pid: int) -> bool:
         return (Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
-
-
-def wait_until(condition, seconds: float = 10.0) -> bool:
-    until = time.monotonic() + seconds
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.02)
-    return bool(condition())
 
 
 def test_a_score_and_its_parts_come_back(pool: VerifierPool):
@@ -93,9 +84,9 @@ def test_a_hung_verifier_is_killed_at_its_deadline(pool: VerifierPool, hang):
     assert (verdict.score, verdict.outcome) == (0.0, "timeout")
     assert "deadline of 0.2 s" in verdict.detail
     assert time.monotonic() - start < 3
-    assert wait_until(lambda: not is_running(int(before)))
+    assert eventually(lambda: not is_running(int(before)))
     assert pool.verify(BAD + "worker_pid").score != before
-    assert wait_until(lambda: pool.restarts == 1)
+    assert eventually(lambda: pool.restarts == 1)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +134,13 @@ def test_a_killed_verifier_takes_its_children_along(pool: VerifierPool, tmp_path
     note = tmp_path / "child"
     assert pool.verify(BAD + "leave_a_child_and_hang", str(note), deadline_s=1.0).outcome == "timeout"
     child = int(note.read_text())
-    assert wait_until(lambda: not is_running(child))
+    assert eventually(lambda: not is_running(child))
 
 
 def test_close_ends_every_process_and_every_request():
     pool = VerifierPool(2, deadline_s=60.0)
     futures = [pool.submit(BAD + "sleep_forever") for _ in range(5)]
-    assert wait_until(lambda: len(workers_of_this_process()) >= 2)
+    assert eventually(lambda: len(workers_of_this_process()) >= 2)
     start = time.monotonic()
     pool.close()
     assert time.monotonic() - start < 10
@@ -209,22 +200,20 @@ def test_workers_end_when_their_process_is_killed(tmp_path, verifier):
             time.sleep(60)
         pool.verify({BAD + verifier!r}, {str(note)!r}, deadline_s=60)
     """)
-    parent = subprocess.Popen([sys.executable, "-c", script], cwd=HERE.parents[1])
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
     try:
-        assert wait_until(lambda: note.exists() and note.read_text() != "", 30)
+        assert eventually(lambda: note.exists() and note.read_text() != "", 30)
         worker = int(note.read_text())
         assert is_running(worker)
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    assert wait_until(lambda: not is_running(worker), 5)
+    assert eventually(lambda: not is_running(worker), 5)
 
 
 def test_a_program_that_forgets_to_close_ends_cleanly():
     script = f"from tgpo_ray.envs import shared_pool; print(int(shared_pool().verify({BAD + 'worker_pid'!r}).score))"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], cwd=HERE.parents[1], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert not is_running(int(done.stdout))
 
@@ -240,9 +229,7 @@ def test_a_forked_child_gets_a_pool_of_its_own_and_leaves_its_parents_alone():
             raise SystemExit(int(pid() == before))  # runs the exit handlers
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), pid() == before)
     """)
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=HERE.parents[1], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["0", "True"], done.stderr
 
 

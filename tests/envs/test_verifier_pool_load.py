@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tgpo_ray.envs import VerifierPool, close_shared_pool
+from tgpo_ray.envs import VerifierPool
 from tgpo_ray.envs.math_env import MATH_ANSWER
 
 BAD = f"{Path(__file__).parent / 'misbehaving_verifiers.py'}:"
@@ -24,10 +24,7 @@ OF_EACH = 50  # of 1,000
 NUM_WORKERS, HANG_S = 2, 0.5
 
 
-@pytest.fixture(autouse=True)
-def no_pool_of_others() -> None:
-    """Tests before these may have left the shared pool of this process, which lives as long as the process does."""
-    close_shared_pool()
+pytestmark = pytest.mark.usefixtures("no_pool_of_others")
 
 
 def children_that_verify() -> list[str]:

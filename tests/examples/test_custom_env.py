@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import EXAMPLES, ROOT
 from tgpo_ray.reporting.metrics import read_metrics
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "custom_env"
+EXAMPLE = EXAMPLES / "custom_env"
 
 
 @pytest.fixture(scope="module")

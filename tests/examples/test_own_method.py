@@ -12,15 +12,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.algorithms.driver_parts import sampled_group, without_actors
+from tests.algorithms.driver_parts import without_actors
 from tests.algorithms.oracles import assert_same, random_logits, random_rows, through_autograd, through_kernel
+from tests.episodes import group_of_rewards
+from tests.paths import EXAMPLES
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
 from tgpo_ray.config import AlgorithmConfig
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.reporting.metrics import read_metrics
 from tgpo_ray.teachers import Scoring
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "own_method"
+EXAMPLE = EXAMPLES / "own_method"
 
 
 class RecordingPool:
@@ -110,7 +112,9 @@ def test_only_failed_groups_reach_the_teacher_and_none_is_lost(rescue: Any) -> N
     algorithm = without_actors(AlgorithmConfig.from_yaml(EXAMPLE / "train.yaml"))
     teacher = RecordingPool()
     algorithm.teachers = {"default": teacher}
-    groups = [sampled_group(rewards, ordinal=i) for i, rewards in enumerate([(0, 0), (1, 0), (1, 1), (0, 0)])]
+    groups = [
+        group_of_rewards(rewards=rewards, ordinal=i) for i, rewards in enumerate([(0, 0), (1, 0), (1, 1), (0, 0)])
+    ]
     with Scoring() as scoring:
         for group in groups:
             scoring.submit(group, algorithm.scoring_requests(group))

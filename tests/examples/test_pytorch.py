@@ -7,14 +7,14 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-FOLDER = ROOT / "examples" / "pytorch"
+from tests.paths import EXAMPLES, ROOT
+
+FOLDER = EXAMPLES / "pytorch"
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "examples" / "rllib" / "train.py"
+from tests.paths import EXAMPLES, ROOT
+
+EXAMPLE = EXAMPLES / "rllib" / "train.py"
 ITERATIONS = 4
 
 PLAIN_PPO = """

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,10 @@ import requests as requests_library
 
 from tests.core.teachers.served_teacher import Answer, serving
 from tests.core.vllm_server import vllm_server
-from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, Guidance, SampledGroup, Task
+from tests.episodes import make_episode, stored_group
+from tests.paths import ROOT
+from tests.scoring import given
+from tgpo_ray.episode import Guidance, SampledGroup
 from tgpo_ray.models import Scores, ScoringRequest, Want
 from tgpo_ray.models.engine_spec import EngineSpec, Sampling
 from tgpo_ray.teachers import ServerSpec, TeacherGroup, TeacherSpec, annotate
@@ -24,7 +26,6 @@ from tgpo_ray.teachers.backends.remote_backend import RemoteBackend
 from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-ROOT = Path(__file__).resolve().parents[2]
 BOUND = 1e-4  # vLLM and transformers sum in another order
 
 
@@ -67,11 +68,6 @@ def requests(size: int) -> list[ScoringRequest]:
         for prompt in prompts
         for response in responses
     ]
-
-
-def given(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None
-    return values
 
 
 def test_a_served_teacher_says_what_the_same_model_says_here(backend: RemoteBackend, local: TransformersBackend):
@@ -135,18 +131,8 @@ def make_pool(ray_cluster: Any, tiny_models: dict[str, str]) -> Iterator[Callabl
 
 
 def sampled_group(asked: list[ScoringRequest]) -> SampledGroup:
-    import ray
-
-    episodes = tuple(
-        Episode(
-            prompt_ids=one.ids[: one.first], response_ids=one.ids[one.first :],
-            origin=np.full(len(one.ids) - one.first, ORIGIN_POLICY, np.uint8), reward=0.0, outcome="wrong",
-            stop_reason="stop", env_id="test", problem_index=0, seed=0, weights_version=0,
-        )
-        for one in asked
-    )  # fmt: skip
-    infos = tuple(episode.info() for episode in episodes)
-    return SampledGroup(0, Task(0, 0, 0), infos, ray.put(EpisodeGroup(episodes)))
+    episodes = [make_episode(prompt=one.ids[: one.first], response=one.ids[one.first :]) for one in asked]
+    return stored_group(episodes=episodes)
 
 
 def test_pools_of_both_backends_guide_a_group_alike(

@@ -6,14 +6,16 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tgpo_ray.learners.building import build_learners
-    from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError, Placement, TrainRun
+    from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError
     from tgpo_ray.learners.learner import Learner, LearnerSpec
+    from tgpo_ray.learners.train_run import Placement, TrainRun
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "building": ["build_learners"],
-        "group": ["LearnerError", "LearnerGroup", "LearnersRestartedError", "Placement", "TrainRun"],
+        "group": ["LearnerError", "LearnerGroup", "LearnersRestartedError"],
         "learner": ["Learner", "LearnerSpec"],
+        "train_run": ["Placement", "TrainRun"],
     },
 )

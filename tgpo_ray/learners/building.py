@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tgpo_ray.learners.group import LearnerGroup, Placement, TrainRun
+from tgpo_ray.learners.group import LearnerGroup
 from tgpo_ray.learners.learner import LearnerSpec
 from tgpo_ray.learners.strategies import StrategyOptions
+from tgpo_ray.learners.train_run import Placement, TrainRun
 from tgpo_ray.models import local_model
 
 if TYPE_CHECKING:

@@ -10,9 +10,7 @@ import contextlib
 import math
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -24,19 +22,15 @@ from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.batch import MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.learners.command_mailbox import Mailbox
 from tgpo_ray.learners.learner import LearnerSpec, Sums
-from tgpo_ray.learners.rank_loop import WorkerSpec, run_rank
+from tgpo_ray.learners.train_run import Placement, TrainRun, make_trainer
 
 if TYPE_CHECKING:
-    from ray.actor import ActorHandle
-    from ray.train.torch import TorchTrainer
-
     from tgpo_ray.learners.batch import EpisodeKey
     from tgpo_ray.models import Bucket
 
 NumberT = TypeVar("NumberT", bound=float)
 POLL_S = 2.0
 KILL_S = 60.0  # for Ray Train to notice that its ranks were killed
-PLACE_S = 60.0  # Ray Train's default wait for a place, after which it counts a failure and asks again
 
 
 class LearnersRestartedError(RuntimeError):
@@ -45,26 +39,6 @@ class LearnersRestartedError(RuntimeError):
 
 class LearnerError(RuntimeError):
     """A rank failed on a command, or Ray Train gave up; the message has the cause."""
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where the ranks run: how many, and the Ray resources of one."""
-
-    num_learners: int = 1
-    num_cpus: float = 1.0
-    num_gpus: float = 0.0
-
-
-@dataclass(frozen=True)
-class TrainRun:
-    """What Ray Train does for the ranks: it stores their checkpoints, and starts them again."""
-
-    storage_path: str = "runs"
-    name: str = "learners"
-    keep_checkpoints: int | None = 2
-    max_restarts: int = 3
-    start_timeout_s: float = 600.0
 
 
 class LearnerGroup:
@@ -90,7 +64,7 @@ class LearnerGroup:
     def _fit(self) -> None:
         """Runs for the life of the group. Off the main thread Ray Train leaves SIGINT to the driver."""
         try:
-            _trainer(self._mailbox, self.spec, self.placement, self.run).fit()
+            make_trainer(self._mailbox, self.spec, self.placement, self.run).fit()
         except BaseException as error:
             self._error = error
         if not ray.is_initialized():  # the driver has shut it down: a call would start it again
@@ -265,30 +239,6 @@ class LearnerGroup:
             ray.kill(self._mailbox)
 
 
-def _trainer(mailbox: ActorHandle[Mailbox], spec: LearnerSpec, placement: Placement, run: TrainRun) -> TorchTrainer:
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    gpu = placement.num_gpus > 0
-    resources = {"CPU": placement.num_cpus, **({"GPU": placement.num_gpus} if gpu else {})}
-    return TorchTrainer(
-        run_rank,
-        train_loop_config={"worker": WorkerSpec(mailbox, spec, uuid.uuid4().hex)},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=placement.num_learners, use_gpu=gpu, resources_per_worker=resources),
-        run_config=RunConfig(
-            name=run.name,
-            storage_path=run.storage_path,
-            failure_config=FailureConfig(
-                max_failures=run.max_restarts,
-                # by default ranks that lost their node would wait for a place for ever
-                controller_failure_limit=(run.max_restarts + 1) * math.ceil(run.start_timeout_s / PLACE_S),
-            ),
-            checkpoint_config=CheckpointConfig(num_to_keep=run.keep_checkpoints),
-        ),
-    )
-
-
 def _by_index(group: SampledGroup, values: Iterable[NumberT]) -> list[NumberT | int]:
     """`values`, one for each of the infos, at the indices of their episodes; 0 where an episode was left out."""
     if group.members is None:
@@ -297,10 +247,10 @@ def _by_index(group: SampledGroup, values: Iterable[NumberT]) -> list[NumberT | 
     return [by_index.get(index, 0) for index in range(max(by_index) + 1)]
 
 
-def _losses(ranks: Sequence[Mapping[str, float]], num_tokens: float) -> dict[str, float]:
+def _losses(ranks: Sequence[Mapping[str, float]], denominator: float) -> dict[str, float]:
     """`loss/<name>` of an update: the ranks' summed loss and its parts, divided as the gradient is."""
     names = {name for sums in ranks for name in sums}
-    return {f"loss/{name}": sum(sums.get(name, 0.0) for sums in ranks) / num_tokens for name in sorted(names)}
+    return {f"loss/{name}": sum(sums.get(name, 0.0) for sums in ranks) / denominator for name in sorted(names)}
 
 
 def _reduced(sums: Sequence[Sums]) -> dict[str, float]:

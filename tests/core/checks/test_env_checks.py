@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -13,7 +12,7 @@ from tgpo_ray.checks.environments import CheckResult, Subject, run_checks
 from tgpo_ray.checks.environments.near_misses import near_misses
 from tgpo_ray.checks.environments.playing import plain
 from tgpo_ray.checks.environments.tokens import check_masks
-from tgpo_ray.envs import Seconds, close_shared_pool
+from tgpo_ray.envs import Seconds
 
 ALL = {
     "check_env", "info", "determinism", "pickling", "gold answers", "near misses", "rewards", "deadline",
@@ -21,10 +20,7 @@ ALL = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_worker_outlives_its_module() -> Iterator[None]:
-    yield
-    close_shared_pool()
+pytestmark = pytest.mark.usefixtures("no_worker_outlives_its_module")
 
 
 @cache

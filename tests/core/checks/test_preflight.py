@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 import yaml
-from tests.core.sampled_groups import episode_of
+from tests.conftest import SYMBOLS
+from tests.episodes import make_episode
 from tgpo_ray.checks import PreflightError, check_actors, check_files, print_results, refuse_failed
 from tgpo_ray.checks.read_back import ReadBack, read_back
 from tgpo_ray.checks.results import CheckResult
@@ -112,13 +113,13 @@ class Shifted:
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    tokenizer = character_tokenizer([*"0123456789+-*=,;", "\\boxed{", "}"])
+    tokenizer = character_tokenizer(SYMBOLS)
     folder = str(write_model(tmp_path_factory.mktemp("teacher") / "qwen2", "qwen2", tokenizer, seed=4, **SHAPE))
     engine = EngineSpec(model=folder, dtype="float32", max_model_len=128, kv_cache_memory=0)
     return Teacher(TeacherSpec(engine, policy_tokenizer=folder, backend="transformers"))
 
 
-GROUPS = [EpisodeGroup((episode_of([3, i], [6]),)) for i in range(5)]
+GROUPS = [EpisodeGroup((make_episode(prompt=[3, i], response=[6]),)) for i in range(5)]
 
 
 def test_a_teacher_recognises_what_it_wrote(teacher: Teacher):
@@ -169,12 +170,7 @@ def test_tokens_that_the_policy_lacks_are_counted_against_the_limit():
     assert "25.0% of its tokens have no id" in _labels_are_mapped("it", some, 0.2).findings[0].text
 
 
-def test_the_suites_own_teacher_passes_on_its_own_runner(env_runners, teachers, make_config, tiny_models):
-    from tests.core.sampled_groups import load
-    from tgpo_ray.models.weight_buckets import fill_buckets
-
-    model, _ = load(tiny_models["policy"])
-    env_runners.sync_weights(env_runners.weights_version + 1, list(fill_buckets(model.named_parameters())))
+def test_the_suites_own_teacher_passes_on_its_own_runner(env_runners, teachers, make_config):
     config = make_config("TGPO").resolved(gpus=False)
     running: Any = SimpleNamespace(config=config, env_runners=env_runners)
     probe = sampled_probe(running)
@@ -189,11 +185,10 @@ def test_the_suites_own_teacher_passes_on_its_own_runner(env_runners, teachers, 
 
 @pytest.mark.slow
 def test_all_actors_of_a_run_agree_and_an_engine_with_other_weights_is_found(
-    env_runners, teachers, make_config, tiny_models
+    env_runners, teachers, make_config, tiny_models, sync_model
 ):
-    from tests.core.sampled_groups import load
+    from tests.core.model_answers import load
     from tgpo_ray.algorithms import TGPO
-    from tgpo_ray.models.weight_buckets import fill_buckets
 
     algorithm = TGPO(make_config("TGPO"), env_runners=env_runners, teachers=teachers)
     try:
@@ -203,7 +198,7 @@ def test_all_actors_of_a_run_agree_and_an_engine_with_other_weights_is_found(
         model, _ = load(tiny_models["policy"])
         for weight in model.parameters():
             weight.data *= 1.1
-        env_runners.sync_weights(env_runners.weights_version + 1, list(fill_buckets(model.named_parameters())))
+        sync_model(model)
         assert by_name(check_actors(algorithm))["learner and sampler"].failed
     finally:
         algorithm.stop()

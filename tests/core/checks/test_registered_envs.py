@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.core.chat_templates import APPENDING, chat_tokenizer
+from tests.paths import ROOT
 from tgpo_ray.checks.environments import CHECKS, Subject, run_checks
 from tgpo_ray.checks.environments.deadlines import check_deadline
 from tgpo_ray.checks.environments.tokens import check_masks
 from tgpo_ray.env_runners.registry import listed_ids
-from tgpo_ray.envs import REGISTERED, close_shared_pool
+from tgpo_ray.envs import REGISTERED
 from tgpo_ray.envs.sandbox import MECHANISMS, why_not
 
 STAND_INS = "tests.envs.reward_functions"
-FUNCTIONS = Path(__file__).parents[2] / "envs" / "reward_functions.py"
+FUNCTIONS = ROOT / "tests" / "envs" / "reward_functions.py"
 SUMS = [{"problem": "17*23+1?", "answer": "392"}, {"problem": "half of 3?", "answer": "3/2"}]
 FORMULAS = [*SUMS, {"problem": "Twice x?", "answer": "2x"}, {"problem": "A point?", "answer": "(3, \\frac{\\pi}{2})"}]
 CHOICES = [
@@ -54,10 +54,7 @@ CASES: list[tuple[str, dict[str, Any], set[str]]] = [
 FAST = {"tgpo/Arithmetic-v0", "tgpo/GuessNumber-v0"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_worker_outlives_its_module() -> Iterator[None]:
-    yield
-    close_shared_pool()
+pytestmark = pytest.mark.usefixtures("no_worker_outlives_its_module")
 
 
 def subject(env_id: str, kwargs: dict[str, Any], folder: Path) -> Subject:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.paths import YAML
 from tgpo_ray import cli
 from tgpo_ray.train import main as train_main
 
-YAML = Path(__file__).resolve().parents[3] / "yaml"
 ROWS = [{"problem": f"{i}+{i}+0+0+0+0+0+0+0+0=", "answer": str(2 * i)} for i in range(8)]  # 20 tokens each
 
 

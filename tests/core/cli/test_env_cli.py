@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tgpo_ray.cli import main
 from tgpo_ray.cli.env import parsed_kwargs
 
-ROOT = Path(__file__).resolve().parents[3]
 FLAWED = "tests.core.checks.flawed_envs"
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from tests.paths import YAML
 from tgpo_ray.algorithms import GRPOConfig, SFTConfig, TGPOConfig
 from tgpo_ray.cli.plan import local_cluster, plan_text
 from tgpo_ray.config import ActorDemand, AlgorithmConfig, ConfigError, json_schema, load_file, load_yaml, resource_plan
 
-YAML_FILES = sorted((Path(__file__).parents[3] / "yaml").rglob("*.yaml"))
+YAML_FILES = sorted(YAML.rglob("*.yaml"))
 
 
 def tgpo() -> TGPOConfig:

@@ -13,19 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
-import torch
 
+from tests.weights import gap, weights_of
 from tgpo_ray.algorithms import SFT
 from tgpo_ray.config import ConfigError
 from tgpo_ray.driver import Algorithm
 from tgpo_ray.episode import EpisodeGroup
-from tgpo_ray.models.weight_buckets import read_buckets
 from tgpo_ray.reporting.metrics import METRICS
 
 TWO_UPDATES = {"num_iterations": 4, "groups_per_iteration": 4, "group_size": 4, "lr": 1e-3, "updates_per_iteration": 2}
 ONE_UPDATE = TWO_UPDATES | {"num_iterations": 2, "updates_per_iteration": 1}
-
-Weights = dict[str, torch.Tensor]
 
 
 def assert_known(metrics: dict[str, float]) -> None:
@@ -33,14 +30,6 @@ def assert_known(metrics: dict[str, float]) -> None:
     unknown = [name for name in metrics if name not in METRICS and not re.fullmatch(r"evaluation/pass_at_\d+", name)]
     assert not unknown
     assert not [name for name, value in metrics.items() if not np.isfinite(value)]
-
-
-def weights(algorithm: Algorithm) -> Weights:
-    return {name: weight.clone() for name, weight in read_buckets(algorithm.learners.weight_buckets())}
-
-
-def gap(left: Weights, right: Weights) -> float:
-    return max(float((left[name] - right[name]).abs().max()) for name in left)
 
 
 def problems(algorithm: Any) -> list[tuple[int, int]]:
@@ -81,8 +70,19 @@ def grpo_config(make_config: Callable[..., Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def grpo(build: Callable[..., Any], grpo_config: Any) -> Any:
-    return build(grpo_config)
+def running_grpo(build: Callable[..., Any], grpo_config: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The algorithm after one iteration, and a copy of its checkpoint: the run's own folder keeps only the last two."""
+    algorithm = build(grpo_config)
+    algorithm.train()
+    return algorithm, algorithm.save(str(tmp_path_factory.mktemp("copy") / "checkpoint_000001"))
+
+
+@pytest.fixture
+def grpo(running_grpo: tuple[Any, str]) -> Any:
+    """GRPO after its first iteration: what another test has trained is taken back."""
+    algorithm, checkpoint = running_grpo
+    algorithm.restore(checkpoint)
+    return algorithm
 
 
 def test_evaluation_walks_the_same_problems_each_time(grpo):
@@ -96,11 +96,10 @@ def test_evaluation_walks_the_same_problems_each_time(grpo):
 
 
 @pytest.mark.parametrize("source", ["learner", "sampler"])
-def test_grpo_trains_with_two_updates_an_iteration(grpo, source):
-    grpo.config.training.old_logprobs = source
-    version, before, iteration = grpo.weights.version, weights(grpo), grpo.iteration
+def test_grpo_trains_with_two_updates_an_iteration(grpo, source, monkeypatch):
+    monkeypatch.setattr(grpo.config.training, "old_logprobs", source)
+    version, before, iteration = grpo.weights.version, weights_of(grpo.learners), grpo.iteration
     metrics = grpo.train()
-    grpo.config.training.old_logprobs = "learner"
     assert_known(metrics)
     assert grpo.iteration == iteration + 1
     assert grpo.weights.version == grpo.env_runners.weights_version == version + 1
@@ -108,38 +107,41 @@ def test_grpo_trains_with_two_updates_an_iteration(grpo, source):
     assert metrics["weights_version_lag"] == 0.0
     assert len(grpo.sampled) == 4 and len(episodes(grpo)) == 16
     assert metrics["policy/ratio_deviation"] > 0.0  # the second update's policy is not the one that sampled
-    assert gap(weights(grpo), before) > 1e-4
+    assert gap(weights_of(grpo.learners), before) > 1e-4
 
 
 def test_restored_run_goes_on_as_the_uninterrupted_one(grpo, grpo_config, build, tmp_path):
     checkpoint = grpo.save(str(tmp_path / "copy"))
-    assert json.loads((Path(checkpoint) / "algorithm.json").read_text())["iteration"] == 2
+    assert json.loads((Path(checkpoint) / "algorithm.json").read_text())["iteration"] == 1
     rewards, walked = [], []
     for _ in range(2):
         rewards.append(grpo.train()["reward"])
         walked.append(problems(grpo))
     other = build(grpo_config, run_folder=str(tmp_path / "run"))
     other.restore(checkpoint)
-    assert other.iteration == 2
+    assert other.iteration == 1
     for expected, tasks in zip(rewards, walked, strict=True):
         assert other.train()["reward"] == pytest.approx(expected, abs=0.05)
         assert problems(other) == tasks
-    assert other.iteration == grpo.iteration == 4
-    assert gap(weights(other), weights(grpo)) < 1e-4
+    assert other.iteration == grpo.iteration == 3
+    assert gap(weights_of(other.learners), weights_of(grpo.learners)) < 1e-4
     other.stop()
 
 
 def test_killed_learner_takes_the_run_back_to_its_last_checkpoint(grpo):
-    assert grpo.iteration == 4  # the checkpoint is of iteration 2
-    version = grpo.weights.version
+    grpo.train()
+    grpo.save()
+    grpo.train()
+    assert grpo.iteration == 3  # the checkpoint is of iteration 2
+    version, recoveries = grpo.weights.version, grpo.num_recoveries
     kill_learner(grpo)
     metrics = grpo.train()
     assert_known(metrics)
-    assert (grpo.iteration, grpo.num_recoveries) == (3, 1)
+    assert (grpo.iteration, grpo.num_recoveries) == (3, recoveries + 1)
     assert grpo.weights.version > version  # a version names one set of weights only
     assert {episode.weights_version for episode in episodes(grpo)} == {metrics["weights_version"]}
     saved = grpo.save()
-    assert saved.endswith("checkpoint_000003_1")
+    assert saved.endswith(f"checkpoint_000003_{grpo.num_recoveries}")
 
 
 def test_export_loads_in_transformers(grpo, tmp_path):
@@ -147,7 +149,8 @@ def test_export_loads_in_transformers(grpo, tmp_path):
 
     folder = grpo.export(str(tmp_path / "exported"))
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert gap({name: parameter.detach() for name, parameter in model.named_parameters()}, weights(grpo)) == 0.0
+    exported = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    assert gap(exported, weights_of(grpo.learners)) == 0.0
     assert AutoTokenizer.from_pretrained(folder).decode(AutoTokenizer.from_pretrained(folder).encode("12+3")) == "12+3"
 
 
@@ -217,10 +220,10 @@ def test_sft_lowers_its_loss_and_continues_to_the_bit(build, make_config, sft_se
     assert metrics[1]["loss/sft"] < metrics[0]["loss/sft"]
     checkpoint = sft.save()
     after = [sft.train()["loss/sft"] for _ in range(2)]
-    final = weights(sft)
+    final = weights_of(sft.learners)
     sft.restore(checkpoint)
     assert [sft.train()["loss/sft"] for _ in range(2)] == after
-    assert gap(weights(sft), final) == 0.0
+    assert gap(weights_of(sft.learners), final) == 0.0
     with pytest.raises(ValueError, match=r"evaluation\.envs is empty"):
         sft.evaluate()
     sft.stop()

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from tests.core.vllm_server import vllm_server
-from tgpo_ray.learners.group import LearnerGroup, Placement, TrainRun
+from tgpo_ray.learners.group import LearnerGroup
 from tgpo_ray.learners.learner import LearnerSpec
 from tgpo_ray.learners.strategies import StrategyOptions
+from tgpo_ray.learners.train_run import Placement, TrainRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.episodes import make_episode
 from tgpo_ray.cluster.actors import actor, kill
 from tgpo_ray.env_runners.building import engine_spec
-from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup
+from tgpo_ray.episode import EpisodeGroup
 from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.building import learner_spec
 from tgpo_ray.learners.learner import Learner
@@ -63,16 +64,11 @@ def config(make_config: Callable[..., Any], model: str) -> Any:
 def group() -> EpisodeGroup:
     """Two texts three times as long as the model's own context."""
     rng = np.random.default_rng(0)
+    texts = [[rng.integers(2, 14, length) for length in (PROMPT, RESPONSE)] for _ in range(2)]
     episodes = [
-        Episode(
-            prompt_ids=rng.integers(2, 14, PROMPT).astype(np.int32),
-            response_ids=rng.integers(2, 14, RESPONSE).astype(np.int32),
-            origin=np.full(RESPONSE, ORIGIN_POLICY, np.uint8),
-            reward=0.0, outcome="wrong", stop_reason="length", env_id="data", problem_index=i, seed=0,
-            weights_version=0,
-        )
-        for i in range(2)
-    ]  # fmt: skip
+        make_episode(prompt=prompt, response=response, stop_reason="length", problem_index=i)
+        for i, (prompt, response) in enumerate(texts)
+    ]
     return EpisodeGroup(tuple(episodes))
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.paths import ROOT
 from tgpo_ray.models import make_text_models
 from tgpo_ray.reporting.metrics import read_metrics
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-ROOT = Path(__file__).resolve().parents[3]
 RAY = str(Path(sys.executable).with_name("ray"))
 
 

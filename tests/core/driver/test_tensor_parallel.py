@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 
-from tests.core.sampled_groups import forced_logprobs, guided, load, process_of
+from tests.core.model_answers import forced_logprobs, guided, load, process_of
 
 TIE, BOUND = 1e-4, 1e-4  # another order of summation
 pytestmark = pytest.mark.slow
@@ -28,17 +28,28 @@ def shared_memory() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def algorithm(shared_memory: set[str], ray_cluster: Any, make_config: Any) -> Iterator[Any]:
-    split = {"tensor_parallel_size": 2}
-    config = make_config("TGPO", env_runners=split, teacher=split, training={"importance": "truncated"})
-    built = config.build_algo()
-    yield built
-    built.stop()
+def trained(shared_memory: set[str], ray_cluster: Any, make_config: Any) -> Iterator[list[tuple[Any, Any]]]:
+    """(algorithm, metrics of its two iterations), of the last one that was built; `algorithm` fills the list."""
+    found: list[tuple[Any, Any]] = []
+    yield found
+    for algorithm, _ in found:
+        algorithm.stop()
 
 
-def test_split_engines_take_new_weights_and_sample_from_them(algorithm: Any):
-    for _ in range(2):
-        metrics = algorithm.train()
+@pytest.fixture
+def algorithm(trained: list[tuple[Any, Any]], make_config: Any) -> Any:
+    """TGPO after two iterations; a new one where a test has stopped the last."""
+    if not trained or not trained[-1][0].env_runners._runners:
+        split = {"tensor_parallel_size": 2}
+        config = make_config("TGPO", env_runners=split, teacher=split, training={"importance": "truncated"})
+        built = config.build_algo()
+        trained.append((built, []))
+        trained[-1][1].extend(built.train() for _ in range(2))
+    return trained[-1][0]
+
+
+def test_split_engines_take_new_weights_and_sample_from_them(algorithm: Any, trained: list[tuple[Any, Any]]):
+    for metrics in trained[-1][1]:
         assert metrics["policy/sampler_gap"] < BOUND  # of the second iteration: with the weights that the first made
         assert metrics["guidance/coverage"] == 1.0 and metrics["guidance/rejected_answers"] == 0.0
 

@@ -9,23 +9,25 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.episodes import group_of_infos, make_info
 from tgpo_ray.algorithms.grpo import GRPO
 from tgpo_ray.driver.verifier_failures import VerifierFailures
-from tgpo_ray.episode import EpisodeInfo, SampledGroup, Task
+from tgpo_ray.episode import SampledGroup
 from tgpo_ray.learners.batch import Piece
-from tgpo_ray.learners.group import LearnerGroup, Placement
+from tgpo_ray.learners.group import LearnerGroup
+from tgpo_ray.learners.train_run import Placement
 
 FAILED_PLACES = {0: {1: "timeout"}, 1: {0: "error", 1: "error", 2: "timeout"}}
 """Group -> episode -> outcome, as `FailingVerifiers` has it: group 1 is left with a single episode."""
 
 
-def group_of(*outcomes: str, ordinal: int = 0, members: tuple[int, ...] | None = None) -> SampledGroup:
+def group_of(*outcomes: str, members: tuple[int, ...] | None = None) -> SampledGroup:
     """A group with prompts of 3 tokens and responses of 1, 2, 3, ... tokens."""
-    infos = tuple(
-        EpisodeInfo(float(outcome == "correct"), 3, length, length, outcome, "stop", 0)
+    infos = [
+        make_info(reward=float(outcome == "correct"), length=length, prompt_length=3, outcome=outcome)
         for length, outcome in enumerate(outcomes, start=1)
-    )
-    return SampledGroup(ordinal, Task(0, ordinal, 0), infos, ref=None, members=members)
+    ]
+    return group_of_infos(infos=infos, members=members)
 
 
 def passed(mode: str, *groups: SampledGroup, share: float = 0.25, least: int = 2) -> list[SampledGroup]:
@@ -119,7 +121,9 @@ def test_a_run_trains_on_what_is_left_and_counts_what_is_not(algorithm: FailingV
 
 
 @pytest.mark.slow
-def test_the_same_failures_end_a_run_that_does_not_want_them(algorithm: FailingVerifiers) -> None:
-    algorithm.config.fault_tolerance.verifier_failures = "fail"
+def test_the_same_failures_end_a_run_that_does_not_want_them(
+    algorithm: FailingVerifiers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(algorithm.config.fault_tolerance, "verifier_failures", "fail")
     with pytest.raises(RuntimeError, match=r"25\.0% of the iteration's verifications failed"):
         algorithm.train()

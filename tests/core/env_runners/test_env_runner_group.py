@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,68 +13,45 @@ import psutil
 import pytest
 import torch
 
-from tests.core.env_runners.runner_envs import ANSWERS, CHAT, NO_NUMBER, RAISING, THREE_TURNS, write_chat_tokenizer
-from tests.core.sampled_groups import process_of
-from tgpo_ray.cluster.actors import ActorStartError
-from tgpo_ray.env_runners.env_spec import EnvSpec
-from tgpo_ray.env_runners.group import EnvRunnerGroup
-from tgpo_ray.env_runners.runner import EnvRunnerSpec
-from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Episode, EpisodeGroup, SampledGroup, Task
-from tgpo_ray.models.engine_spec import EngineSpec, Sampling
-from tgpo_ray.models.weight_buckets import fill_buckets
-
-ARITHMETIC, LONG_PROMPTS, TURNS, NAN, RAISES, CHATS, HALF_A_CHAT = range(7)
-ENVS = (
-    EnvSpec("tgpo/Arithmetic-v0", {"digits": [1, 1]}),
-    EnvSpec("tgpo/Arithmetic-v0", {"digits": [12, 12]}),
-    EnvSpec(THREE_TURNS),
-    EnvSpec(NO_NUMBER),
-    EnvSpec(RAISING),
-    EnvSpec(CHAT),
-    EnvSpec(CHAT, {"begun": False}),
+from tests.core.env_runners.runner_envs import ANSWERS, write_chat_tokenizer
+from tests.core.env_runners.runner_groups import (
+    CHATS,
+    HALF_A_CHAT,
+    LONG_PROMPTS,
+    NAN,
+    RAISES,
+    SAMPLING,
+    TURNS,
+    Supply,
+    runner_spec,
+    sample,
+    tasks,
 )
-SAMPLING = Sampling(max_tokens=32, logprobs=True)
-
-
-def runner_spec(model: str, tokenizer: str | None = None) -> EnvRunnerSpec:
-    engine = EngineSpec(model, dtype="float32", max_model_len=48, kv_cache_memory=64 * 2**20, tokenizer=tokenizer)
-    return EnvRunnerSpec(engine, ENVS, max_prompt_tokens=16)
-
-
-def load_model(folder: str) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder)
-
-
-def buckets_of(model: Any) -> list[Any]:
-    return list(fill_buckets(model.named_parameters()))
+from tests.core.model_answers import forced_logprobs, load, process_of
+from tgpo_ray.cluster.actors import ActorStartError
+from tgpo_ray.env_runners.group import EnvRunnerGroup
+from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Episode, EpisodeGroup, SampledGroup, Task
+from tgpo_ray.models.weight_buckets import fill_buckets
 
 
 @pytest.fixture(scope="module")
-def group(ray_cluster: Any, tiny_models: dict[str, str], tmp_path_factory: Any) -> Iterator[EnvRunnerGroup]:
-    """Two runners without weights from a learner, whose tokenizer has a chat template."""
+def supply(ray_cluster: Any, tiny_models: dict[str, str], tmp_path_factory: Any) -> Iterator[Supply]:
     tokenizer = write_chat_tokenizer(tiny_models["policy"], tmp_path_factory.mktemp("tokenizer"))
-    group = EnvRunnerGroup(runner_spec(tiny_models["policy"], tokenizer), 2, num_cpus=0.5, max_restarts=1)
-    group.wait_until_ready()
-    yield group
-    group.stop()
+    supply = Supply(runner_spec(tiny_models["policy"], tokenizer))
+    yield supply
+    supply.stop()
 
 
 @pytest.fixture
-def runners(group: EnvRunnerGroup, tiny_models: dict[str, str]) -> EnvRunnerGroup:
+def group(supply: Supply) -> EnvRunnerGroup:
+    return supply.intact()
+
+
+@pytest.fixture
+def runners(group: EnvRunnerGroup, policy_buckets: list[Any]) -> EnvRunnerGroup:
     """The two with the policy's weights, under a version of their own for each test."""
-    group.sync_weights(group.weights_version + 1, buckets_of(load_model(tiny_models["policy"])))
+    group.sync_weights(group.weights_version + 1, policy_buckets)
     return group
-
-
-def tasks(count: int, env: int = ARITHMETIC) -> list[Task]:
-    return [Task(env, index, seed=index, ordinal=index) for index in range(count)]
-
-
-def sample(group: EnvRunnerGroup, work: list[Task], size: int = 3, seed: int = 0, **options: Any) -> list[SampledGroup]:
-    found = list(group.sample(work, size, replace(SAMPLING, **options), seed))
-    return sorted(found, key=lambda sampled: sampled.ordinal)
 
 
 def fetch(groups: list[SampledGroup]) -> list[EpisodeGroup]:
@@ -84,9 +60,9 @@ def fetch(groups: list[SampledGroup]) -> list[EpisodeGroup]:
     return ray.get([sampled.ref for sampled in groups])
 
 
-def test_a_stale_runner_refuses(group: EnvRunnerGroup):
-    with pytest.raises(RuntimeError, match="weights are stale: call sync_weights before sample"):
-        sample(group, tasks(1))
+def test_a_stale_runner_refuses(supply: Supply):
+    supply.intact()
+    assert "weights are stale: call sync_weights before sample" in supply.refusal
 
 
 def test_the_runners_know_how_many_problems_there_are(group: EnvRunnerGroup):
@@ -110,8 +86,8 @@ def test_group_mates_share_the_prompt_and_differ_in_their_responses(runners: Env
     assert len({tuple(episode.response_ids.tolist()) for episode in episodes.episodes}) > 1
 
 
-def test_an_episode_carries_the_version_of_its_weights(runners: EnvRunnerGroup):
-    runners.sync_weights(41, buckets_of(load_model(runners.spec.engine.model)))
+def test_an_episode_carries_the_version_of_its_weights(runners: EnvRunnerGroup, policy_buckets: list[Any]):
+    runners.sync_weights(41, policy_buckets)
     groups = sample(runners, tasks(3))
     assert {info.weights_version for sampled in groups for info in sampled.infos} == {41}
     assert {e.weights_version for episodes in fetch(groups) for e in episodes.episodes} == {41}
@@ -128,7 +104,7 @@ def test_a_seed_fixes_the_tokens_and_another_changes_them(runners: EnvRunnerGrou
 
 
 def test_a_response_ends_with_the_end_of_sequence_or_at_the_limit(runners: EnvRunnerGroup):
-    end = load_model(runners.spec.engine.model).config.eos_token_id
+    end = load(runners.spec.engine.model)[0].config.eos_token_id
     for episodes in fetch(sample(runners, tasks(8), max_tokens=8)):
         for episode in episodes.episodes:
             length = len(episode.response_ids)
@@ -157,9 +133,7 @@ def test_an_environment_that_raises_is_named_with_the_problem_and_the_line(runne
 
 
 def test_turns_alternate_and_the_engine_saw_the_very_ids_of_the_episode(runners: EnvRunnerGroup):
-    from transformers import AutoTokenizer
-
-    model, tokenizer = load_model(runners.spec.engine.model), AutoTokenizer.from_pretrained(runners.spec.engine.model)
+    model, tokenizer = load(runners.spec.engine.model)
     episodes = [e for found in fetch(sample(runners, tasks(8, TURNS), size=4)) for e in found.episodes]
     assert max(len(episode.turn_ends) for episode in episodes) == 3
     for episode in episodes:
@@ -175,9 +149,7 @@ def test_turns_alternate_and_the_engine_saw_the_very_ids_of_the_episode(runners:
 
 @pytest.mark.parametrize("stop", [(), ("5",)])
 def test_a_chat_goes_on_as_the_template_writes_it(runners: EnvRunnerGroup, stop: tuple[str, ...]):
-    from transformers import AutoTokenizer
-
-    model, tokenizer = load_model(runners.spec.engine.model), AutoTokenizer.from_pretrained(runners.spec.engine.model)
+    model, tokenizer = load(runners.spec.engine.model)
     episodes = [e for found in fetch(sample(runners, tasks(8, CHATS), size=4, stop=stop)) for e in found.episodes]
     assert max(len(episode.turn_ends) for episode in episodes) == 3
     for episode in episodes:
@@ -200,22 +172,15 @@ def assert_sampled_from(model: Any, episode: Episode) -> None:
     """The engine saw the very ids of the episode, the environment's too."""
     assert episode.old_logprobs is not None
     written = episode.origin == ORIGIN_POLICY
-    expected = logprobs_of(model, episode.prompt_ids, episode.response_ids)
+    every = forced_logprobs(model, episode.prompt_ids, episode.response_ids).numpy()  # (T, V)
+    expected = every[np.arange(len(every)), episode.response_ids]
     np.testing.assert_allclose(episode.old_logprobs[written], expected[written], atol=1e-4)
     assert (episode.old_logprobs[~written] == 0).all()
 
 
-def logprobs_of(model: Any, prompt: np.ndarray, response: np.ndarray) -> np.ndarray:
-    ids = torch.from_numpy(np.concatenate([prompt, response]).astype(np.int64))
-    with torch.no_grad():
-        logprobs = model(ids[None]).logits[0].log_softmax(-1)
-    rows = logprobs[len(prompt) - 1 : -1]
-    return rows.gather(1, ids[len(prompt) :, None])[:, 0].numpy()
-
-
 def always_ends(folder: str) -> Any:
     """The policy with weights that write the end of sequence whatever they read."""
-    model = load_model(folder)
+    model, _ = load(folder)
     with torch.no_grad():
         for layer in model.model.layers:  # attention and MLP add nothing: the embedding reaches the head as it is
             layer.self_attn.o_proj.weight.zero_()
@@ -228,7 +193,8 @@ def always_ends(folder: str) -> Any:
 
 def test_a_policy_that_writes_nothing_but_its_end_is_sampled(runners: EnvRunnerGroup, tiny_models: dict[str, str]):
     model = always_ends(tiny_models["policy"])
-    runners.sync_weights(runners.weights_version + 1, buckets_of(model))
+    buckets: list[Any] = list(fill_buckets(model.named_parameters()))
+    runners.sync_weights(runners.weights_version + 1, buckets)
     groups = sample(runners, tasks(3))
     assert responses(groups) == [[model.config.eos_token_id]] * 9
     infos = [info for sampled in groups for info in sampled.infos]

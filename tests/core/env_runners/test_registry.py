@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.paths import ROOT
+
 MODULE = """
 import gymnasium
 from tgpo_ray.envs import Problem, SingleTurnEnv

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[3]
+from tests.paths import DATA, ROOT
+
 PAGE = ROOT / "docs" / "guidance.md"
 
 
@@ -41,7 +40,7 @@ def test_the_share_of_shared_boundaries_is_the_pages() -> None:
     from tgpo_ray.guidance import TextAlignment
     from tgpo_ray.models import byte_level_tokenizer
 
-    path = Path(os.environ.get("TGPO_RAY_DATA", ROOT.parent / "shared" / "data")) / "gsm8k_train.jsonl"
+    path = DATA / "gsm8k_train.jsonl"
     if not path.is_file():
         pytest.skip(f"no {path.name}: set TGPO_RAY_DATA")
     with path.open(encoding="utf-8") as lines:

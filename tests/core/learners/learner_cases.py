@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from tests.episodes import random_episode
 from tgpo_ray.algorithms.token_losses import PolicyLoss
-from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Episode, EpisodeGroup, Guidance
+from tgpo_ray.episode import ORIGIN_ENVIRONMENT, Episode, EpisodeGroup, Guidance
 from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.learner import Learner, LearnerSpec
 from tgpo_ray.learners.strategies import StrategyOptions
@@ -27,11 +29,10 @@ def spec_of(model: str, **changes: Any) -> LearnerSpec:
 def episode(seed: int, length: int, *, guided: bool = True, environment: slice = slice(0)) -> Episode:
     """5 prompt tokens, `length` response tokens; `environment` says which of those the environment wrote."""
     rng = np.random.default_rng(seed)
-    prompt_ids, response_ids, teacher_ids = (rng.integers(2, 20, size).astype(np.int32) for size in (5, length, length))
-    origin = np.full(length, ORIGIN_POLICY, np.uint8)
-    origin[environment] = ORIGIN_ENVIRONMENT
-    guidance = {"teacher": Guidance(teacher_ids=teacher_ids)} if guided else {}
-    return Episode(prompt_ids, response_ids, origin, 1.0, "correct", "stop", "x", 0, 0, 1, guidance=guidance)
+    one = random_episode(rng=rng, length=length, reward=1.0, weights_version=1)
+    one.origin[environment] = ORIGIN_ENVIRONMENT
+    teacher = Guidance(teacher_ids=rng.integers(2, 20, length).astype(np.int32))
+    return replace(one, guidance={"teacher": teacher} if guided else {})
 
 
 def piece(ordinal: int, episodes: Sequence[Episode], advantages: Sequence[float]) -> Piece:

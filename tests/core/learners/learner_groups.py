@@ -8,24 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
 
+from tests.episodes import random_episode, stored_group
 from tgpo_ray.algorithms.token_losses import PolicyLoss
-from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, SampledGroup, Task
+from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.batch import Piece
-from tgpo_ray.learners.group import LearnerGroup, Placement, TrainRun
+from tgpo_ray.learners.group import LearnerGroup
 from tgpo_ray.learners.learner import LearnerSpec
 from tgpo_ray.learners.strategies import StrategyOptions
-from tgpo_ray.models.weight_buckets import read_buckets
+from tgpo_ray.learners.train_run import Placement, TrainRun
 
 LOSS = PolicyLoss(entropy_weight=0.01)
 LR = 1e-3
 TOKEN_BUDGET = 40  # two or three sequences a micro-batch
 SIZES = (4, 4, 3)  # 11 episodes: two ranks cannot have as many each
 ADVANTAGES = [np.asarray([1.0, -1.0, 0.5, -0.5][:size], np.float32) for size in SIZES]
-
-Weights = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -66,20 +64,13 @@ class Setting:
         return LearnerSpec(model, model, options, temperature=0.8, threads=1)
 
 
-def episode(rng: np.random.Generator, length: int) -> Episode:
-    prompt_ids, response_ids = (rng.integers(2, 20, size).astype(np.int32) for size in (5, length))
-    origin = np.full(length, ORIGIN_POLICY, np.uint8)
-    return Episode(prompt_ids, response_ids, origin, 1.0, "correct", "stop", "x", 0, 0, 1)
-
-
 def sampled_groups() -> list[SampledGroup]:
     """The batch of every test here: three groups of different sizes and lengths, in Ray's object store."""
     rng = np.random.default_rng(0)
     found = []
     for ordinal, size in enumerate(SIZES):
-        group = EpisodeGroup(tuple(episode(rng, int(rng.integers(3, 12))) for _ in range(size)))
-        infos = tuple(one.info() for one in group.episodes)
-        found.append(SampledGroup(ordinal, Task(0, 0, 0, ordinal), infos, ray.put(group)))
+        episodes = [random_episode(rng=rng, length=int(rng.integers(3, 12)), reward=1.0) for _ in range(size)]
+        found.append(stored_group(episodes=episodes, ordinal=ordinal))
     return found
 
 
@@ -105,12 +96,3 @@ def update(learners: LearnerGroup, groups: list[SampledGroup]) -> dict[str, floa
     learners.accumulate(groups[:2], ADVANTAGES[:2], LOSS)
     learners.accumulate(groups[2:], ADVANTAGES[2:], LOSS)
     return learners.step(num_tokens(groups), LR)
-
-
-def weights(learners: LearnerGroup) -> Weights:
-    return {name: weight.float().numpy().copy() for name, weight in read_buckets(learners.weight_buckets())}
-
-
-def gap(left: Weights, right: Weights) -> float:
-    assert left.keys() == right.keys()
-    return max(float(np.abs(left[name] - right[name]).max()) for name in left)

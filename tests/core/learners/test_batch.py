@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.core.sampled_groups import episode_of as episode
-from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, ORIGIN_TEACHER, Guidance
+from tests.episodes import make_episode
+from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, ORIGIN_TEACHER, Episode, Guidance
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.batch import MicroBatch, Piece, TrainBatch, TrainEpisode, build_batch, plan_micro_batches
 
@@ -104,6 +104,10 @@ class TraceLoss(TokenLoss):
 
 def ids(*values: int) -> np.ndarray:
     return np.asarray(values, np.int32)
+
+
+def episode(prompt: Sequence[int], response: Sequence[int], origin: Sequence[int] | None = None) -> Episode:
+    return make_episode(prompt=prompt, response=response, origin=origin)
 
 
 def two_episodes(loss: TokenLoss, second: Guidance | None = None) -> TrainBatch:

@@ -15,15 +15,13 @@ from tests.core.learners.learner_groups import (
     LR,
     TOKEN_BUDGET,
     Setting,
-    Weights,
-    gap,
     num_tokens,
     pieces_of,
     sampled_groups,
     start,
     update,
-    weights,
 )
+from tests.weights import Weights, gap, weights_of
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.learners.batch import plan_micro_batches
 from tgpo_ray.learners.group import LearnerError, LearnerGroup
@@ -55,7 +53,7 @@ def reference(groups: list[SampledGroup], tiny_models: dict[str, str]) -> tuple[
         learner.accumulate([pieces], LOSS)
         losses.append(learner.take_loss_sums()["total"] / num_tokens(groups))
         norms.append(learner.step(num_tokens(groups), LR)["grad_norm"])
-    return {name: weight.numpy().copy() for name, weight in learner.named_weights()}, norms, losses
+    return {name: weight.clone() for name, weight in learner.named_weights()}, norms, losses
 
 
 # ---- one group, all of its duties
@@ -67,15 +65,27 @@ def setting(request: pytest.FixtureRequest) -> Setting:
 
 
 @pytest.fixture(scope="module")
-def learners(setting: Setting, ray_cluster: Any, tiny_models: Any, tmp_path_factory: Any) -> Iterator[LearnerGroup]:
+def started(
+    setting: Setting, groups: list[SampledGroup], tiny_models: Any, tmp_path_factory: Any
+) -> Iterator[tuple[LearnerGroup, list[dict[str, float]], Weights]]:
+    """(the group, what its first two updates said, the weights after them)."""
     group = start(setting, tiny_models["policy"], tmp_path_factory.mktemp("storage"))
-    yield group
-    group.stop()
+    try:
+        metrics = [update(group, groups) for _ in range(2)]
+        yield group, metrics, weights_of(group)
+    finally:
+        group.stop()
 
 
-def test_two_updates_equal_those_of_one_process(learners, groups, reference):
-    metrics = [update(learners, groups) for _ in range(2)]
-    assert gap(weights(learners), reference[0]) < 1e-5
+@pytest.fixture
+def learners(started: tuple[LearnerGroup, Any, Any]) -> LearnerGroup:
+    """The group in whatever state earlier tests have left its weights: a test compares with those that it found."""
+    return started[0]
+
+
+def test_two_updates_equal_those_of_one_process(started, reference):
+    _, metrics, updated = started
+    assert gap(updated, reference[0]) < 1e-5
     assert [m["optimizer/grad_norm"] for m in metrics] == pytest.approx(reference[1], rel=1e-4)
     assert [m["loss/total"] for m in metrics] == pytest.approx(reference[2], rel=1e-4)
     assert [m["loss/policy"] + m["loss/entropy"] for m in metrics] == pytest.approx(reference[2], rel=1e-4)
@@ -93,7 +103,7 @@ def test_weights_are_published_under_their_hugging_face_names_tied_ones_once(lea
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_models["policy"])
-    assert list(weights(learners)) == [name for name, _ in model.named_parameters()]
+    assert list(weights_of(learners)) == [name for name, _ in model.named_parameters()]
 
 
 def test_remembered_logprobs_are_where_their_episodes_are_trained(learners, groups):
@@ -110,18 +120,18 @@ def test_remembered_logprobs_are_where_their_episodes_are_trained(learners, grou
 def test_load_continues_from_save(learners, groups, setting):
     path = learners.save("saved", {"algorithm.json": "{}"})
     assert (Path(path) / "algorithm.json").read_text() == "{}"
-    before = weights(learners)
+    before = weights_of(learners)
     update(learners, groups)
-    after = weights(learners)
+    after = weights_of(learners)
     assert gap(after, before) > 1e-4
     learners.load(path)
-    assert gap(weights(learners), before) == 0.0
+    assert gap(weights_of(learners), before) == 0.0
     update(learners, groups)
-    assert gap(weights(learners), after) <= (0.0 if setting.engine == "torch" else 1e-6)
+    assert gap(weights_of(learners), after) <= (0.0 if setting.engine == "torch" else 1e-6)
 
 
 def test_checkpoint_of_the_other_engine_or_another_number_of_ranks_is_refused(learners, groups, setting, tmp_path):
-    before = weights(learners)
+    before = weights_of(learners)
     other = "torch" if setting.engine == "deepspeed" else "deepspeed"
     with pytest.raises(LearnerError, match=f"ValueError: .*written by learners.engine = '{other}'; restore with that"):
         learners.load(str(tmp_path))
@@ -130,7 +140,7 @@ def test_checkpoint_of_the_other_engine_or_another_number_of_ranks_is_refused(le
         next(iter(sorted((path / "deepspeed").glob("*zero_pp_rank_1*optim_states.pt")))).unlink()
         with pytest.raises(LearnerError, match="was written by 1 learners, this run has 2"):
             learners.load(str(path))
-    assert gap(weights(learners), before) == 0.0  # refused before anything was changed; the group still answers
+    assert gap(weights_of(learners), before) == 0.0  # refused before anything was changed; the group still answers
 
 
 def test_export_loads_in_transformers_with_equal_weights_and_tokenizer(learners, tiny_models, tmp_path):
@@ -138,8 +148,8 @@ def test_export_loads_in_transformers_with_equal_weights_and_tokenizer(learners,
 
     learners.export(str(tmp_path / "exported"))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
-    found = {name: parameter.detach().numpy() for name, parameter in model.named_parameters()}
-    assert gap(found, weights(learners)) == 0.0
+    found = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    assert gap(found, weights_of(learners)) == 0.0
     exported, original = (
         AutoTokenizer.from_pretrained(folder) for folder in (tmp_path / "exported", tiny_models["policy"])
     )
@@ -166,7 +176,7 @@ def test_other_precisions_and_offload_follow_the_exact_update(variant, groups, r
     learners = start(variant, tiny_models["policy"], tmp_path)
     try:
         norms = [update(learners, groups)["optimizer/grad_norm"] for _ in range(2)]
-        found = weights(learners)
+        found = weights_of(learners)
     finally:
         learners.stop()
     exact = variant.dtype == "float32"

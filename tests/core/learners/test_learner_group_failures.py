@@ -6,7 +6,8 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,15 +23,16 @@ from tests.core.learners.learner_groups import (
     FailingLoss,
     HangingLoss,
     Setting,
-    gap,
     num_tokens,
     sampled_groups,
     start,
     update,
-    weights,
 )
+from tests.waiting import eventually
+from tests.weights import gap, weights_of
 from tgpo_ray.episode import SampledGroup
-from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError, Placement, TrainRun
+from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError
+from tgpo_ray.learners.train_run import Placement, TrainRun
 
 
 @pytest.fixture(scope="module")
@@ -53,26 +55,16 @@ def placement_groups() -> set[str]:
     return {key for key, entry in ray.util.placement_group_table().items() if entry["state"] != "REMOVED"}
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 15.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return condition()
-
-
-@pytest.fixture(scope="module")
-def before_pair(ray_cluster: Any) -> tuple[set[int], set[str]]:
-    """Processes and placement groups of the group that earlier tests leave running."""
-    return train_processes(), placement_groups()
-
-
-@pytest.fixture(scope="module")
-def pair(before_pair: Any, tiny_models: Any, tmp_path_factory: Any) -> Iterator[tuple[LearnerGroup, LearnerGroup]]:
+def start_pair(model: str, storage: Path) -> tuple[LearnerGroup, LearnerGroup]:
     """Two groups side by side, one of two ranks."""
-    two, one = (
-        start(Setting("torch", ranks), tiny_models["policy"], tmp_path_factory.mktemp("storage")) for ranks in (2, 1)
-    )
-    both = two, one
+    two, one = (start(Setting("torch", ranks), model, storage / str(ranks)) for ranks in (2, 1))
+    return two, one
+
+
+@pytest.fixture(scope="module")
+def pair(ray_cluster: Any, tiny_models: Any, tmp_path_factory: Any) -> Iterator[tuple[LearnerGroup, LearnerGroup]]:
+    """A pair that tests may update and whose ranks they may kill, but which they leave at work."""
+    both = start_pair(tiny_models["policy"], tmp_path_factory.mktemp("storage"))
     yield both
     for group in both:
         group.stop()
@@ -84,17 +76,17 @@ def test_two_groups_live_side_by_side(pair, groups):
         group.wait_until_ready()
     pids = [[pid for _, pid in group.processes()] for group in pair]
     assert (len(pids[0]), len(pids[1])) == (2, 1) and not set(pids[0]) & set(pids[1])
-    untouched = weights(pair[1])
+    untouched = weights_of(pair[1])
     update(pair[0], groups)
-    assert gap(weights(pair[1]), untouched) == 0.0
-    assert gap(weights(pair[0]), untouched) > 1e-4
+    assert gap(weights_of(pair[1]), untouched) == 0.0
+    assert gap(weights_of(pair[0]), untouched) > 1e-4
 
 
 def test_error_on_a_rank_reaches_the_driver_with_its_message(pair, groups):
     pair[1].accumulate(groups, ADVANTAGES, FailingLoss())
     with pytest.raises(LearnerError, match="learner rank 0, accumulate: ArithmeticError: this loss always fails"):
         pair[1].step(num_tokens(groups), LR)
-    assert weights(pair[1])  # it still answers
+    assert weights_of(pair[1])  # it still answers
 
 
 def test_nothing_to_divide_by_is_refused(pair):
@@ -105,7 +97,7 @@ def test_nothing_to_divide_by_is_refused(pair):
 def test_killed_rank_restarts_the_group_from_its_last_checkpoint(pair, groups):
     learners, other = pair
     learners.save("before", {})
-    kept, before = weights(learners), learners.processes()
+    kept, before = weights_of(learners), learners.processes()
     update(learners, groups)
     learners.accumulate(groups, ADVANTAGES, LOSS)
     os.kill(before[1][1], signal.SIGKILL)
@@ -113,15 +105,18 @@ def test_killed_rank_restarts_the_group_from_its_last_checkpoint(pair, groups):
         while True:  # the accumulation may have ended before the rank did
             learners.step(num_tokens(groups), LR)
             learners.accumulate(groups, ADVANTAGES, LOSS)
-    assert gap(weights(learners), kept) == 0.0
+    assert gap(weights_of(learners), kept) == 0.0
     assert not {pid for _, pid in learners.processes()} & {pid for _, pid in before}
     assert np.isfinite(update(learners, groups)["optimizer/grad_norm"])
-    assert weights(other)
+    assert weights_of(other)
 
 
 @pytest.mark.slow
-def test_rank_that_hangs_is_killed_by_stop_and_nothing_remains(pair, groups, before_pair):
-    hanging, other = pair
+def test_rank_that_hangs_is_killed_by_stop_and_nothing_remains(groups, tiny_models, tmp_path):
+    processes_before, placement_groups_before = train_processes(), placement_groups()
+    pair = hanging, other = start_pair(tiny_models["policy"], tmp_path)
+    for group in pair:
+        group.wait_until_ready()
     hanging.accumulate(groups, ADVANTAGES, HangingLoss())
     pids = [pid for group in pair for _, pid in group.processes()]
     assert all(psutil.pid_exists(pid) for pid in pids)
@@ -130,8 +125,8 @@ def test_rank_that_hangs_is_killed_by_stop_and_nothing_remains(pair, groups, bef
     assert not hanging._thread.is_alive()
     other.stop()
     assert time.monotonic() - started < 60.0
-    assert eventually(lambda: train_processes() <= before_pair[0])
-    assert eventually(lambda: placement_groups() <= before_pair[1])
+    assert eventually(lambda: train_processes() <= processes_before)
+    assert eventually(lambda: placement_groups() <= placement_groups_before)
     assert not any(psutil.pid_exists(pid) for pid in pids)
     hanging.stop()  # a second time is harmless
 

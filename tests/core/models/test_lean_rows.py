@@ -12,21 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tgpo_ray.models import Scores, ScoringRequest, Want
+from tests.scoring import given as of  # hypothesis has a `given` too
+from tests.scoring import request
+from tgpo_ray.models import Scores, Want
 from tgpo_ray.models.lean_scoring import RowCollector, ScoredRows, argmax, predictions
 from tgpo_ray.models.scored_rows import assemble, cut, distinct, partings_of
 from tgpo_ray.models.scoring import SCORED_INDEX
 from tgpo_ray.teachers.backends.vllm_backend import disagree, probe_requests
-
-
-def request(ids: Sequence[int] | np.ndarray, first: int) -> ScoringRequest:
-    return ScoringRequest(np.asarray(ids, np.int32), first)
-
-
-def of(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None
-    return values
-
 
 # ---- a chunk of rows
 

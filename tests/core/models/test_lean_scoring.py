@@ -9,21 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from tests.scoring import given, request
 from tgpo_ray.models import Scores, ScoringRequest, Want
 from tgpo_ray.models.engine_spec import EngineSpec, Sampling
 
 # vLLM and transformers sum in another order: where the two best are closer than this, either may be named
 TIE, LOGPROB_BOUND = 1e-4, 1e-4
 BLOCK, TOKENS_A_STEP = 32, 48  # of the engine below: a prefill longer than a step is split
-
-
-def request(ids: Sequence[int] | np.ndarray, first: int) -> ScoringRequest:
-    return ScoringRequest(np.asarray(ids, np.int32), first)
-
-
-def of(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None
-    return values
 
 
 class Scorer:
@@ -109,14 +101,14 @@ def check(model: Any, one: ScoringRequest, scores: Scores) -> None:
     with torch.no_grad():
         states = model.model(torch.tensor([one.ids.tolist()])).last_hidden_state[0, one.first - 1 : -1]  # (R, D)
         expected = model.lm_head(states).log_softmax(-1)  # (R, V)
-    named = expected.gather(1, torch.tensor(of(scores.argmax_ids).tolist())[:, None])[:, 0]
+    named = expected.gather(1, torch.tensor(given(scores.argmax_ids).tolist())[:, None])[:, 0]
     assert (expected.max(-1).values - named).max() < TIE
     written = expected.gather(1, torch.from_numpy(one.ids[one.first :]).long()[:, None])[:, 0]
-    np.testing.assert_allclose(of(scores.logprobs), written, atol=LOGPROB_BOUND)
-    np.testing.assert_allclose(of(scores.topk_logprobs), expected.topk(3).values, atol=LOGPROB_BOUND)
-    best = expected.gather(1, torch.tensor(of(scores.topk_ids).tolist()))
-    np.testing.assert_allclose(of(scores.topk_logprobs), best, atol=LOGPROB_BOUND)
-    np.testing.assert_allclose(of(scores.hidden), states, atol=LOGPROB_BOUND)
+    np.testing.assert_allclose(given(scores.logprobs), written, atol=LOGPROB_BOUND)
+    np.testing.assert_allclose(given(scores.topk_logprobs), expected.topk(3).values, atol=LOGPROB_BOUND)
+    best = expected.gather(1, torch.tensor(given(scores.topk_ids).tolist()))
+    np.testing.assert_allclose(given(scores.topk_logprobs), best, atol=LOGPROB_BOUND)
+    np.testing.assert_allclose(given(scores.hidden), states, atol=LOGPROB_BOUND)
 
 
 def test_every_field_is_that_of_transformers_whatever_is_shared_or_split(scorer: Any, model: Any):
@@ -134,10 +126,10 @@ def test_lean_scores_are_those_of_prompt_logprobs(scorer: Any):
     lean = scorer("score", requests, "argmax", "logprob")
     flat = scorer("score", requests, "argmax", "logprob", lean=False)
     for ours, theirs in zip(lean, flat, strict=True):
-        np.testing.assert_allclose(of(ours.logprobs), of(theirs.logprobs), atol=LOGPROB_BOUND)
-        np.testing.assert_array_equal(of(ours.argmax_ids), of(theirs.argmax_ids))
-        assert of(ours.argmax_ids).dtype == np.int32
-        assert of(ours.logprobs).dtype == np.float32
+        np.testing.assert_allclose(given(ours.logprobs), given(theirs.logprobs), atol=LOGPROB_BOUND)
+        np.testing.assert_array_equal(given(ours.argmax_ids), given(theirs.argmax_ids))
+        assert given(ours.argmax_ids).dtype == np.int32
+        assert given(ours.logprobs).dtype == np.float32
 
 
 def test_an_argmax_alone_is_that_of_all_fields(scorer: Any):
@@ -169,7 +161,7 @@ def test_samples_are_drawn_from_the_teachers_distribution(scorer: Any, model: An
     with torch.no_grad():
         tables = [model(torch.tensor([one.ids.tolist()])).logits[0, 3:-1].softmax(-1) for one in requests]
     expected = torch.cat(tables).mean(0)  # (V,), the mean of the rows' distributions
-    ids = torch.from_numpy(np.concatenate([of(scores.sampled_ids) for scores in drawn])).long()
+    ids = torch.from_numpy(np.concatenate([given(scores.sampled_ids) for scores in drawn])).long()
     share = torch.bincount(ids, minlength=len(expected)) / len(ids)
     assert (share - expected).abs().max() < 4 * (expected.max() / len(ids)).sqrt()
     second = scorer("score", requests, "sample")
@@ -178,9 +170,9 @@ def test_samples_are_drawn_from_the_teachers_distribution(scorer: Any, model: An
 
 def test_a_request_without_a_response_gets_fields_without_rows(scorer: Any):
     (scores,) = scorer("score", [request([3, 4, 5], 3)], "argmax", "topk:2", "hidden")
-    assert of(scores.argmax_ids).shape == (0,)
-    assert of(scores.topk_logprobs).shape == (0, 2)
-    assert of(scores.hidden).shape == (0, 48)
+    assert given(scores.argmax_ids).shape == (0,)
+    assert given(scores.topk_logprobs).shape == (0, 2)
+    assert given(scores.hidden).shape == (0, 48)
 
 
 def test_a_failure_in_the_worker_is_told_and_the_engine_goes_on(scorer: Any, model: Any):

@@ -5,12 +5,14 @@ import math
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
-from tgpo_ray.episode import OUTCOMES, EpisodeInfo
+from tests.episodes import make_info
+from tgpo_ray.episode import OUTCOMES
 from tgpo_ray.reporting.metrics import METRICS, JsonlWriter, finite, open_writers, read_metrics, reduce, rollout_metrics
 
 
@@ -20,16 +22,7 @@ class Reporting:
     wandb: str | None = None
 
 
-def info(reward: float, *, length: int = 10, outcome: str = "correct", stop: str = "stop", version: int = 3):
-    return EpisodeInfo(
-        reward=reward,
-        num_prompt_tokens=4,
-        num_response_tokens=length,
-        num_policy_tokens=length,
-        outcome=outcome,
-        stop_reason=stop,
-        weights_version=version,
-    )
+info = partial(make_info, prompt_length=4, weights_version=3)
 
 
 def test_reduce_weighs_micro_batches_by_their_count():
@@ -52,8 +45,8 @@ def test_reduce_leaves_out_what_nobody_counted_even_where_its_sum_is_nan():
 
 def test_rollout_metrics_of_two_groups():
     groups = [
-        [info(1.0, length=10), info(0.0, length=30, outcome="wrong", stop="length", version=2)],
-        [info(0.0, length=20, outcome="timeout"), info(0.0, length=20, outcome="unparsable")],
+        [info(reward=1.0), info(length=30, stop_reason="length", weights_version=2)],
+        [info(length=20, outcome="timeout"), info(length=20, outcome="unparsable")],
     ]
     metrics = rollout_metrics(groups, weights_version=3)
     assert metrics["reward"] == 0.25  # 1 of 4
@@ -68,7 +61,7 @@ def test_rollout_metrics_of_two_groups():
 
 
 def test_rollout_metrics_do_not_depend_on_the_order_of_groups():
-    first, second = [info(1.0), info(0.0, length=7)], [info(0.5), info(0.5)]
+    first, second = [info(reward=1.0), info(length=7)], [info(reward=0.5), info(reward=0.5)]
     assert rollout_metrics([first, second], weights_version=3) == rollout_metrics([second, first], weights_version=3)
 
 
@@ -78,7 +71,7 @@ def test_an_iteration_without_episodes_is_refused_with_the_reason():
 
 
 def test_every_rollout_metric_is_in_the_table_of_names():
-    names = rollout_metrics([[info(1.0)]], weights_version=3)
+    names = rollout_metrics([[info(reward=1.0)]], weights_version=3)
     assert set(names) <= set(METRICS)
     assert all(entry.meaning for entry in METRICS.values())
 

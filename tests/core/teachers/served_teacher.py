@@ -8,20 +8,18 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from tgpo_ray.models import ScoringRequest, character_tokenizer
+from tests.conftest import SYMBOLS
+from tgpo_ray.models import character_tokenizer
 from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers.backends.remote_backend import RemoteBackend
 from tgpo_ray.teachers.spec import ServerSpec
 
-SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]
 SIZE = len(SYMBOLS) + 2
 Start = Callable[..., RemoteBackend]
 Answer = tuple[int, Any]  # status, and JSON or raw bytes or None: cut the connection
@@ -150,12 +148,3 @@ def engine(folder: str, max_num_seqs: int = 4) -> EngineSpec:
 
 def spec_of(server: ServedTeacher, **options: Any) -> ServerSpec:
     return ServerSpec(**{"url": server.url, "timeout_s": 5.0, **options})
-
-
-def request(ids: Sequence[int], first: int) -> ScoringRequest:
-    return ScoringRequest(np.asarray(ids, np.int32), first)
-
-
-def given(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None
-    return values

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.core.guidance.guidance_tokenizers import encode, large, sentencepiece, small
-from tgpo_ray.episode import Episode, EpisodeGroup
+from tests.episodes import make_episode
+from tgpo_ray.episode import EpisodeGroup
 from tgpo_ray.guidance import UNREADABLE_LOGPROB, TextAlignment, VocabularyMap, guidance_loss
 from tgpo_ray.models import write_model
 from tgpo_ray.models.engine_spec import EngineSpec
@@ -39,24 +40,8 @@ def teacher(folders: dict[str, str], name: str, vocabulary: Any) -> Teacher:
 def group() -> EpisodeGroup:
     prompt, *responses = (np.asarray(encode(small(), text), np.int32) for text in ("Question: ", TEXT, "42"))
     ends = np.asarray([small().eos_token_id], np.int32)
-    return EpisodeGroup(
-        tuple(
-            Episode(
-                prompt_ids=prompt,
-                response_ids=np.concatenate([ids, ends]),
-                origin=np.ones(len(ids) + 1, np.uint8),
-                reward=0.0,
-                outcome="wrong",
-                stop_reason="stop",
-                env_id="e",
-                problem_index=0,
-                seed=0,
-                weights_version=0,
-            )
-            for ids in responses
-        ),
-        "Question: ",
-    )
+    episodes = [make_episode(prompt=prompt, response=np.concatenate([ids, ends])) for ids in responses]
+    return EpisodeGroup(tuple(episodes), "Question: ")
 
 
 @pytest.mark.parametrize(

@@ -13,15 +13,15 @@ import pytest
 import ray
 import torch
 
-from tests.core.sampled_groups import episode_of, forced_logprobs, group_of, guided, load, process_of
+from tests.conftest import SYMBOLS
+from tests.core.model_answers import forced_logprobs, guided, load, process_of
+from tests.episodes import make_episode, stored_group
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.guidance import UNREADABLE_LOGPROB
 from tgpo_ray.models import Want, character_tokenizer, write_model
 from tgpo_ray.models.engine_spec import Sampling
-from tgpo_ray.models.weight_buckets import fill_buckets
 from tgpo_ray.teachers import TeacherGroup, annotate
 
-SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]
 END_OF_TURN = "<|im_end|>"
 TEMPLATE = (
     "{% for message in messages %}[{{ message['content'] }}]{% endfor %}{% if add_generation_prompt %}={% endif %}"
@@ -87,10 +87,8 @@ def pools(teachers: dict[str, TeacherGroup], copy_folder: str, larger_folder: st
 
 
 @pytest.fixture(scope="module")
-def sampled(env_runners: Any, tiny_models: dict[str, str]) -> list[SampledGroup]:
+def sampled(env_runners: Any) -> list[SampledGroup]:
     """Five groups of three episodes that the policy wrote, with its own log-probs."""
-    model, _ = load(tiny_models["policy"])
-    env_runners.sync_weights(env_runners.weights_version + 1, list(fill_buckets(model.named_parameters())))
     tasks = [Task(0, index, seed=index, ordinal=index) for index in range(5)]
     return list(env_runners.sample(tasks, 3, Sampling(max_tokens=24, logprobs=True), seed=0))
 
@@ -167,8 +165,9 @@ def test_a_larger_teacher_reads_and_answers_in_the_policys_ids(
     _, ours = load(tiny_models["policy"])
     assert len(theirs) > len(ours)
     response = "12*3=36;\\boxed{36}"
-    episode = episode_of(ours.encode("5*7="), [*ours.encode(response), ours.eos_token_id])
-    ((_, guidance),) = guided(pools["larger"], [group_of(episode, prompt_text="5*7=")], "argmax", "logprob", "topk:4")
+    episode = make_episode(prompt=ours.encode("5*7="), response=[*ours.encode(response), ours.eos_token_id])
+    group = stored_group(episodes=[episode], prompt_text="5*7=")
+    ((_, guidance),) = guided(pools["larger"], [group], "argmax", "logprob", "topk:4")
     # it reads its own template, and the policy's end as the token of the same name
     read = [*theirs.encode(response), theirs.convert_tokens_to_ids(ours.eos_token)]
     assert len(read) == len(episode.response_ids)
@@ -189,8 +188,10 @@ def test_a_token_that_the_teacher_cannot_read_is_not_guided_and_moves_nothing(
 ):
     model, theirs = load(larger_folder)
     _, ours = load(tiny_models["policy"])
-    episode = episode_of(ours.encode("1="), ours.encode("1,2,"))  # it has no comma, and nothing that spells one
-    ((_, guidance),) = guided(pools["larger"], [group_of(episode, prompt_text="1=")], "argmax", "logprob")
+    # the teacher has no comma, and nothing that spells one
+    episode = make_episode(prompt=ours.encode("1="), response=ours.encode("1,2,"))
+    group = stored_group(episodes=[episode], prompt_text="1=")
+    ((_, guidance),) = guided(pools["larger"], [group], "argmax", "logprob")
     assert guidance.teacher_ids is not None
     assert guidance.teacher_logprobs is not None
     assert guidance.teacher_ids[[1, 3]].tolist() == [-1, -1]

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.core.sampled_groups import episode_of
+from tests.episodes import make_episode
 from tgpo_ray.episode import EpisodeGroup, Guidance
 from tgpo_ray.models import Scores, ScoringRequest, Want
 from tgpo_ray.teachers import CachingBackend, flaw_of
 
-TWO = EpisodeGroup((episode_of([1], [2, 3]), episode_of([1], [4])))
+TWO = EpisodeGroup((make_episode(prompt=[1], response=[2, 3]), make_episode(prompt=[1], response=[4])))
 NUM_IDS = 9
 
 
@@ -37,7 +37,7 @@ GOOD = Guidance(
 
 def test_a_sound_answer_has_no_flaw():
     assert flaw_of([GOOD, Guidance(teacher_ids=ids(-1))], TWO, NUM_IDS) == ""
-    empty = EpisodeGroup((episode_of([1], []),))
+    empty = EpisodeGroup((make_episode(prompt=[1], response=[]),))
     assert flaw_of([Guidance(teacher_ids=ids(), teacher_logprobs=floats())], empty, NUM_IDS) == ""
 
 

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.core.sampled_groups import episode_of, group_of, process_of
+from tests.core.model_answers import process_of
 from tests.core.teachers.misbehaving_teachers import DIES, FLAWS, HANGS, RAISES, SLOW, SLOW_S, LightTeacher, spec_of
+from tests.episodes import make_episode, stored_group
+from tests.waiting import eventually
 from tgpo_ray.cluster.actors import ActorStartError
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.teachers import ScoringCounts, TeacherGroup, annotate, scoring_metrics
@@ -47,8 +48,14 @@ def start(ray_cluster: Any, tmp_path: Path) -> Iterator[Callable[..., TeacherGro
         group.stop()
 
 
+def group_of(problem: int = 0, *, ordinal: int, env_index: int = 0) -> SampledGroup:
+    """One short episode of this problem."""
+    episode = make_episode(prompt=[1], response=[3, 4, 5], problem_index=problem)
+    return stored_group(episodes=[episode], ordinal=ordinal, env_index=env_index)
+
+
 def groups_of(problems: list[int]) -> list[SampledGroup]:
-    return [group_of(episode_of([1], [3, 4, 5], problem=index), ordinal=i) for i, index in enumerate(problems)]
+    return [group_of(problem, ordinal=i) for i, problem in enumerate(problems)]
 
 
 def ordinals(groups: list[SampledGroup], *, guided: bool) -> list[int]:
@@ -60,13 +67,6 @@ def score(pool: TeacherGroup, groups: list[SampledGroup], **options: Any) -> lis
     found = list(annotate(groups, lambda _: pool, ["argmax", "logprob"], **options))
     assert sorted(group.ordinal for group in found) == [group.ordinal for group in groups]
     return found
-
-
-def wait_for(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # ---- answers that cannot be
@@ -99,7 +99,7 @@ def test_too_many_groups_without_guidance_end_the_run(pool):
 
 def test_an_iteration_that_is_given_up_answers_no_other(pool):
     def breaks() -> Iterator[SampledGroup]:
-        yield from [group_of(episode_of([1], [3]), ordinal=100 + i) for i in range(5)]
+        yield from [group_of(ordinal=100 + i) for i in range(5)]
         raise KeyError("a learner died")
 
     with pytest.raises(KeyError):
@@ -119,7 +119,7 @@ def test_the_others_are_served_while_a_dead_teacher_starts_again(start, tmp_path
     assert ordinals(score(pool, groups_of([*range(40)])), guided=False) == []
     assert [replica.alive for replica in pool.replicas] == [False, True]  # the new one was not waited for
     assert pool.take_counts().restarts == 1
-    wait_for(lambda: bool(score(pool, groups_of([0]))) and all(replica.alive for replica in pool.replicas))
+    assert eventually(lambda: bool(score(pool, groups_of([0]))) and all(replica.alive for replica in pool.replicas))
     assert other in pool.handles
     assert victim not in pool.handles
 
@@ -164,7 +164,7 @@ def test_a_teacher_that_cannot_start_any_more_is_given_up_and_the_last_ends_the_
     (tmp_path / "failing_start").touch()
     os.kill(process_of(pool.handles[0]), signal.SIGKILL)
     score(pool, groups_of([*range(8)]))
-    wait_for(lambda: bool(score(pool, groups_of([0]))) and len(pool.handles) == 1)
+    assert eventually(lambda: bool(score(pool, groups_of([0]))) and len(pool.handles) == 1)
     assert "failed to start again: ValueError: no such model any more" in capsys.readouterr().out
     os.kill(process_of(pool.handles[0]), signal.SIGKILL)
     with pytest.raises(ActorStartError, match=r"no Teacher is left, .* no such model any more"):
@@ -187,7 +187,7 @@ def test_equal_problems_go_to_the_same_teacher_and_others_to_the_least_loaded(po
 @pytest.mark.slow
 def test_each_group_goes_to_the_pool_of_its_environment(start):
     pools = [start(), start()]
-    groups = [group_of(episode_of([1], [3]), ordinal=i, env_index=i % 2) for i in range(10)]
+    groups = [group_of(ordinal=i, env_index=i % 2) for i in range(10)]
     found = list(annotate(groups, lambda group: pools[group.task.env_index], ["argmax"], scorer="two"))
     assert all(list(group.guidance) == ["two"] for group in found)
     assert [pool.take_counts().groups for pool in pools] == [5, 5]
@@ -200,5 +200,5 @@ def test_a_stopped_pool_returns_its_resources(start):
     free = ray.available_resources()["CPU"]
     process = process_of(pool.handles[0])
     pool.stop()
-    wait_for(lambda: not Path(f"/proc/{process}").exists())
-    wait_for(lambda: ray.available_resources()["CPU"] == pytest.approx(free + 0.2))
+    assert eventually(lambda: not Path(f"/proc/{process}").exists())
+    assert eventually(lambda: ray.available_resources()["CPU"] == pytest.approx(free + 0.2))

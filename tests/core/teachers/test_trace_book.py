@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tgpo_ray.episode import ORIGIN_TEACHER, Episode, EpisodeGroup
+from tests.episodes import make_episode
+from tgpo_ray.episode import ORIGIN_TEACHER, EpisodeGroup
 from tgpo_ray.teachers.trace_book import TraceBook
 
 
@@ -19,11 +20,7 @@ def book(tiny_models: dict[str, str]) -> TraceBook:
 
 
 def group_of(prompt: str, **changes: Any) -> EpisodeGroup:
-    episode = Episode(
-        prompt_ids=np.arange(4, dtype=np.int32), response_ids=np.arange(2, dtype=np.int32),
-        origin=np.ones(2, np.uint8), reward=0.0, outcome="wrong", stop_reason="stop", env_id="e", problem_index=3,
-        seed=5, weights_version=7, **changes,
-    )  # fmt: skip
+    episode = make_episode(prompt=range(4), response=range(2), problem_index=3, seed=5, weights_version=7, **changes)
     return EpisodeGroup((episode, episode), prompt, ("a", "b"))
 
 

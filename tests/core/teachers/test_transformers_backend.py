@@ -12,7 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup
+from tests.conftest import SYMBOLS
+from tests.episodes import make_episode
+from tests.paths import ROOT
+from tests.scoring import given
+from tgpo_ray.episode import EpisodeGroup
 from tgpo_ray.models import Scores, ScoringRequest, Want, character_tokenizer, write_model
 from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers import Teacher, TeacherSpec
@@ -20,7 +24,6 @@ from tgpo_ray.teachers.backends.chunked_head import head_scores
 from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
 from tgpo_ray.teachers.teacher import backend_of
 
-SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]
 SHAPE = {
     "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "max_position_embeddings": 256, "initializer_range": 0.2, "tie_word_embeddings": False,
@@ -64,11 +67,6 @@ def group(prompt_length: int, lengths: Sequence[int], seed: int = 0) -> list[Sco
     """Responses of those lengths to one prompt."""
     prompt = ids(seed, prompt_length)
     return [request(prompt, ids(100 * seed + i + 1, length)) for i, length in enumerate(lengths)]
-
-
-def given(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None
-    return values
 
 
 def assert_full_forward(model: Any, request: ScoringRequest, scores: Scores, k: int = 4) -> None:
@@ -251,17 +249,11 @@ def test_a_gpu_that_is_not_there_is_named(folder: Path):
 # ---- as a teacher
 
 
-def episode(prompt: np.ndarray, response: np.ndarray) -> Episode:
-    return Episode(
-        prompt_ids=prompt, response_ids=response,
-        origin=np.full(len(response), ORIGIN_POLICY, np.uint8), reward=0.0, outcome="wrong", stop_reason="stop",
-        env_id="test", problem_index=0, seed=0, weights_version=0,
-    )  # fmt: skip
-
-
 def test_a_teacher_annotates_a_group(folder: Path, model: Any):
     spec = TeacherSpec(engine(folder), policy_tokenizer=str(folder), backend="transformers")
-    members = EpisodeGroup(tuple(episode(ids(0, 6), ids(i, length)) for i, length in enumerate((7, 1, 12), start=1)))
+    lengths = enumerate((7, 1, 12), start=1)
+    episodes = (make_episode(prompt=ids(0, 6), response=ids(i, length)) for i, length in lengths)
+    members = EpisodeGroup(tuple(episodes))
     teacher = Teacher(spec)
     answers, verdict = teacher.annotate_checked(members, ["argmax", "logprob", "topk:4", "hidden"])
     assert verdict.flaw == ""
@@ -289,4 +281,4 @@ def test_a_machine_without_vllm_and_ray_can_use_it():
         "import sys; sys.modules.update(dict.fromkeys(('vllm', 'ray', 'deepspeed', 'pydantic')))\n"
         "import tgpo_ray.teachers.backends.transformers_backend, tgpo_ray.teachers"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3], timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.conftest import SYMBOLS
+from tests.scoring import given
 from tgpo_ray.models import character_tokenizer, write_model
 from tgpo_ray.models.engine_spec import EngineSpec, Sampling
 from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
 
-SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]
 BOUND = 1e-5
 
 
@@ -40,11 +41,6 @@ def model(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(folder)
-
-
-def given(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None
-    return values
 
 
 def greedy(model: Any, prompt: list[int], length: int) -> list[int]:

@@ -1,43 +1,15 @@
-"""Episodes and groups as runners hand them out, written by hand, and what a pool says of them."""
+"""What pools say of groups, and what transformers says of the same tokens."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 
-from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, Guidance, SampledGroup, Task
+from tgpo_ray.episode import Episode, EpisodeGroup, Guidance, SampledGroup
 from tgpo_ray.teachers import TeacherGroup, annotate
-
-
-def episode_of(
-    prompt: Sequence[int], response: Sequence[int], origin: Sequence[int] | None = None, *, problem: int = 0
-) -> Episode:
-    """A wrong answer to `problem`; the policy wrote all of it, or what `origin` says."""
-    return Episode(
-        prompt_ids=np.asarray(prompt, np.int32),
-        response_ids=np.asarray(response, np.int32),
-        origin=np.asarray([ORIGIN_POLICY] * len(response) if origin is None else origin, np.uint8),
-        reward=0.0,
-        outcome="wrong",
-        stop_reason="stop",
-        env_id="test",
-        problem_index=problem,
-        seed=0,
-        weights_version=0,
-    )
-
-
-def group_of(*episodes: Episode, prompt_text: str = "", ordinal: int = 0, env_index: int = 0) -> SampledGroup:
-    """Episodes of one problem, in Ray's object store."""
-    import ray
-
-    ref = ray.put(EpisodeGroup(episodes, prompt_text))
-    task = Task(env_index, episodes[0].problem_index, 0, ordinal)
-    return SampledGroup(ordinal, task, tuple(episode.info() for episode in episodes), ref)
 
 
 def guided(pool: TeacherGroup, groups: list[SampledGroup], *want: str) -> list[tuple[Episode, Guidance]]:

@@ -1,0 +1,63 @@
+"""The Ray Train run that a LearnerGroup is: where its ranks are placed, what is stored, and how often they restart."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tgpo_ray.learners.command_mailbox import Mailbox
+from tgpo_ray.learners.learner import LearnerSpec
+from tgpo_ray.learners.rank_loop import WorkerSpec, run_rank
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from ray.train.torch import TorchTrainer
+
+PLACE_S = 60.0  # Ray Train's default wait for a place, after which it counts a failure and asks again
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the ranks run: how many, and the Ray resources of one."""
+
+    num_learners: int = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """What Ray Train does for the ranks: it stores their checkpoints, and starts them again."""
+
+    storage_path: str = "runs"
+    name: str = "learners"
+    keep_checkpoints: int | None = 2
+    max_restarts: int = 3
+    start_timeout_s: float = 600.0
+
+
+def make_trainer(mailbox: ActorHandle[Mailbox], spec: LearnerSpec, placement: Placement, run: TrainRun) -> TorchTrainer:
+    """The Ray Train run whose ranks wait for the mailbox's commands."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpu = placement.num_gpus > 0
+    resources = {"CPU": placement.num_cpus, **({"GPU": placement.num_gpus} if gpu else {})}
+    return TorchTrainer(
+        run_rank,
+        train_loop_config={"worker": WorkerSpec(mailbox, spec, uuid.uuid4().hex)},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=placement.num_learners, use_gpu=gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=run.name,
+            storage_path=run.storage_path,
+            failure_config=FailureConfig(
+                max_failures=run.max_restarts,
+                # by default ranks that lost their node would wait for a place for ever
+                controller_failure_limit=(run.max_restarts + 1) * math.ceil(run.start_timeout_s / PLACE_S),
+            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=run.keep_checkpoints),
+        ),
+    )
