@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from tgpo_ray.episode import ORIGIN_POLICY, Episode, Guidance, SampledGroup
+from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, Guidance, SampledGroup
 
 Logprobs = Mapping[tuple[int, int], np.ndarray]  # (group's ordinal, place of the episode) -> (T,)
 
@@ -35,11 +35,11 @@ class GroupTokens:
 
 def placed(groups: Sequence[GroupTokens], values: Sequence[Sequence[np.ndarray]]) -> list[list[np.ndarray]]:
     """(T,) float32 for each episode: `values`, one for each of the policy's tokens, in their places, 0 elsewhere."""
-    answers = [[np.zeros(len(mask), np.float32) for mask in group.masks] for group in groups]
-    for group, rows, found in zip(groups, answers, values, strict=True):
-        for row, mask, numbers in zip(rows, group.masks, found, strict=True):
-            row[mask] = numbers
-    return answers
+    placed = [[np.zeros(len(mask), np.float32) for mask in group.masks] for group in groups]
+    for group, rows, of_group in zip(groups, placed, values, strict=True):
+        for row, mask, of_episode in zip(rows, group.masks, of_group, strict=True):
+            row[mask] = of_episode
+    return placed
 
 
 Compute = Callable[[Sequence[GroupTokens]], list[list[np.ndarray]]]
@@ -73,27 +73,31 @@ def _values(
     logprobs: Sequence[Any],
 ) -> Any:
     """One list of Guidance a group, with a row for every episode behind its reference, trained or not."""
-    known: dict[tuple[int, int], np.ndarray] = {}
+    by_episode: dict[tuple[int, int], np.ndarray] = {}
     for answer in ray.get(list(logprobs)):
-        known |= answer
-    found: list[Any] = [ray.get(ref) for ref in refs]
-    said = [{scorer: ray.get(ref) for scorer, ref in scorers.items()} for scorers in guidance]
+        by_episode |= answer
+    groups: list[EpisodeGroup] = [ray.get(ref) for ref in refs]
+    answers = [{scorer: ray.get(ref) for scorer, ref in scorers.items()} for scorers in guidance]
     members = [
-        range(len(group)) if chosen is None else chosen for group, (_, chosen) in zip(found, places, strict=True)
+        range(len(group)) if chosen is None else chosen for group, (_, chosen) in zip(groups, places, strict=True)
     ]
     values = compute(
         [
             GroupTokens(
                 [group.episodes[i] for i in chosen],
-                [{scorer: answers[i] for scorer, answers in scorers.items()} for i in chosen],
-                [known.get((ordinal, i)) for i in chosen],
+                [{scorer: rows[i] for scorer, rows in scorers.items()} for i in chosen],
+                [by_episode.get((ordinal, i)) for i in chosen],
             )
-            for group, scorers, chosen, (ordinal, _) in zip(found, said, members, places, strict=True)
+            for group, scorers, chosen, (ordinal, _) in zip(groups, answers, members, places, strict=True)
         ]
     )
-    answers = []
-    for group, chosen, rows in zip(found, members, values, strict=True):
-        placed = dict(zip(chosen, rows, strict=True))
-        missing = [np.zeros(len(episode.response_ids), np.float32) for episode in group.episodes]
-        answers.append([Guidance(values=np.asarray(placed.get(i, missing[i]), np.float32)) for i in range(len(group))])
-    return answers[0] if len(answers) == 1 else answers
+    guided = [_of_every_episode(*parts) for parts in zip(groups, members, values, strict=True)]
+    return guided[0] if len(guided) == 1 else guided
+
+
+def _of_every_episode(group: EpisodeGroup, members: Sequence[int], values: Sequence[np.ndarray]) -> list[Guidance]:
+    """The members' values in the places of their episodes, 0 for the episodes that are not trained on."""
+    rows = [np.zeros(len(episode.response_ids), np.float32) for episode in group.episodes]
+    for place, row in zip(members, values, strict=True):
+        rows[place] = np.asarray(row, np.float32)
+    return [Guidance(values=row) for row in rows]
