@@ -10,7 +10,7 @@ from tgpo_ray.models import end_of_sequence_ids
 if TYPE_CHECKING:
     from tgpo_ray.config import ModelConfig
 
-    from .rkl import RatioConfig
+    from .ratio_config import RatioConfig
 
 
 def masked_ids(model: ModelConfig, guidance: RatioConfig) -> tuple[int, ...]:
