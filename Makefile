@@ -49,9 +49,11 @@ docs-install: $(DOCS_STAMP) ## Make .venv-docs ready: the tools of the docs site
 docs: $(DOCS_STAMP) ## Build the docs site into site/; a dead link or a page outside the navigation fails.
 	.ci/docs build
 
-generated: $(STAMP) ## Write the parts of docs/ that follow from the code: the picture of the rooms, the tables of keys.
+generated: $(STAMP) ## Write the parts of docs/ that follow from the code: the picture of the rooms, the tables of keys, options and metrics.
 	$(PY) docs/draw_rooms.py
 	$(PY) docs/generate_configuration.py
+	$(PY) docs/generate_environments.py
+	$(PY) docs/generate_metrics.py
 
 ci: ## What continuous integration runs.
 	.ci/run

@@ -79,6 +79,7 @@ class VerifiersEnv(SingleTurnEnv):
         super().__init__()
         self.options, self.deadline_s = options, options.deadline_s
         self._source = (options.environment, options.json_kwargs)
+        # Loaded here, so that a wrong id or a missing package fails where the environment is made.
         self.num_problems = len(cached_source(*self._source))
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
@@ -121,19 +122,20 @@ class GemEnv(TextEnv):
         self._source = (options.environment, options.json_kwargs)
         self._actions: list[str] | None = None
         self._episode_seed, self._trail, self._total = 0, "", 0.0
-        played = self._played([])
-        if played.data is None:
-            raise ValueError(f"the environment {options.environment!r} of gem cannot begin: {played.detail}")
+        # One episode is begun here, so that a wrong id or argument fails where the environment is made.
+        reply = self._played([])
+        if reply.data is None:
+            raise ValueError(f"the environment {options.environment!r} of gem cannot begin: {reply.detail}")
 
     def begin(self, index: int) -> tuple[str, dict[str, Any]]:
         # A hash, so that neighbouring seeds of ours share no problems of gem's.
         digest = hashlib.blake2b(f"{self.options.seed}/{index}".encode(), digest_size=8).digest()
         self._episode_seed, self._actions, self._total = int.from_bytes(digest, "big") % SEEDS, [], 0.0
-        played = self._played([])
-        if played.data is None:
-            raise RuntimeError(f"problem {index} of {self.options.environment!r} could not begin: {played.detail}")
-        self._trail = played.data["trail"]
-        return played.data["turn"][0], {}
+        reply = self._played([])
+        if reply.data is None:
+            raise RuntimeError(f"problem {index} of {self.options.environment!r} could not begin: {reply.detail}")
+        self._trail = reply.data["trail"]
+        return reply.data["turn"][0], {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """gem's own step. Its observation becomes a paragraph after the policy's text.
@@ -145,18 +147,20 @@ class GemEnv(TextEnv):
             raise ResetNeeded("the episode is over or never began: call reset() before the next step()")
         self._actions = [*self._actions, action]
         start = time.monotonic()
-        played = self._played(self._actions)
+        reply = self._played(self._actions)
         elapsed = time.monotonic() - start
-        if played.data is None:
+        if reply.data is None:
             self._actions = None  # the worker was killed or raised, so the episode cannot go on
-            return "", 0.0, True, False, final_info(played, elapsed)
-        observation, reward, terminated, truncated = played.data["turn"]
-        self._total, self._trail = self._total + reward, played.data["trail"]
+            return "", 0.0, True, False, final_info(reply, elapsed)
+        observation, reward, terminated, truncated = reply.data["turn"]
+        self._total, self._trail = self._total + reward, reply.data["trail"]
         if not (terminated or truncated):
+            # The runner appends this text to the policy's tokens as it is, so it brings its own line breaks.
             return f"\n{observation}\n", reward, False, False, {}
         self._actions = None
-        verdict = Verdict(self._total, CORRECT if self._total >= 1.0 else WRONG, seconds=played.seconds)
+        verdict = Verdict(self._total, CORRECT if self._total >= 1.0 else WRONG, seconds=reply.seconds)
         return "", reward, terminated, truncated, final_info(verdict, elapsed)
 
     def _played(self, actions: list[str]) -> Verdict:
+        # The whole episode goes along: the worker that answers may be a new one.
         return self.options.verify(PLAY, *self._source, self._episode_seed, actions, self._trail)

@@ -89,6 +89,7 @@ class ArithmeticEnv(SingleTurnEnv):
     def operands(self, index: int) -> tuple[int, int]:
         """The two operands of problem `index`, the first one the larger for `subtract`."""
         digits, operation = self.digits(index), self.options.operation
+        # Random hashes a text with SHA-512: the same in every process, and neighbouring indices share nothing.
         draw = random.Random(f"{self.options.seed}/{index}")
         for _ in range(MAX_DRAWS):
             a, b = (draw.randint(2 if d == 1 else 10 ** (d - 1), 10**d - 1) for d in digits)
@@ -122,11 +123,12 @@ class ArithmeticEnv(SingleTurnEnv):
             return Verdict(0.0, UNPARSABLE, detail="no complete \\boxed{} in the response")
         if answer == problem.answer:
             return Verdict(1.0, CORRECT, extracted=answer)
-        return Verdict(0.0, WRONG, extracted=answer[:200])
+        return Verdict(0.0, WRONG, extracted=answer[:200])  # a box may hold megabytes
 
 
 def _held_out(operation: str, a: int, b: int) -> bool:
     """True for one operand pair in `TEST_SHARE`, by hash. 12*34 and 34*12 are the same pair."""
+    # Not `hash`, which Python salts anew in each process.
     pair = f"{max(a, b)}{OPERATIONS[operation][0]}{min(a, b)}"
     return hashlib.blake2b(pair.encode(), digest_size=8).digest()[0] % TEST_SHARE == 0
 

@@ -164,7 +164,7 @@ class SingleTurnEnv(TextEnv):
     _current: Problem | None = None
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
-        """Problem `index`. `rng` is seeded by `reset`, so that group mates see the same shuffles."""
+        """Problem `index`. `rng` is seeded by `reset`, so that all episodes of a group see the same shuffles."""
         raise NotImplementedError(f"{type(self).__name__} must implement problem(index, rng)")
 
     def verify(self, problem: Problem, response: str) -> Verdict | float | Mapping[str, Any]:

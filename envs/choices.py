@@ -71,10 +71,10 @@ def stated_answer(response: str) -> str | None:
     boxed = last_boxed(response)
     if boxed is not None:
         return boxed
-    stated = None
-    for match in _STATED.finditer(response):
-        stated = match[1]
-    return stated
+    answer = None
+    for match in _STATED.finditer(response):  # the last one counts: earlier ones may be drafts
+        answer = match[1]
+    return answer
 
 
 def chosen(answer: str, choices: Sequence[str]) -> int | None:
@@ -102,21 +102,21 @@ def same_text(text: str) -> str:
 
 
 def _with_text(text: str, choices: Sequence[str]) -> int | None:
-    wanted, texts = same_text(text), [same_text(_bare(choice)) for choice in choices]
-    if wanted in texts:
-        return texts.index(wanted)
-    folded = [choice.casefold() for choice in texts]  # `rr` and `RR` are two options, so the exact text goes first
-    same = {texts[i] for i, choice in enumerate(folded) if choice == wanted.casefold()}
-    return folded.index(wanted.casefold()) if len(same) == 1 else None
+    target, texts = same_text(text), [same_text(_bare(choice)) for choice in choices]
+    if target in texts:  # `rr` and `RR` are two options, so the exact text goes first
+        return texts.index(target)
+    casefolds = [choice.casefold() for choice in texts]
+    matches = {texts[i] for i, choice in enumerate(casefolds) if choice == target.casefold()}
+    return casefolds.index(target.casefold()) if len(matches) == 1 else None
 
 
 def _bare(text: str) -> str:
     r"""`text` without the fonts, `$`, stars and quotes around all of it: `\textbf{(B)}` is `(B)`."""
     for _ in range(4):  # wrappers may be nested
-        stripped = text.strip().strip("*$`\"'").strip()
-        font = _FONT.fullmatch(stripped)
-        stripped = font[1] if font else stripped
-        if stripped == text:
+        inner = text.strip().strip("*$`\"'").strip()
+        font = _FONT.fullmatch(inner)
+        inner = font[1] if font else inner
+        if inner == text:
             break
-        text = stripped
+        text = inner
     return text

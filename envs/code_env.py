@@ -94,7 +94,7 @@ class CodeEnv(SingleTurnEnv):
         if code is None:
             return Verdict(0.0, UNPARSABLE, detail="no closed ```python block in the response")
         row, partial = self._rows[problem.extra["row"]], self.options.partial_credit
-        with slot(self.options.verify_workers):
+        with slot(self.options.verify_workers):  # the deadline runs in the sandbox, so waiting here costs no time of it
             verdict = self.sandbox.run(code, row.entry_point, row.tests, setup=row.setup, run_all=partial)
         parts = {"accuracy": float(verdict.outcome == CORRECT), "tests_passed": verdict.score, **verdict.parts}
         score = verdict.score if partial else parts["accuracy"]
@@ -103,6 +103,7 @@ class CodeEnv(SingleTurnEnv):
     def _text(self, row: CodeRow) -> str:
         prompt = self.options.prompt
         if FIELD in prompt:
+            # Not str.format: code in a prompt has braces too.
             return prompt.replace(FIELD, row.problem).replace("{entry_point}", row.entry_point)
         instruction = INSTRUCTION.replace("{entry_point}", row.entry_point)
         if prompt == "chat":

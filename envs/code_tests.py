@@ -22,7 +22,7 @@ def last_python_block(response: str) -> str | None:
         if not mark.startswith(FENCE):
             continue
         if mark[len(FENCE) :].strip().lower() in LANGUAGES:
-            begin = number + 1
+            begin = number + 1  # also inside a block: the one before it was never closed
         elif mark == FENCE and begin is not None:  # a bare fence only ends a block; it never begins Python
             code, begin = "\n".join(lines[begin:number]) + "\n", None
     return code
@@ -64,25 +64,25 @@ def _listed(value: Any) -> Sequence[Any]:
         return list(value) if isinstance(value, Sequence) else [value]
     # A text is Python code, unless it holds a JSON list: parquet files store the tests so.
     try:
-        listed = json.loads(value)
+        tests = json.loads(value)
     except ValueError:
-        listed = None
-    return listed if isinstance(listed, list) else [value]
+        tests = None
+    return tests if isinstance(tests, list) else [value]
 
 
 def _test(item: Any) -> Test:
     if isinstance(item, str):
         return {"code": item}
     if isinstance(item, Mapping) and {"input", "output"} <= set(item):
-        given, expected = item["input"], item["output"]
+        inputs, expected = item["input"], item["output"]
     elif isinstance(item, Sequence) and len(item) == 2:
-        given, expected = item
+        inputs, expected = item
     else:
         raise ValueError(
             f"a test must be Python code, an {{'input', 'output'}} mapping or an (input, output) pair, got {item!r:.80}"
         )
-    if isinstance(given, Mapping):
-        return {"args": [], "kwargs": dict(given), "expected": expected}
-    if isinstance(given, Sequence) and not isinstance(given, str):
-        return {"args": list(given), "kwargs": {}, "expected": expected}
-    raise ValueError(f"the input of a test must be a list or a mapping of arguments, got {given!r:.80}")
+    if isinstance(inputs, Mapping):
+        return {"args": [], "kwargs": dict(inputs), "expected": expected}
+    if isinstance(inputs, Sequence) and not isinstance(inputs, str):  # a text would become an argument for each letter
+        return {"args": list(inputs), "kwargs": {}, "expected": expected}
+    raise ValueError(f"the input of a test must be a list or a mapping of arguments, got {inputs!r:.80}")

@@ -27,9 +27,10 @@ class FormatGate:
         if not self.on:
             return response
         full = (THINK_OPEN if self.opened else "") + response
+        # Without the line feed of THINK_OPEN: a policy may go on in the same line.
         if THINK_OPEN.strip() not in full or THINK_CLOSE not in full:
             return None
-        return full.split(THINK_CLOSE)[1]
+        return full.split(THINK_CLOSE)[1]  # a second `</think>` ends the solution, as in the paper's reward
 
     @property
     def empty_thought(self) -> str:

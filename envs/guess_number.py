@@ -18,6 +18,7 @@ from .verdict import CORRECT, UNPARSABLE, WRONG, Verdict
 REWARDS = ("success", "efficiency")
 PROMPTS = ("plain", "chat")
 MAX_NUMBER = 10**9
+# Few digits, and ASCII ones only: int() of thousands of digits is slow, and above 4300 it raises.
 _NUMBER = re.compile(r"[+-]?\d{1,12}", re.ASCII)
 
 
@@ -59,6 +60,7 @@ class GuessNumberEnv(MultiTurnEnv):
 
     @takes(GuessNumberOptions)
     def __init__(self, options: GuessNumberOptions) -> None:
+        # bit_length is ceil(log2(high + 1)), without the rounding of log2.
         super().__init__(options.high.bit_length() if options.max_turns is None else options.max_turns)
         self.options = options
 
@@ -73,13 +75,13 @@ class GuessNumberEnv(MultiTurnEnv):
 
     def gold_response(self, index: int) -> tuple[str, ...]:
         """The guesses of halving, or only the last ones where `max_turns` is too small for all."""
-        guesses = halving(self._number(index), self.options.high)
+        guesses = halving(self._number(index), self.options.high)  # the number itself is the last of them
         return tuple(f"\\boxed{{{guess}}}" for guess in guesses[-self.max_turns :])
 
     def respond(self, problem: Problem, response: str) -> str | Verdict:
         """`higher`, `lower`, or the verdict on the right guess."""
         guess, number = _guess(response), int(problem.answer)
-        left = self.max_turns - self.turn
+        left = self.max_turns - self.turn  # `turn` counts this response already
         if guess is None:
             return f"\nI see no guess in \\boxed{{}}. Guesses left: {left}.\n"
         if guess != number:

@@ -65,13 +65,13 @@ def _from_disk(datasets: Any, folder: Path, subset: str | None, split: str | Non
     return data_set[split].to_list()
 
 
-def _one_split(path: str, loaded: Any) -> Any:
+def _one_split(path: str, data_set: Any) -> Any:
     """The data set itself. `datasets` returns a mapping of splits where none was chosen."""
-    if not isinstance(loaded, dict):
-        return loaded
-    if len(loaded) != 1:
-        raise ValueError(f"data set {path!r} has the splits {', '.join(loaded)}: choose one with split=")
-    return next(iter(loaded.values()))
+    if not isinstance(data_set, dict):  # DatasetDict is a dict
+        return data_set
+    if len(data_set) != 1:
+        raise ValueError(f"data set {path!r} has the splits {', '.join(data_set)}: choose one with split=")
+    return next(iter(data_set.values()))
 
 
 def _line(failure: BaseException) -> str:

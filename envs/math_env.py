@@ -18,6 +18,7 @@ from .rows import Row
 from .verdict import Verdict
 from .verifiers import VerifierOptions
 
+# By file path: a worker that imports it by name would import this package, gymnasium and numpy with it.
 MATH_ANSWER = f"{Path(__file__).parent / 'verifiers' / 'math_answer.py'}:score"
 GSM8K_MARKER = "#### "  # GSM8K's own files end a worked solution with it and the answer
 
@@ -62,7 +63,7 @@ class MathEnv(SingleTurnEnv):
     @takes(MathOptions)
     def __init__(self, options: MathOptions) -> None:
         super().__init__()
-        if find_spec("math_verify") is None:
+        if find_spec("math_verify") is None:  # only looked for: it loads sympy, which only the workers need
             raise ImportError("tgpo/Math-v0 scores with math-verify: pip install math-verify")
         self.options, self.deadline_s = options, options.deadline_s
         self.template, self.gate = options.template, options.gate
@@ -112,7 +113,7 @@ class MathEnv(SingleTurnEnv):
 
 
 def _math_row(row: Row) -> MathRow:
-    answer = str(row["answer"]).rpartition(GSM8K_MARKER)[2].strip()
+    answer = str(row["answer"]).rpartition(GSM8K_MARKER)[2].strip()  # all of an answer without the marker
     return MathRow(str(row["problem"]), answer, _tolerance(row["tolerance"]))
 
 

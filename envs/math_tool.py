@@ -22,6 +22,7 @@ TOOL_INSTRUCTION = (
 TURN_ROLES = ("user", "tool", "system")
 MAX_CALLS = 8  # in one response; further ones are not looked at
 RESULT = "Result: "
+# A call ends at the next `<`, so that a response full of opening tags takes linear time.
 _CALL = re.compile(r"<tool>([^<]{0,2000})</tool>")
 
 
@@ -76,7 +77,9 @@ class MathToolEnv(MultiTurnEnv):
         r"""A line for each call, `Result: ...` or `Error: ...`; else the verdict on the answer."""
         self._written.append(response)
         calls = list(_CALL.finditer(response))
+        # A box before the last call may hold an intermediate result.
         if not calls or last_boxed(response[calls[-1].end() :]) is not None:
+            # The thought may close in an earlier turn than the last.
             text = "".join(self._written) if self._math.gate.on else response
             return self._math.verify(problem, text)
         return "\n" + "".join(f"{_result(call[1])}\n" for call in calls[:MAX_CALLS])

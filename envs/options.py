@@ -58,7 +58,7 @@ class Options:
         It is read from the source, as Python drops strings below fields. Without the source the texts are empty.
         """
         texts: dict[str, str] = {}
-        for group in reversed(cls.__mro__):
+        for group in reversed(cls.__mro__):  # bases first, so that the text of a field declared again replaces theirs
             if issubclass(group, Options):
                 texts |= _field_texts(group)
         return {option.name: texts.get(option.name, "") for option in fields(cls)}

@@ -75,5 +75,5 @@ class PromptTemplate:
         return (user,) if not self.system_prompt else ({"role": "system", "content": self.system_prompt}, user)
 
     def _paragraph(self, default: str = "") -> str:
-        system = default if self.system_prompt is None else self.system_prompt
+        system = default if self.system_prompt is None else self.system_prompt  # "" leaves the paragraph out
         return f"{system}\n\n" if system else ""

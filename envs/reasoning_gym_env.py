@@ -132,8 +132,9 @@ class ReasoningGymEnv(SingleTurnEnv):
     def _config(self, task: TaskSpec, level: int | None, block: int) -> str:
         # reasoning-gym adds the index to the seed, so neighbouring seeds would share all but one of their problems.
         digest = hashlib.blake2b(f"{self.options.seed}/{task.name}/{block}".encode(), digest_size=4).digest()
-        given = {"size": BLOCK, "seed": int.from_bytes(digest, "big") >> 2, **task.config}
-        return json.dumps(given if level is None else {**_level_config(task.name, level), **given}, sort_keys=True)
+        settings = {"size": BLOCK, "seed": int.from_bytes(digest, "big") >> 2, **task.config}
+        base = {} if level is None else _level_config(task.name, level)
+        return json.dumps({**base, **settings}, sort_keys=True)
 
 
 def tagged_answer(text: str) -> str | None:
@@ -144,23 +145,23 @@ def tagged_answer(text: str) -> str | None:
 
 
 def _task_specs(tasks: str | Sequence[str] | Mapping[str, Mapping[str, Any] | None]) -> tuple[TaskSpec, ...]:
-    from reasoning_gym.factory import DATASETS
+    from reasoning_gym.factory import DATASETS  # an extra: this module must load without it
 
     if isinstance(tasks, str):
         tasks = [tasks]
     options = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks)
     if not options:
         raise ValueError("tasks must name at least one task of reasoning-gym, got none")
-    for name, given in options.items():
-        if name not in DATASETS or name == "composite":
+    for name, settings in options.items():
+        if name not in DATASETS or name == "composite":  # its own mixture, which `tasks` replaces
             hint = nearest(name, DATASETS)
             raise ValueError(
                 f"reasoning-gym has no task {name!r}{hint} It has {len(DATASETS) - 1}; mix them with tasks"
             )
-        for key in given or {}:
+        for key in settings or {}:
             if key not in ("weight", "level", "config"):
                 raise ValueError(f"task {name!r} has the unknown setting {key!r}: it takes weight, level, config")
-    specs = tuple(TaskSpec(name, **dict(given or {})) for name, given in options.items())
+    specs = tuple(TaskSpec(name, **dict(settings or {})) for name, settings in options.items())
     for spec in specs:
         if not spec.weight > 0:
             raise ValueError(f"the weight of task {spec.name!r} must be > 0, got {spec.weight}")

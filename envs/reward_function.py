@@ -47,7 +47,7 @@ class RewardFunctionOptions(VerifierOptions, RowOptions):
 
 
 class RewardFunctionEnv(SingleTurnEnv):
-    """Problems of a file or data set, scored by a reward function of one's own in a process that can be killed.
+    """Problems of a file or data set, scored by your own reward function in a process that can be killed.
 
     The names of the function's arguments decide how it is called:
 
@@ -66,6 +66,7 @@ class RewardFunctionEnv(SingleTurnEnv):
     def __init__(self, options: RewardFunctionOptions) -> None:
         super().__init__()
         self.options, self.deadline_s = options, options.deadline_s
+        # Imported here only to see its arguments. It is called in a worker.
         self.style = options.style or signature_style(inspect.signature(load(options.reward)))
         self.template = PromptTemplate(options.prompt)
         self._rows = options.read()

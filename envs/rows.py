@@ -26,7 +26,7 @@ def read_rows(path: str | Path, *, subset: str | None = None, split: str | None 
         ValueError: for another file type, a line that is not a JSON object, no rows, or a wrong subset or split.
     """
     file = Path(path).expanduser()
-    if not file.is_file() and is_data_set(str(path)):
+    if not file.is_file() and is_data_set(str(path)):  # a file wins over a data set of the same name
         return _not_empty(read_data_set(str(path), subset, split), path)
     if subset is not None or split is not None:
         raise ValueError(f"subset and split choose from a Hugging Face data set: {str(path)!r} names a file")
@@ -65,7 +65,7 @@ def require_columns(rows: Sequence[Row], columns: Mapping[str, str], path: str |
     Raises:
         ValueError: with the column, the columns of the file, the nearest of them and the setting that chooses another.
     """
-    known = list(map(str, rows[0]))
+    known = list(map(str, rows[0]))  # the first row stands for all; below, each row is checked for values
     for meaning, column in columns.items():
         if column not in rows[0]:
             raise ValueError(

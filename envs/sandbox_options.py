@@ -36,6 +36,7 @@ class SandboxOptions(Options):
         super().__post_init__()
         if self.verify_workers < 1:
             raise ValueError(f"verify_workers must be >= 1, got {self.verify_workers}: somebody has to do the work")
+        # Code runs without a sandbox only where `unsafe` says so and no mechanism works.
         if self.mechanism == UNSAFE:
             raise ValueError("mechanism must be a sandbox, got 'unsafe': pass unsafe=True for none where none works")
 
@@ -47,7 +48,7 @@ class SandboxOptions(Options):
         """
         limits = (self.deadline_s, self.memory_bytes, self.output_bytes)
         try:
-            return Sandbox(self.mechanism, *limits)
+            return Sandbox(self.mechanism, *limits)  # tries the mechanism out, once in each process
         except SandboxUnavailableError as failure:
             if not self.unsafe:
                 raise SandboxUnavailableError(

@@ -44,6 +44,7 @@ def trl_rows(env_id: str, *, count: int | None = None, seed: int = 0, **kwargs: 
         ValueError: without `count` for an environment of unlimited problems.
     """
     env = gymnasium.make(env_id, **kwargs).unwrapped
+    # Of the unwrapped environment: gymnasium's wrappers hide attributes.
     total = getattr(env, "num_problems", None) if count is None else count
     if total is None:
         raise ValueError(f"{env_id} has unlimited problems: say how many rows with count=")

@@ -139,13 +139,13 @@ def source_of(environment: str, kwargs: Mapping[str, Any]) -> Source:
         ImportError: when a package that is named is not installed.
     """
     try:
-        loaded = load(environment)(**kwargs) if ":" in environment else _by_id(environment, kwargs)
+        source = load(environment)(**kwargs) if ":" in environment else _by_id(environment, kwargs)
     except ModuleNotFoundError as failure:
         raise ImportError(f"{environment!r} needs a package that is not installed: {failure.name}") from failure
-    if hasattr(loaded, "rubric"):
-        return RubricSource(loaded)
-    if hasattr(loaded, "load") and hasattr(loaded, "__iter__"):
-        return TasksetSource(loaded)
+    if hasattr(source, "rubric"):
+        return RubricSource(source)
+    if hasattr(source, "load") and hasattr(source, "__iter__"):
+        return TasksetSource(source)
     raise ValueError(f"{environment!r} has neither a rubric nor tasks: it is no environment of the verifiers package")
 
 

@@ -37,7 +37,7 @@ def _add(a: int, b: int) -> str:
     """`7+6=13,4+1+1=6,` for 47+16: the digits of both, then the carry, even when it is 0."""
     steps, carry = [], 0
     for place, (x, y) in enumerate(_columns(a, b)):
-        total = x + y + carry
+        total = x + y + carry  # of the last column, both digits: they begin the answer
         steps.append(f"{x}+{y}{f'+{carry}' if place else ''}={total},")
         carry = total // 10
     return "".join(steps)
@@ -47,7 +47,7 @@ def _subtract(a: int, b: int) -> str:
     """`2-7=-5,4-1-1=2,` for 42-17: a negative column borrows 1 from the next."""
     steps, borrow = [], 0
     for place, (x, y) in enumerate(_columns(a, b)):
-        total = x - y - borrow
+        total = x - y - borrow  # the environment puts the larger operand first: the last column never borrows
         steps.append(f"{x}-{y}{f'-{borrow}' if place else ''}={total},")
         borrow = int(total < 0)
     return "".join(steps)
@@ -61,7 +61,7 @@ def _multiply(a: int, b: int) -> str:
     text, total = "", 0
     for place, digit in enumerate(digits):
         partial = a * digit * 10**place
-        text += _partial_product(a, digit)[:-1] + ";"
+        text += _partial_product(a, digit)[:-1] + ";"  # in place of the last comma
         if place:
             text += f"{total}+{partial}={total + partial},"
         total += partial

@@ -55,9 +55,8 @@ def confine(settings: dict[str, Any]) -> None:
         resource.RLIMIT_FSIZE: FILE_BYTES,
         resource.RLIMIT_CORE: 0,
     }
-    if mechanism.startswith(
-        "namespaces"
-    ):  # counts only this user namespace; without one it would count all processes of the user
+    # NPROC counts the processes of this user namespace. Without one it would count all processes of the user.
+    if mechanism.startswith("namespaces"):
         limits[resource.RLIMIT_NPROC] = PROCESSES
     for kind, value in limits.items():
         resource.setrlimit(kind, (value, value))

@@ -69,7 +69,7 @@ class Sandbox:
                 f"memory_bytes must be >= {64 << 20} (Python itself) and output_bytes >= 1, "
                 f"got {self.memory_bytes} and {self.output_bytes}"
             )
-        object.__setattr__(self, "mechanism", self.mechanism or first_working())
+        object.__setattr__(self, "mechanism", self.mechanism or first_working())  # frozen
         missing = why_not(str(self.mechanism))
         if missing:
             raise SandboxUnavailableError(f"the sandbox {self.mechanism!r} does not work here: {missing}")
@@ -135,6 +135,8 @@ def _reply(settings: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
 
 def _start(settings: dict[str, Any], channel: socket.socket) -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LANG") if name in os.environ}  # no secrets
+    # -I and -S: neither Python's environment variables nor installed packages reach the sandbox. A session of its own:
+    # `_end` kills the whole group, and Ctrl-C of the trainer does not reach it.
     return subprocess.Popen(
         [sys.executable, "-I", "-S", str(LAUNCH), json.dumps(settings)],
         stdin=channel.fileno(),
@@ -158,7 +160,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _verdict(reply: dict[str, Any], seconds: float, deadline_s: float) -> Verdict:
     if "failure" in reply:
         return Verdict(0.0, ERROR, seconds=seconds, detail=f"the sandbox failed: {reply['failure']}")
-    if "timeout" in reply:
+    if "timeout" in reply:  # not the outcome `timeout`, which is a failed verifier: the endless loop is the policy's
         detail = f"time limit: the code was killed at its deadline of {deadline_s:g} s"
         return Verdict(0.0, WRONG, seconds=seconds, detail=detail, parts={"in_time": 0.0})
     share = reply["passed"] / reply["total"]
@@ -168,6 +170,7 @@ def _verdict(reply: dict[str, Any], seconds: float, deadline_s: float) -> Verdic
 
 
 def _send(channel: socket.socket, message: Any) -> None:
+    # JSON, and never pickle: the processes on the other side are near code that nobody trusts.
     payload = json.dumps(message).encode()
     channel.sendall(len(payload).to_bytes(4, "big") + payload)
 

@@ -36,7 +36,7 @@ class Remote:
         return self._link.ask("call", self, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
+        if name.startswith("__"):  # Python itself asks for these, as when it copies or prints an object
             raise AttributeError(name)
         return self._link.ask("getattr", self, name)
 
@@ -104,10 +104,10 @@ class Link:
     def ask(self, operation: str, *args: Any, **kwargs: Any) -> Any:
         """The value of an operation in the candidate's process. Its exception is raised as the nearest built-in one."""
         try:
-            packed = {"args": wire.pack(list(args), _handle), "kwargs": wire.pack(kwargs, _handle)}
+            arguments = {"args": wire.pack(list(args), _handle), "kwargs": wire.pack(kwargs, _handle)}
         except (TypeError, RecursionError) as failure:
             raise BadTestError(str(failure)) from None
-        reply = self.exchange({"do": operation, **packed})
+        reply = self.exchange({"do": operation, **arguments})
         try:
             if "value" not in reply:
                 raise as_exception(reply)
@@ -201,7 +201,7 @@ def failure_of(test: dict[str, Any], entry: Remote, job: dict[str, Any]) -> str:
             return "" if same(value, test["expected"]) else f"{excerpt(value)} is not {excerpt(test['expected'])}"
         names = {"__name__": "tests", job["entry_point"]: entry}
         exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), names)
-        names[job["entry_point"]] = entry
+        names[job["entry_point"]] = entry  # again, as the setup may define a stub of this name
         exec(compile(test["code"], "<test>", "exec", dont_inherit=True), names)
         if "def check(" in test["code"]:  # HumanEval's tests define it and leave the call to the harness
             names["check"](entry)
@@ -209,7 +209,7 @@ def failure_of(test: dict[str, Any], entry: Remote, job: dict[str, Any]) -> str:
         raise
     except AssertionError as failure:
         return f"AssertionError {failure}".strip()
-    except BaseException as failure:
+    except BaseException as failure:  # SystemExit too: a test that exits has failed, and the others still run
         return f"{type(failure).__name__}: {failure}"
     return ""
 
@@ -222,7 +222,7 @@ def same(value: Any, expected: Any) -> bool:
         return value.keys() == expected.keys() and all(same(value[key], expected[key]) for key in expected)
     if isinstance(value, float) and isinstance(expected, int | float):
         return value == expected or math.isclose(value, expected, rel_tol=1e-9, abs_tol=1e-12)
-    return bool(value == expected)
+    return bool(value == expected)  # a Remote raises here: the candidate's `__eq__` must not decide
 
 
 def excerpt(value: Any) -> str:

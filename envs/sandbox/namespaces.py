@@ -8,13 +8,8 @@ from collections.abc import Sequence
 from . import syscalls
 
 NOBODY = 65534
-STAGES = (
-    "/mnt",
-    "/media",
-    "/srv",
-    "/run",
-    "/tmp",
-)  # the new root is built over one of them, in our mount namespace only
+# The new root is built over one of them, in our mount namespace only.
+STAGES = ("/mnt", "/media", "/srv", "/run", "/tmp")
 
 
 def enter(readable: Sequence[str]) -> None:
@@ -34,7 +29,7 @@ def enter(readable: Sequence[str]) -> None:
         become_nobody()
     user, group = os.geteuid(), os.getegid()
     syscalls.unshare(*syscalls.NEW_NAMESPACES)
-    write("/proc/self/setgroups", "deny")
+    write("/proc/self/setgroups", "deny")  # the kernel refuses an unprivileged gid_map before this
     write("/proc/self/uid_map", f"{user} {user} 1")
     write("/proc/self/gid_map", f"{group} {group} 1")
     if not as_root:

@@ -37,6 +37,7 @@ def main(arguments: str) -> None:
         protect(settings)
     except (OSError, StopIteration) as failure:
         return wire.send(CHANNEL, failed(failure))
+    # Blocked before the fork: a judge that ends at once must not slip past `sigtimedwait`.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     child = os.fork()
     if child == 0:
@@ -71,9 +72,8 @@ def begin_judge(settings: dict[str, Any]) -> NoReturn:
             syscalls.drop_capabilities()
         if settings["mechanism"].startswith("landlock"):  # the candidate's own is nested in it and cannot reach up
             landlock.restrict(settings["readable"])
-        syscalls.prctl(
-            "PR_SET_DUMPABLE", syscalls.PR_SET_DUMPABLE, 0
-        )  # the candidate has the same user and must not trace it
+        # The candidate has the same user, and must not trace the process that holds the tests.
+        syscalls.prctl("PR_SET_DUMPABLE", syscalls.PR_SET_DUMPABLE, 0)
         verdict = judge.run(CHANNEL, settings)
     except BaseException as failure:
         verdict = failed(failure)

@@ -37,6 +37,8 @@ def checked(name: str, result: int) -> int:
 
 
 def prctl(name: str, option: int, *arguments: int | ctypes._Pointer) -> None:
+    # ctypes passes a bare int as 32 bits, the kernel reads whole registers, and some options fail unless the unused
+    # arguments are 0.
     padded = [ctypes.c_ulong(value) if isinstance(value, int) else value for value in arguments]
     padded += [ctypes.c_ulong(0)] * (4 - len(padded))
     checked(f"prctl({name})", _libc.prctl(option, *padded))
@@ -57,7 +59,7 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 
 def make_read_only(path: str) -> None:
     """Read-only, without devices and set-user-id programs, for the mount at `path` and all below it."""
-    attributes = (ctypes.c_uint64 * 4)(ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, 0, 0, 0)
+    attributes = (ctypes.c_uint64 * 4)(ATTR_RDONLY | ATTR_NOSUID | ATTR_NODEV, 0, 0, 0)  # struct mount_attr
     change = (ctypes.byref(attributes), ctypes.c_size_t(ctypes.sizeof(attributes)))
     checked("mount_setattr", _libc.syscall(NR_MOUNT_SETATTR, AT_FDCWD, path.encode(), AT_RECURSIVE, *change))
 
@@ -65,6 +67,7 @@ def make_read_only(path: str) -> None:
 def pivot_root(new_root: str) -> None:
     """Makes `new_root` the root of this mount namespace and drops the old one."""
     os.chdir(new_root)
+    # Both arguments may be the same folder: the old root is then mounted over the new one, and unmounted from there.
     checked("pivot_root", _libc.syscall(NR_PIVOT_ROOT[os.uname().machine], b".", b"."))
     checked("umount2", _libc.umount2(b".", MNT_DETACH))
     os.chdir("/")
@@ -73,12 +76,13 @@ def pivot_root(new_root: str) -> None:
 def drop_capabilities() -> None:
     """Gives up every capability until the process ends. No program started later gains any."""
     prctl("PR_SET_NO_NEW_PRIVS", PR_SET_NO_NEW_PRIVS, 1)
-    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3, 0)  # 0: this thread. Version 3 takes six words, all 0 here
     checked("capset", _libc.capset(ctypes.byref(header), ctypes.byref((ctypes.c_uint32 * 6)())))
 
 
 def landlock_abi() -> int:
     """Version of the kernel's Landlock; raises OSError where it has none or has not enabled it."""
+    # Flag 1 asks for the version and creates nothing.
     return checked("landlock_create_ruleset", _libc.syscall(NR_CREATE_RULESET, None, ctypes.c_size_t(0), 1))
 
 
@@ -88,7 +92,7 @@ def landlock_ruleset(attributes: bytes) -> int:
 
 
 def landlock_allow(ruleset: int, rule: bytes) -> None:
-    checked("landlock_add_rule", _libc.syscall(NR_ADD_RULE, ruleset, 1, rule, 0))
+    checked("landlock_add_rule", _libc.syscall(NR_ADD_RULE, ruleset, 1, rule, 0))  # 1: a path and all below it
 
 
 def landlock_restrict(ruleset: int) -> None:

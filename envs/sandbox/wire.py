@@ -50,7 +50,7 @@ def _read(descriptor: int, count: int, writer: int | None) -> bytes:
     while len(data) < count:
         if writer is not None:
             ready = select.select([descriptor, writer], [], [])[0]
-            if descriptor not in ready:
+            if descriptor not in ready:  # data go first: a writer that has replied and ended is still read
                 raise EOFError
         chunk = os.read(descriptor, min(count - len(data), 1 << 20))
         if not chunk:
@@ -66,6 +66,7 @@ def pack(value: Any, keep: Callable[[Any], int]) -> Any:
     if isinstance(value, list):
         return [pack(item, keep) for item in value]
     if isinstance(value, tuple | set | frozenset):
+        # A subclass, such as a named tuple, travels as its base.
         kind = next(base for base in (tuple, set, frozenset) if isinstance(value, base))
         return {TAG: kind.__name__, "items": [pack(item, keep) for item in value]}
     if isinstance(value, dict):

@@ -19,9 +19,8 @@ _COMMAND = re.compile(r"\\(?:text|mathrm|operatorname|mbox)\s*\{[^{}]*\}|\\[A-Za
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _NAMED = re.compile(r"\s*\$*\s*[A-Za-z](?:_\{[^{}$=]*\}|_[A-Za-z0-9])?\s*=([^=$]+)\$*\s*")  # `I_{max} = 3`
 
-_UPRIGHT = re.compile(
-    r"(\\[A-Za-z]+\s*)?\\mathrm\s*\{\s*([ei])\s*\}"
-)  # math-verify drops an upright constant and what follows it
+# math-verify drops an upright constant and what follows it.
+_UPRIGHT = re.compile(r"(\\[A-Za-z]+\s*)?\\mathrm\s*\{\s*([ei])\s*\}")
 
 # Without its SIGALRM time-out (main threads only) the library warns once; the pool's deadline replaces it.
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -84,21 +83,22 @@ def agree(gold: str, answer: list[Any], settings: dict[str, Any]) -> bool:
 
 def within(gold: str, answer: list[Any], tolerance: float | list[float]) -> bool:
     """True where both have equally many real numbers, and a pairing keeps every number within its tolerance."""
-    given = numbers(answer)
+    answer_numbers = numbers(answer)
     if isinstance(tolerance, list):
         limits = tolerance
         pieces = gold.split(",")
         values = [numbers(parsed_gold(piece)) for piece in pieces] if len(pieces) == len(tolerance) else [[]]
-        wanted = [value[0] for value in values if len(value) == 1]
+        gold_numbers = [value[0] for value in values if len(value) == 1]
     else:
-        wanted = numbers(parsed_gold(gold))
-        limits = [tolerance] * len(wanted)
-    if not wanted or len(wanted) != len(limits) or len(given) != len(wanted) or len(wanted) > MAX_VALUES:
+        gold_numbers = numbers(parsed_gold(gold))
+        limits = [tolerance] * len(gold_numbers)
+    counts = {len(gold_numbers), len(limits), len(answer_numbers)}
+    if len(counts) != 1 or not 1 <= len(gold_numbers) <= MAX_VALUES:
         return False
     slack = 1e-9  # of rounding: 0.003 is 0.001 from 0.002
     return any(
-        all(abs(w - g) <= t * (1 + slack) for w, g, t in zip(wanted, order, limits, strict=True))
-        for order in itertools.permutations(given)
+        all(abs(w - g) <= t * (1 + slack) for w, g, t in zip(gold_numbers, order, limits, strict=True))
+        for order in itertools.permutations(answer_numbers)
     )
 
 

@@ -116,12 +116,12 @@ class VerifierPool:
             waiting = self._drain()
             for worker in self._workers:
                 worker.interrupt()
-            for _ in self._owners:
+            for _ in self._owners:  # each owner's loop ends at one None
                 self._queue.put(None)
         for request in waiting:
-            if request.future.set_running_or_notify_cancel():
+            if request.future.set_running_or_notify_cancel():  # False where the caller has cancelled it
                 request.future.set_result(Verdict(0.0, ERROR, detail="the verifier pool was closed"))
-        for owner in self._owners:
+        for owner in self._owners:  # outside the lock, which they take to leave
             owner.join()
         atexit.unregister(self.close)
 
@@ -138,6 +138,7 @@ class VerifierPool:
         if not self._owners:
             atexit.register(self.close)
         while len(self._owners) < self._num_workers:
+            # A daemon: the interpreter waits for other threads before it calls `close` at its exit.
             owner = threading.Thread(target=self._own, name=f"verifier-{len(self._owners)}", daemon=True)
             owner.start()
             self._owners.append(owner)
@@ -207,7 +208,7 @@ def target_of(verifier: Verifier) -> str:
     module, name = getattr(verifier, "__module__", None), getattr(verifier, "__qualname__", "<")
     if module is None or "<" in name:
         raise ValueError(f"verifier must be a module-level function, got {verifier!r}: its process imports it by name")
-    if module == "__main__":
+    if module == "__main__":  # the worker has a `__main__` of its own
         return f"{os.path.abspath(verifier.__code__.co_filename)}:{name}"
     return f"{module}:{name}"
 

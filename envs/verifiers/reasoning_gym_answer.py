@@ -30,8 +30,8 @@ def make(name: str, config: str, index: int) -> dict[str, Any]:
     entry = data_set(name, config)[index]
     answer = entry["answer"]
     packed = base64.b64encode(pickle.dumps(entry)).decode()
-    made = {"question": str(entry["question"]), "answer": None if answer is None else str(answer), "packed": packed}
-    return {"score": 0.0, "data": made}
+    problem = {"question": str(entry["question"]), "answer": None if answer is None else str(answer), "packed": packed}
+    return {"score": 0.0, "data": problem}  # the score is not read: a worker's reply must have one
 
 
 def score(name: str, config: str, packed: str, answer: str) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def _trl(function: Any, call: Mapping[str, Any], row: Mapping[str, Any]) -> Any:
     arguments |= {"answer": [call["answer"]], "prompts": [call["messages"] if chat else call["prompt"]]}
     arguments["completions"] = [completion]
     parameters = inspect.signature(function).parameters
+    # Without **kwargs a function takes only the columns that it names.
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         arguments = {name: value for name, value in arguments.items() if name in parameters}
     (reward,) = function(**arguments)

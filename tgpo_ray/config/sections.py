@@ -154,7 +154,9 @@ class LearnersConfig(Section):
     """`learners`: the Ray Train workers that hold weights and optimizer."""
 
     num_learners: Positive = Field(default=1, description="Data-parallel ranks.")
-    engine: Literal["torch", "deepspeed"] = Field(default="torch", description="torch: plain torch or DDP.")
+    engine: Literal["torch", "deepspeed"] = Field(
+        default="torch", description="torch: AdamW, gradients summed over the ranks; deepspeed: ZeRO."
+    )
     zero_stage: Literal[0, 1, 2, 3] = Field(default=0, description="DeepSpeed ZeRO stage; needs engine deepspeed.")
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = Field(
         default="none", description="What lives in CPU memory; optimizer: ZeRO 1-3, parameters too: ZeRO 3."
