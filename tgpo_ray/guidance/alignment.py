@@ -142,7 +142,7 @@ class TextAlignment:
         return np.where(safe == ids, self._table[safe], -1).astype(np.int32)
 
     def has_own_logprob(self, teacher_ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """Returns (T,) bool: both boundaries of the token are shared, so the teacher's pieces spell exactly the token."""
+        """Returns (T,) bool: both boundaries of the token are shared, so the teacher's pieces spell just the token."""
         readable = np.diff(starts, append=len(teacher_ids)) > 0
         return readable & np.append(readable[1:], True)
 
@@ -153,7 +153,7 @@ class TextAlignment:
         return float((self.map_teacher_ids(ids) < 0).mean()) if len(ids) else 0.0
 
     def coverage(self, ids: np.ndarray) -> float:
-        """Returns the share of these policy tokens that begin at a shared boundary: the most that guidance can reach."""
+        """Returns the share of these policy tokens that begin at a shared boundary. Guidance reaches no others."""
         teacher_ids, starts = self.policy_ids_for_teacher(ids)
         return float((np.diff(starts, append=len(teacher_ids)) > 0).mean()) if len(starts) else 0.0
 

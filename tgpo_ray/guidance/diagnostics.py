@@ -111,7 +111,7 @@ def policy_argmax(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) ->
     It costs a pass over the LM head, so use it now and then, on a few hundred rows.
     """
     chunks = HeadChunks(hidden, weight, bias)
-    unused = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)  # (N, 1) targets that `visit` requires
+    unused = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)  # (N, 1) targets of `visit`
     ids = unused[:, 0].clone()
     for start, stop in chunks.bounds():
         ids[start:stop] = chunks.visit(start, stop, unused[start:stop]).numerators.argmax(-1)
@@ -133,7 +133,7 @@ def agreement(ids: Tensor, teacher_ids: Tensor, mask: Tensor) -> SumCount:
 
 
 def teacher_confidence(target_logprobs: Tensor, ids: Tensor, teacher_ids: Tensor, mask: Tensor) -> SumCount:
-    """Returns (sum, count) of the teacher's probability of its own token, over the tokens where it differs from `ids`."""
+    """Returns (sum, count) of the teacher's probability of its own token, where that differs from `ids`."""
     return masked_mean_parts(target_logprobs.exp(), mask * (ids != teacher_ids))
 
 
@@ -146,7 +146,7 @@ def out_of_vocabulary(teacher_ids: Tensor, mask: Tensor, vocab_size: int | None 
 
 
 def zero_advantage_taught(advantages: Tensor, guided: Tensor, mask: Tensor, groups: Tensor) -> SumCount:
-    """Returns (how many of them guidance teaches, how many) of the groups without advantage, whose rewards are equal."""
+    """Returns (number that guidance teaches, number) of the groups without advantage, whose rewards are equal."""
     _, index = torch.unique(groups, return_inverse=True)
     index = index.flatten()  # (N,) in 0 .. number of groups - 1
 
@@ -161,7 +161,7 @@ def zero_advantage_taught(advantages: Tensor, guided: Tensor, mask: Tensor, grou
 def by_position(
     name: str, values: Tensor, mask: Tensor, positions: Tensor, edges: Sequence[int] = POSITION_EDGES
 ) -> Sums:
-    """Returns (sum, count) of `values` in each stretch of the response: `name/0-63`, `name/64-255`, ..., `name/4096+`."""
+    """Returns (sum, count) of `values` in each stretch of responses: `name/0-63`, `name/64-255`, ..., `name/4096+`."""
     bounds = [0, *edges]
     buckets = torch.bucketize(positions, torch.tensor(edges, device=positions.device), right=True)
     labels = [*(f"{name}/{low}-{high - 1}" for low, high in zip(bounds, edges, strict=False)), f"{name}/{bounds[-1]}+"]
@@ -204,7 +204,7 @@ def guidance_diagnostics(
     edges: Sequence[int] = POSITION_EDGES,
     bound: float = LOG_RATIO_BOUND,
 ) -> dict[str, float]:
-    """`diagnostic_sums` as plain floats, for a log; what counts no token is left out."""
+    """Returns `diagnostic_sums` as plain floats, for a log. A figure over no token is left out."""
     sums = diagnostic_sums(batch, guidance_weight=guidance_weight, edges=edges, bound=bound)
     return {name: float(total / count) for name, (total, count) in sums.items() if float(count) > 0.0}
 

@@ -47,10 +47,12 @@ def topk_targets(teacher_logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def merge_duplicate_targets(topk_ids: Tensor, topk_logprobs: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the targets (..., k) with the probabilities of equal ids added up in the first of them, the others -1.
+    """Returns the targets (..., k) with the probabilities of equal ids added in the first of them.
+
+    The other equal ids become -1. Example: ids 7, 3, 7 with probabilities .5, .3, .1 become 7, 3, -1 with .6, .3, 0.
 
     Two teacher tokens can become one policy token when they are mapped into another vocabulary. Both can be ends of
-    sequence, or begin with the same piece. Example: ids 7, 3, 7 with probabilities .5, .3, .1 become 7, 3, -1 with .6, .3, 0.
+    sequence, or begin with the same piece.
     """
     ids, order = topk_ids.sort(dim=-1, stable=True)  # stable: the first of equal ids stays the first
     starts = torch.ones_like(ids, dtype=torch.bool)

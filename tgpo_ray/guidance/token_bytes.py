@@ -127,7 +127,7 @@ class TokenBytes:
 
     @cached_property
     def _num_sentinels(self) -> int:
-        """The number of tokens of the sentinel, if the tokenizer puts a space before every text (SentencePiece), else 0."""
+        """The number of the sentinel's tokens if the tokenizer puts a space before texts (SentencePiece), else 0."""
         lone = next((value for value in self.values if value.isalpha() and value.isascii()), b"")
         padded = self.join(self.encode(lone.decode())) == b" " + lone
         return len(self.encode(SENTINEL)) if padded else 0

@@ -53,7 +53,7 @@ def topk_guidance_loss_from_logits(
 
     Args:
         logits: (..., V) at the position *before* each response token, divided by the rollout temperature.
-        topk_ids: (..., k) int in the policy's vocabulary; -1 where it lacks the token. The probabilities of equal ids are added.
+        topk_ids: (..., k) int in the policy's vocabulary; -1 where it lacks the token. Equal ids are merged.
         topk_teacher_logprobs: (..., k) nats.
         mask: (...) 1.0 on response tokens; None means everywhere.
 
@@ -78,7 +78,7 @@ def fused_topk_guidance_loss(
     renormalize: bool = True,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Returns the sum () of `topk_guidance_loss` over the tokens, with gradient, without a [tokens, vocabulary] tensor.
+    """Returns the sum () of `topk_guidance_loss` over the tokens, with gradient, chunk by chunk.
 
     Args:
         hidden: (..., D) final hidden states at the position *before* each response token.

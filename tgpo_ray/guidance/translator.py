@@ -61,7 +61,7 @@ class TokenTranslator(Protocol):
         ...
 
     def map_teacher_ids(self, ids: np.ndarray) -> np.ndarray:
-        """Returns the policy's id for each teacher id by itself, any shape, for top-k targets; -1 where there is none."""
+        """Returns the policy's id for each teacher id by itself (any shape, for top-k targets), or -1."""
         ...
 
     def has_own_logprob(self, teacher_ids: np.ndarray, starts: np.ndarray) -> np.ndarray:

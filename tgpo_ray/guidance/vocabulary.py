@@ -78,7 +78,7 @@ class VocabularyMap:
         return cls(to_policy, to_teacher, offsets, pieces, is_identity, num_respelled, tuple(teacher_eos_ids))
 
     def map_teacher_ids(self, ids: np.ndarray) -> np.ndarray:
-        """Returns the policy's ids (int32, same shape) of teacher ids; -1 where there is none or the id is out of range.
+        """Returns the policy's ids (int32, same shape) of teacher ids; -1 without one, or out of range.
 
         If both vocabularies are the same, the result is the argument itself and not a copy.
         """
@@ -90,7 +90,7 @@ class VocabularyMap:
         """Returns (teacher ids (M,), starts (T,)) that spell policy ids (T,); both int32.
 
         `starts[t]` is the index of the first piece of policy token t. So the teacher's prediction *for* token t is the
-        one that it makes after teacher_ids[:starts[t]]. An id without a string, or with an empty encoding, has no piece.
+        one that it makes after teacher_ids[:starts[t]]. An id without a string or encoding has no piece.
         """
         if self.is_identity and _are_inside(ids, len(self.policy_to_teacher)) and not (ids < 0).any():
             return ids, np.arange(len(ids), dtype=np.int32)
@@ -117,7 +117,7 @@ class VocabularyMap:
         readable = counts > 0
         targets[readable] = self.map_teacher_ids(predicted[starts[readable]])
         differing = np.concatenate([[0], np.cumsum(predicted != teacher_ids)])  # (M + 1,)
-        # no difference between the first and the last piece of a token; the first may be -1 in the policy's ids
+        # no difference between the first and the last piece of a token
         agrees = (counts > 1) & (differing[starts + counts] == differing[starts])
         return np.where(agrees, ids, targets).astype(np.int32)
 
@@ -143,7 +143,7 @@ class VocabularyMap:
         )
 
     def share_unmapped(self, ids: np.ndarray) -> float:
-        """Returns the share of these teacher ids without an id of the policy; negative ids (no guidance) do not count."""
+        """Returns the share of these teacher ids without an id of the policy; negative ids do not count."""
         ids = np.asarray(ids)
         ids = ids[ids >= 0]
         return float((self.map_teacher_ids(ids) < 0).mean()) if len(ids) else 0.0
