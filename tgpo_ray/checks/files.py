@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from tgpo_ray.models import VocabularyTokenizer
 
 SCORING_CHUNK = 256 * 2**20  # most bytes of float32 logits that a teacher forms at a time
-TRAINING_BYTES = {
-    "float32": 16,
-    "bfloat16": 18,
-}  # weight, gradient, two moments, float32 master
+TRAINING_BYTES = {"float32": 16, "bfloat16": 18}  # a parameter: weight, gradient, two moments, float32 master
 MAX_UNMAPPED_SHARE_OF_IDS = 0.5  # above it the two tokenizers have little in common
 Check = Callable[["AlgorithmConfig"], Iterator[CheckResult]]
 USER_MESSAGES = [{"role": "user", "content": "1+1="}]
