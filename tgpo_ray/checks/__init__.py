@@ -1,4 +1,4 @@
-"""What can be known to be wrong before an hour has been spent: environments, files, running actors."""
+"""Checks of environments, files and running actors, which find faults before a run spends an hour."""
 
 from typing import TYPE_CHECKING
 

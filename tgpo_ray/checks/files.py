@@ -1,4 +1,4 @@
-"""Checks that only read files: no model is loaded, no actor started."""
+"""Checks that only read files. They load no model and start no actor."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from tgpo_ray.config import AlgorithmConfig
     from tgpo_ray.models import VocabularyTokenizer
 
-SCORING_CHUNK = 256 * 2**20  # bytes of float32 logits that a teacher forms at a time, at most
-TRAINING_BYTES = {"float32": 16, "bfloat16": 18}  # a parameter's weight, gradient, two moments, and a float32 master
+SCORING_CHUNK = 256 * 2**20  # most bytes of float32 logits that a teacher forms at a time
+TRAINING_BYTES = {"float32": 16, "bfloat16": 18}  # a parameter: weight, gradient, two moments, float32 master
 MAX_UNMAPPED_SHARE_OF_IDS = 0.5  # above it the two tokenizers have little in common
 Check = Callable[["AlgorithmConfig"], Iterator[CheckResult]]
 USER_MESSAGES = [{"role": "user", "content": "1+1="}]
 
 
 def check_files(config: AlgorithmConfig) -> Iterator[CheckResult]:
-    """The results, one by one. `config` is a resolved one."""
+    """Yields the results one by one. `config` must be resolved."""
     for check in CHECKS:
         yield from _guarded(check, config)
 
@@ -39,14 +39,16 @@ def _guarded(check: Check, config: AlgorithmConfig) -> Iterator[CheckResult]:
 
 
 def check_contexts(config: AlgorithmConfig) -> Iterator[CheckResult]:
-    """Every model's context against the longest sequence that it may have to read."""
+    """Yields the context of every model against the longest sequence that the model may read."""
     needed = config.longest_episode()
     models = {"policy": (config.model.path, config.model.hf_overrides)}
     models |= {f"teacher {name}": (it.path, it.hf_overrides) for name, it in config.teacher_pools().items()}
     for name, (path, overrides) in models.items():
-        own_words = name != "policy" and not _same_tokenizer(config, path)
-        wanted = int(needed * TEACHER_CONTEXT_SLACK) if own_words else needed
-        bound = f">= {wanted} tokens: prompt and response" + (", in the teacher's own pieces" if own_words else "")
+        has_own_tokenizer = name != "policy" and not _same_tokenizer(config, path)
+        wanted = int(needed * TEACHER_CONTEXT_SLACK) if has_own_tokenizer else needed
+        bound = f">= {wanted} tokens: prompt and response" + (
+            ", in the teacher's own pieces" if has_own_tokenizer else ""
+        )
         length = context_length(model_facts(path, overrides))
         if length is None:
             yield skipped(f"context of {name}", f"{path} is no local folder", bound)
@@ -57,13 +59,13 @@ def check_contexts(config: AlgorithmConfig) -> Iterator[CheckResult]:
 
 
 def _same_tokenizer(config: AlgorithmConfig, path: str) -> bool:
-    """Whether both folders hold the same tokenizer file; False where that cannot be seen."""
+    """Returns whether both folders have the same tokenizer file; False if a folder has no such file."""
     files = [Path(it).expanduser() / "tokenizer.json" for it in (config.model.tokenizer or config.model.path, path)]
     return all(file.is_file() for file in files) and files[0].read_bytes() == files[1].read_bytes()
 
 
 def check_memory(config: AlgorithmConfig) -> Iterator[CheckResult]:
-    """Weights, caches and scoring buffers of every actor, and on a CPU all of them against what this machine has."""
+    """Yields the memory of every actor (weights, caches, scoring buffers), and their sum against a CPU machine's."""
     total = 0
     runners, learners, model = config.env_runners, config.learners, config.model
     if config.needs_envs:
@@ -85,6 +87,7 @@ def check_memory(config: AlgorithmConfig) -> Iterator[CheckResult]:
         size, measured = _engine(config, it.path or model.path, model.dtype, kv, model.hf_overrides, scores=True)
         total += size * it.num_replicas
         yield CheckResult("memory of the reference", "ok", measured, "stated")
+    # ZeRO splits one copy of the training state over the ranks; without it each rank has a copy
     training = _num_parameters(model.path) * TRAINING_BYTES[model.dtype]
     total += training * (1 if learners.zero_stage else learners.num_learners)
     yield _together(total, training, gpus=bool(learners.num_gpus_per_learner))
@@ -93,7 +96,7 @@ def check_memory(config: AlgorithmConfig) -> Iterator[CheckResult]:
 def _engine(
     config: AlgorithmConfig, path: str, dtype: str, kv_cache: int, overrides: dict[str, Any], *, scores: bool
 ) -> tuple[int, str]:
-    """Bytes of one engine, and the same in words."""
+    """Returns the bytes of one engine, and their parts in words."""
     facts = model_facts(path, overrides)
     weights = _num_parameters(path) * (4 if dtype == "float32" else 2)
     parts = [f"{format_bytes(weights)} weights" if weights else "weights unknown"]
@@ -120,14 +123,14 @@ def _together(total: int, training: int, *, gpus: bool) -> CheckResult:
 
 
 def _num_parameters(path: str) -> int:
-    """Parameters in a local folder's safetensors files, by their headers; 0 where there are none."""
+    """Returns the number of parameters in a local folder's safetensors files, from their headers; 0 without files."""
     from safetensors import safe_open
 
     count = 0
     for file in Path(path).expanduser().glob("*.safetensors"):
         with safe_open(file, framework="np") as tensors:
             for name in tensors.keys():  # noqa: SIM118  (no mapping)
-                shape = tensors.get_slice(name).get_shape()
+                shape = tensors.get_slice(name).get_shape()  # a slice reads the header and not the weights
                 size = 1
                 for length in shape:
                     size *= length
@@ -136,7 +139,7 @@ def _num_parameters(path: str) -> int:
 
 
 def check_templates(config: AlgorithmConfig) -> Iterator[CheckResult]:
-    """A chat through each template and back: the ids spell the rendered text, and the message is in it."""
+    """Yields whether the ids of a chat template decode to its text, and whether the message is in it."""
     yield _template("policy", config.model.tokenizer or config.model.path, config, needed=False)
     for name, teacher in config.teacher_pools().items():
         if teacher.prompt == "own_template":
@@ -168,7 +171,7 @@ def _tokenizer(path: str, config: AlgorithmConfig) -> VocabularyTokenizer:
 
 
 def check_vocabularies(config: AlgorithmConfig) -> Iterator[CheckResult]:
-    """What the policy can learn of each teacher's vocabulary, and what the teacher can read of the policy's."""
+    """Yields the share of each teacher's vocabulary that the policy can learn, and of the policy's that it can read."""
     for name, teacher in config.teacher_pools().items():
         spec = teacher_spec(config, teacher, unmapped=config.unmapped)
         tokenizer = _tokenizer(teacher.tokenizer or teacher.path, config)

@@ -1,4 +1,4 @@
-"""The table that checks print, of a preflight and of an environment alike."""
+"""The table of check results, for a preflight and for an environment."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class PreflightError(RuntimeError):
-    """Something is wrong with what a run would stand on; the message names each failed check and its fix."""
+    """A check before a run has failed. The message names each failed check and its fix."""
 
 
 def refuse_failed(results: Iterable[CheckResult]) -> int:
-    """The number of checks that have passed.
+    """Returns the number of checks that have passed.
 
     Raises:
-        PreflightError: some have failed.
+        PreflightError: a check has failed.
     """
     results = list(results)
     failed = [it for it in results if it.failed]
@@ -40,7 +40,7 @@ COLOURS = {"ok": "green", "failed": "red", "skipped": "yellow"}
 
 
 def print_results(title: str, results: Sequence[CheckResult], console: Console | None = None) -> bool:
-    """What each check measured and its bound, what it found, and its fix. Returns whether nothing has failed."""
+    """Returns whether nothing has failed, and prints each check with its measurement, bound, findings and fix."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -57,7 +57,7 @@ def print_results(title: str, results: Sequence[CheckResult], console: Console |
 
 
 def _lines(results: Sequence[CheckResult]) -> Iterator[str]:
-    """Findings and fixes, and the checks that failed."""
+    """Yields findings and fixes, and the names of the failed checks."""
     for result in results:
         for finding in result.findings[:MAX_SHOWN]:
             where = "" if finding.index is None else f"problem {finding.index}: "

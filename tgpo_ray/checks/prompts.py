@@ -1,4 +1,4 @@
-"""Every environment is made and asked for its prompts on the driver, before any actor starts."""
+"""The check of environments and their prompts on the driver, before any actor starts."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from tgpo_ray.config import AlgorithmConfig
     from tgpo_ray.models import Tokenizer
 
-LOOK_S = 5.0  # an environment may take long to reset: what was not looked at by then, the runner checks
+LOOK_S = 5.0  # an environment may reset slowly; the runner checks the prompts that are left after this time
 NUM_PROCEDURAL = 16
-NUM_LONGEST = 8  # prompts that are tokenized, the longest in characters
+NUM_LONGEST = 8  # number of prompts that are tokenized: those with the most characters
 
 
 def check_environments(config: AlgorithmConfig) -> None:
-    """Fail on a missing file, a wrong column, an unknown id, or a prompt that is too long.
+    """Raise an error for a missing file, a wrong column, an unknown id, or a prompt that is too long.
 
     Raises:
-        ConfigError: names the environment, the cause and the fix.
+        ConfigError: the message names the environment, the cause and the fix.
     """
     from tgpo_ray.config import ConfigError
     from tgpo_ray.env_runners import all_envs
@@ -37,17 +37,17 @@ def check_environments(config: AlgorithmConfig) -> None:
     for key, spec in zip(keys, specs, strict=True):
         try:
             problems += [f"{key} ({spec.id}): {problem}" for problem in _problems(spec, tokenizer, config)]
-        except Exception as error:  # whatever a user's environment raises
+        except Exception as error:  # a user's environment may raise anything
             problems.append(f"{key} ({spec.id}): {explained(spec.id, error)}")
     if problems:
         raise ConfigError(problems)
 
 
 def _tokenizer(config: AlgorithmConfig) -> Tokenizer | None:
-    """The policy's tokenizer; None for a Hugging Face id that is not in this machine's cache: nothing is downloaded.
+    """Returns the policy's tokenizer, or None for a Hugging Face id that is not in the cache. Nothing is downloaded.
 
     Raises:
-        ConfigError: a folder whose tokenizer cannot be read.
+        ConfigError: the tokenizer in a folder is not readable.
     """
     from transformers import AutoTokenizer
 
@@ -68,7 +68,7 @@ def _tokenizer(config: AlgorithmConfig) -> Tokenizer | None:
 
 
 def _problems(spec: EnvSpec, tokenizer: Tokenizer | None, config: AlgorithmConfig) -> Iterator[str]:
-    """A line where the longest prompt is too long, and one where the chat template rewrites earlier turns."""
+    """Yields a line if the longest prompt is too long, and one if the chat template rewrites earlier turns."""
     env = spec.make()
     try:
         prompts = _prompts(env, config.seed)
@@ -93,13 +93,13 @@ def _problems(spec: EnvSpec, tokenizer: Tokenizer | None, config: AlgorithmConfi
 
 
 def _later_role(env: Env[str, str]) -> str | None:
-    """The role in which the environment says that it goes on with a chat; None where it does not, or does not say."""
+    """Returns the role in which the environment continues a chat; None if it does not continue, or states no role."""
     several = (getattr(env.unwrapped, "max_turns", None) or 1) > 1
     return getattr(env.unwrapped, "turn_role", None) if several else None
 
 
 def _prompts(env: Env[str, str], seed: int) -> list[tuple[int, str, dict[str, Any]]]:
-    """(index, prompt, info) of the rows, or of some problems of a procedural environment."""
+    """Returns (index, prompt, info) of the rows, or of some problems of a procedural environment."""
     count = getattr(env.unwrapped, "num_problems", None)
     prompts = []
     start = time.monotonic()

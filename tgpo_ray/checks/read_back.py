@@ -1,4 +1,4 @@
-"""Whether a teacher recognises its own writing: the sharpest test of positions that needs no second model."""
+"""The check that a teacher recognises its own text, which tests positions without a second model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class WritingTeacher(Protocol):
-    """The part of a Teacher that writes and reads."""
+    """The part of a Teacher that generates and scores."""
 
     @property
     def translator(self) -> EpisodeTranslator: ...
@@ -30,37 +30,43 @@ class ReadBack:
     """Means over the tokens that a teacher wrote and then scored."""
 
     num_tokens: int
-    agreement: float  # its argmax is what it wrote greedily
-    shifted: float  # the same one position on
-    gap: float  # nats, |log-prob when scored - when it was sampled|
+    agreement: float  # share of positions where its argmax is its greedy token
+    shifted: float  # the same share with the argmax of the next position
+    gap: float  # nats, |log-prob when scored - log-prob when sampled|
     shifted_gap: float
 
 
 def read_back(teacher: WritingTeacher, groups: Sequence[EpisodeGroup], max_tokens: int) -> ReadBack:
-    """Have a Teacher continue the groups' prompts, greedily and at temperature 1, and score what it wrote.
+    """Returns how a Teacher scores its own continuations of the groups' prompts, greedy and at temperature 1.
 
-    Runs inside the teacher's actor, in its own ids: no vocabulary takes part.
+    It runs inside the teacher's actor and in the teacher's ids, so no vocabulary is translated.
     """
     requests = [teacher.translator.request(group, group.episodes[0])[0] for group in groups]
     prompts = [request.ids[: request.first] for request in requests]
-    greedy, best = _written(teacher.backend, prompts, Sampling(max_tokens, temperature=0.0))
-    drawn, sampled = _written(teacher.backend, prompts, Sampling(max_tokens, temperature=1.0, logprobs=True))
-    agrees = [_given(b.argmax_ids) == g.token_ids for b, g in zip(best, greedy, strict=True)]
-    shifted = [_given(b.argmax_ids)[1:] == g.token_ids[:-1] for b, g in zip(best, greedy, strict=True)]
-    pairs = [(_given(s.logprobs), _given(d.logprobs)) for s, d in zip(sampled, drawn, strict=True)]
+    greedy, greedy_scores = _continuations(teacher.backend, prompts, Sampling(max_tokens, temperature=0.0))
+    samples, sample_scores = _continuations(
+        teacher.backend, prompts, Sampling(max_tokens, temperature=1.0, logprobs=True)
+    )
+    agrees = [given(scores.argmax_ids) == it.token_ids for scores, it in zip(greedy_scores, greedy, strict=True)]
+    shifted = [
+        given(scores.argmax_ids)[1:] == it.token_ids[:-1] for scores, it in zip(greedy_scores, greedy, strict=True)
+    ]
+    pairs = [
+        (given(scores.logprobs), given(it.logprobs)) for scores, it in zip(sample_scores, samples, strict=True)
+    ]  # (T,) each
     return ReadBack(
         num_tokens=sum(len(it.token_ids) for it in greedy),
         agreement=_mean(agrees),
         shifted=_mean(shifted),
-        gap=_mean([np.abs(scored - drew) for scored, drew in pairs]),
-        shifted_gap=_mean([np.abs(scored[1:] - drew[:-1]) for scored, drew in pairs]),
+        gap=_mean([np.abs(scored - sampled) for scored, sampled in pairs]),
+        shifted_gap=_mean([np.abs(scored[1:] - sampled[:-1]) for scored, sampled in pairs]),
     )
 
 
-def _written(
+def _continuations(
     backend: ScoringBackend, prompts: Sequence[np.ndarray], sampling: Sampling
 ) -> tuple[list[Completion], list[Scores]]:
-    """A response to each prompt, and its scores."""
+    """Returns a response to each prompt, and its scores."""
     responses = [completions[0] for completions in backend.generate([prompt.tolist() for prompt in prompts], sampling)]
     requests = [
         ScoringRequest(np.concatenate([prompt, response.token_ids]).astype(np.int32), len(prompt))
@@ -69,8 +75,9 @@ def _written(
     return responses, backend.score(requests, Want(argmax=True, logprob=True))
 
 
-def _given(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None  # asked for above
+def given(values: np.ndarray | None) -> np.ndarray:
+    """Returns the argument, which is an array because the request has asked for it."""
+    assert values is not None
     return values
 
 

@@ -1,11 +1,11 @@
-"""What a check found."""
+"""The results of checks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-MAX_SHOWN = 5  # findings that a report shows; all are counted
+MAX_SHOWN = 5  # number of findings that a report shows; it counts all of them
 MAX_TEXT = 160
 
 Status = Literal["ok", "failed", "skipped"]
@@ -13,7 +13,7 @@ Status = Literal["ok", "failed", "skipped"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to look at: a problem by its index (None: not about one problem) and what happened there."""
+    """One fault: the index of the problem (None if it is not about one problem), and what happened there."""
 
     index: int | None
     text: str
@@ -27,7 +27,7 @@ class CheckResult:
     status: Status
     measured: str
     bound: str
-    fix: str = ""  # said where the check failed
+    fix: str = ""  # printed if the check has failed
     findings: tuple[Finding, ...] = ()
 
     @property
@@ -36,17 +36,17 @@ class CheckResult:
 
 
 def judged(name: str, findings: list[Finding], *, measured: str, bound: str, fix: str) -> CheckResult:
-    """Failed where there are findings."""
+    """Returns a result that has failed if there are findings."""
     return CheckResult(name, "failed" if findings else "ok", measured, bound, fix, tuple(findings))
 
 
 def skipped(name: str, reason: str, bound: str) -> CheckResult:
-    """Not run, and why."""
+    """Returns the result of a check that has not run, with the reason."""
     return CheckResult(name, "skipped", reason, bound)
 
 
 def shortened(value: object) -> str:
-    """`repr` of a text, cut in the middle of what is long."""
+    """Returns the `repr` of a text, without the middle of a long one."""
     text = value if isinstance(value, str) else repr(value)
     if len(text) <= MAX_TEXT:
         return repr(text)

@@ -1,4 +1,4 @@
-"""Checks on the running actors: a few episodes are sampled and scored, nothing is trained."""
+"""Checks of the running actors, which sample and score a few episodes and train nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from tgpo_ray.checks.read_back import ReadBack, read_back
+from tgpo_ray.checks.read_back import ReadBack, given, read_back
 from tgpo_ray.checks.results import CheckResult, Finding, judged, skipped
 from tgpo_ray.cluster import ACTOR_ERRORS, root_cause
 from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup, Guidance, SampledGroup, Task
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 NUM_PROBLEMS, GROUP_SIZE, MAX_TOKENS = 2, 2, 64  # of the probe, for each environment
 PROBE_SEED = 0
-MEAN_GAP = {"float32": 1e-3, "bfloat16": 0.05}  # nats; two engines sum in another order, bfloat16 in 8 bits
+MEAN_GAP = {"float32": 1e-3, "bfloat16": 0.05}  # nats; two engines sum in different orders, and bfloat16 has 8 bits
 LARGEST_GAP = {"float32": 1e-2, "bfloat16": 1.0}  # of a single token: rare tokens have small, coarse probabilities
-LEAST_AGREEMENT = {"float32": 0.95, "bfloat16": 0.9}  # ties may fall either way
-REPEATS = 0.9  # a text that says the same token again and again looks the same shifted
+LEAST_AGREEMENT = {"float32": 0.95, "bfloat16": 0.9}  # two tokens may be equally likely
+REPEATS = 0.9  # a text that repeats one token agrees with itself when shifted
 WANT = ("argmax", "logprob")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Some of the policy's episodes, with the sampler's log-probs."""
+    """A few episodes of the policy, with the log-probs of the sampler."""
 
     groups: list[SampledGroup]
-    episodes: list[EpisodeGroup]  # the same, fetched
+    episodes: list[EpisodeGroup]  # the same groups, fetched from the object store
 
 
 class RunningAlgorithm(Protocol):
-    """What the checks need of an algorithm whose actors run."""
+    """The attributes of a running algorithm that the checks use."""
 
     has_runners: bool
     iteration: int
@@ -53,7 +53,7 @@ class RunningAlgorithm(Protocol):
 
 
 def check_actors(algorithm: RunningAlgorithm) -> Iterator[CheckResult]:
-    """The results, one by one. `algorithm` has built its actors and synced its weights."""
+    """Yields the results one by one. `algorithm` has built its actors and synced its weights."""
     if not algorithm.has_runners or not algorithm.config.envs:
         yield skipped("actors", "the algorithm samples from no environment", "stated")
         return
@@ -69,7 +69,7 @@ def check_actors(algorithm: RunningAlgorithm) -> Iterator[CheckResult]:
 
 
 def sampled_probe(algorithm: RunningAlgorithm) -> Probe:
-    """Episodes of the first problems of every training environment; the cursor stays where it is."""
+    """Returns episodes of the first problems of every training environment. The cursor does not move."""
     import ray
 
     config, runners = algorithm.config.env_runners, algorithm.env_runners
@@ -84,7 +84,7 @@ def sampled_probe(algorithm: RunningAlgorithm) -> Probe:
 
 
 def check_sampler(algorithm: RunningAlgorithm, probe: Probe) -> CheckResult:
-    """Learner and sampler are the same policy: the same weights, the same temperature, the same positions."""
+    """Returns whether learner and sampler are one policy, with the same weights, temperature and positions."""
     name, bound = "learner and sampler", MEAN_GAP[algorithm.config.model.dtype]
     gaps = algorithm.learners.sampler_gaps(probe.groups)
     if not len(gaps):
@@ -100,7 +100,7 @@ def check_sampler(algorithm: RunningAlgorithm, probe: Probe) -> CheckResult:
 
 
 def check_pool(who: str, pool: TeacherGroup, probe: Probe, max_unmapped: float) -> Iterator[CheckResult]:
-    """One pool of scorers; what its actors raise is a failure of its own."""
+    """Yields the results of one pool of scorers. An error of its actors is a failed check."""
     from ray.exceptions import RayTaskError
 
     dtype = pool.spec.engine.dtype
@@ -115,7 +115,7 @@ def check_pool(who: str, pool: TeacherGroup, probe: Probe, max_unmapped: float) 
 
 
 def _answers(pool: TeacherGroup, probe: Probe) -> list[list[Guidance]]:
-    """What every replica says of all episodes, in their order."""
+    """Returns the guidance of every replica for all episodes, as [replica][episode]."""
     import ray
 
     refs = [[handle.annotate.remote(group.ref, list(WANT)) for group in probe.groups] for handle in pool.handles]
@@ -123,14 +123,9 @@ def _answers(pool: TeacherGroup, probe: Probe) -> list[list[Guidance]]:
 
 
 def _flat(answers: list[Guidance]) -> tuple[np.ndarray, np.ndarray]:
-    """Ids and log-probs of all episodes' tokens, one after the other."""
-    ids, logprobs = zip(*((_given(it.teacher_ids), _given(it.teacher_logprobs)) for it in answers), strict=True)
+    """Returns ids (N,) and log-probs (N,) of the tokens of all episodes."""
+    ids, logprobs = zip(*((given(it.teacher_ids), given(it.teacher_logprobs)) for it in answers), strict=True)
     return np.concatenate(ids), np.concatenate(logprobs)
-
-
-def _given(values: np.ndarray | None) -> np.ndarray:
-    assert values is not None  # the probe asked for them
-    return values
 
 
 def _replicas_agree(who: str, answers: list[list[Guidance]], dtype: str) -> CheckResult:
@@ -167,7 +162,7 @@ def _labels_are_mapped(who: str, answers: list[Guidance], limit: float) -> Check
 
 
 def _reads_itself(who: str, pool: TeacherGroup, probe: Probe, dtype: str) -> CheckResult:
-    """A teacher is a copy of itself: what it wrote greedily is its argmax, at that position and at no other."""
+    """Returns whether a teacher's greedy tokens are its argmax, at their own positions and not one further."""
     import ray
 
     look = partial(read_back, groups=probe.episodes, max_tokens=MAX_TOKENS // 2)
@@ -200,7 +195,7 @@ def _misplaced(report: ReadBack, least: float, largest: float) -> list[Finding]:
 
 
 def check_reference(algorithm: RunningAlgorithm, pool: TeacherGroup, probe: Probe) -> CheckResult:
-    """Before the first update, a reference with the policy's own weights gives the sampler's log-probs."""
+    """Returns whether a reference with the policy's weights has the sampler's log-probs, before the first update."""
     config = algorithm.config
     bound = MEAN_GAP[config.model.dtype]
     name, shown = "reference and policy", f"mean <= {bound:g} nats"
@@ -208,7 +203,7 @@ def check_reference(algorithm: RunningAlgorithm, pool: TeacherGroup, probe: Prob
         return skipped(name, "they differ by intention: another model, a trained policy or a temperature", shown)
     gaps = np.concatenate(
         [
-            np.abs(_given(guidance.teacher_logprobs) - _given(episode.old_logprobs))[episode.origin == ORIGIN_POLICY]
+            np.abs(given(guidance.teacher_logprobs) - given(episode.old_logprobs))[episode.origin == ORIGIN_POLICY]
             for guidance, episode in zip(
                 _answers(pool, probe)[0], [it for group in probe.episodes for it in group.episodes], strict=True
             )

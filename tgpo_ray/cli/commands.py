@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the console script; returns the exit status."""
+    """Returns the exit status of the console script, whose entry point this is."""
     sys.path.insert(0, os.getcwd())  # as `python -m` does: `algorithm: my_pkg:MyMethod` may be in this folder
     options = build_parser().parse_args(arguments)
     quiet_other_packages()
@@ -148,7 +148,7 @@ def _export(options: argparse.Namespace) -> int:
 
 @contextmanager
 def _algorithm(options: argparse.Namespace, *, with_runners: bool = True) -> Iterator[Algorithm]:
-    """The algorithm of the YAML file, restored where a checkpoint is named; its own folder is a temporary one."""
+    """Yields the algorithm of the YAML file in a temporary folder, restored if a checkpoint is named."""
     from tgpo_ray.config import AlgorithmConfig, ConfigError
     from tgpo_ray.driver import Algorithm
 

@@ -50,10 +50,10 @@ def add_env_command(commands: argparse._SubParsersAction[argparse.ArgumentParser
 
 
 def parsed_kwargs(items: Iterable[str]) -> dict[str, Any]:
-    """A JSON object, or `key=value` with values read as YAML 1.2.
+    """Returns the arguments of a JSON object, or of `key=value` items with values in YAML 1.2.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: the items have another form.
     """
     from tgpo_ray.config import load_yaml
 
@@ -77,7 +77,7 @@ def _made(env_id: str, kwargs: dict[str, Any]) -> Env[str, str]:
 
     try:
         return make_env(env_id, kwargs)
-    except Exception as error:  # whatever a user's constructor raises
+    except Exception as error:  # a user's constructor may raise anything
         raise ValueError(f"{env_id}: {explained(env_id, error)}") from error
 
 
@@ -118,7 +118,7 @@ def _show_arguments(env_id: str) -> int:
 
     try:
         lines = argument_lines(env_id)
-    except Exception as error:  # an unknown id, or whatever a user's module raises
+    except Exception as error:  # an unknown id, or any error of a user's module
         raise ValueError(f"{env_id}: {explained(env_id, error)}") from error
     print("\n".join(lines) or f"{env_id} takes no arguments")
     return 0
@@ -130,7 +130,7 @@ def _print_chat(info: dict[str, Any]) -> None:
 
 
 def _print_gold(env: Env[str, str], responses: tuple[str, ...] | None) -> None:
-    """The right responses; of several, one a turn, with what the environment says in between."""
+    """Print the right responses, one for each turn, with the environment's text between them."""
     if responses is None or len(responses) == 1:
         print("--- gold response: unknown" if responses is None else f"--- gold response\n{responses[0]}")
         return
@@ -165,7 +165,7 @@ def _play(options: argparse.Namespace) -> int:
 
 
 def _play_one(env: Env[str, str], index: int, seed: int) -> bool:
-    """One episode; False where the input ended before it."""
+    """Returns whether the episode was played to its end; False if the input ended before."""
     text, info = env.reset(seed=seed, options={"index": index})
     for message in info.get("messages") or ({"content": text},):
         print(message["content"])
@@ -176,12 +176,12 @@ def _play_one(env: Env[str, str], index: int, seed: int) -> bool:
             return False
         text, reward, terminated, truncated, info = env.step(answer)
         total, done = total + float(reward), terminated or truncated
-        print(text.strip("\n") if not done else f"--- reward {total:g}{_told(info)}")
+        print(text.strip("\n") if not done else f"--- reward {total:g}{_outcome_text(info)}")
     return True
 
 
 def _answer() -> str | None:
-    """Lines up to an empty one that is not inside a block of code; None where the input has ended."""
+    """Returns the lines up to an empty one outside a block of code, or None if the input has ended."""
     print("your answer (an empty line ends it):", flush=True)
     lines: list[str] = []
     fenced = False
@@ -191,7 +191,7 @@ def _answer() -> str | None:
     return None if not lines and not line else "\n".join(lines)
 
 
-def _told(info: dict[str, Any]) -> str:
+def _outcome_text(info: dict[str, Any]) -> str:
     parts = [(key, str(info[key])) for key in ("outcome", "answer", "detail") if info.get(key) not in (None, "")]
     return "".join(f", {key} {text if text.isprintable() else repr(text)}" for key, text in parts)
 

@@ -1,4 +1,4 @@
-"""What `tgpo-ray plan` prints: the resolved configuration, who gets which CPUs and GPUs, and the size of a step."""
+"""The output of `tgpo-ray plan`: the resolved configuration, the CPUs and GPUs of each actor, the size of a step."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def plan_text(config: AlgorithmConfig, cluster: Mapping[str, float] | None = Non
 
 
 def resources_table(config: AlgorithmConfig, cluster: Mapping[str, float]) -> Table:
-    """Returns who gets which CPUs and GPUs, and what the cluster has."""
+    """Returns the table of the CPUs and GPUs of each kind of actor, and of the cluster."""
     rows = resource_plan(config, gpus=cluster.get("GPU", 0.0) > 0)
     table = Table(title="Resources", title_justify="left", box=box.SIMPLE_HEAD, show_footer=True)
     cpus, gpus = sum(row.count * row.cpus for row in rows), sum(row.count * row.gpus for row in rows)
@@ -52,7 +52,7 @@ def resources_table(config: AlgorithmConfig, cluster: Mapping[str, float]) -> Ta
 
 
 def step_table(config: AlgorithmConfig) -> Table:
-    """Returns the size of an iteration, the denominators of the loss, and when the teacher leaves."""
+    """Returns the size of an iteration, the denominators of the loss, and the last step of the teacher."""
     table = Table(title="One iteration", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     table.add_column("what")
     table.add_column("value")

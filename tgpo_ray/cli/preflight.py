@@ -1,4 +1,4 @@
-"""What `tgpo-ray preflight` runs."""
+"""The checks that `tgpo-ray preflight` runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def all_results(config: AlgorithmConfig, *, with_actors: bool) -> list[CheckResult]:
-    """The checks of files and, if those pass, of a run's actors, which are started for it and ended."""
+    """Returns the results for files and, if those pass, for the actors of a run, which start and end here."""
     from tgpo_ray.cluster import connect, has_gpus
 
     if not with_actors:

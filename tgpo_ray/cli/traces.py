@@ -1,6 +1,6 @@
-"""`tgpo-ray traces`: have a teacher answer an environment's problems, keep what the verifier approves, write a file.
+"""The command `tgpo-ray traces`, which writes a file of a teacher's answers that the verifier approves.
 
-SFT trains on that file (`data.path`), LUFFY mixes it into groups (`traces.path`).
+SFT trains on that file (`data.path`). LUFFY mixes it into groups (`traces.path`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def write_traces(options: argparse.Namespace) -> int:
-    """Sample the teacher on the environments, verify, and write the right answers as jsonl."""
+    """Returns the exit status, after it has written the teacher's right answers as jsonl."""
     from tgpo_ray.config import AlgorithmConfig
 
     target = Path(options.to)
@@ -56,10 +56,10 @@ def write_traces(options: argparse.Namespace) -> int:
 
 
 def teacher_of(config: AlgorithmConfig, name: str) -> TeacherConfig:
-    """The section of this teacher.
+    """Returns the section of the teacher called `name`.
 
     Raises:
-        ConfigError: the file has no teachers, or none of that name.
+        ConfigError: the file has no teachers, or no teacher of that name.
     """
     from tgpo_ray.config import ConfigError
 
@@ -75,7 +75,7 @@ def teacher_of(config: AlgorithmConfig, name: str) -> TeacherConfig:
 
 
 def build_writers(config: AlgorithmConfig, teacher: TeacherConfig) -> EnvRunnerGroup:
-    """EnvRunners that hold the teacher in place of the policy: the same environments, verifiers and limits."""
+    """Returns EnvRunners with the teacher in place of the policy, and the same environments, verifiers and limits."""
     spec = env_runner_spec(config)
     engine = EngineSpec.of_sections(
         teacher,
@@ -99,7 +99,7 @@ def build_writers(config: AlgorithmConfig, teacher: TeacherConfig) -> EnvRunnerG
 def _write(
     config: AlgorithmConfig, runners: EnvRunnerGroup, options: argparse.Namespace, target: Path
 ) -> tuple[int, int]:
-    """(problems, traces written). Rows are written as they come; the file has its name only once it is whole."""
+    """Returns (problems, traces written). The file gets its name only when it is complete."""
     num_problems = runners.num_problems
     count = options.num_problems or _all_problems(num_problems)
     tasks = Cursor(num_problems, [env.weight for env in config.envs], config.seed).next(count)
@@ -127,7 +127,7 @@ def _all_problems(counts: list[int | None]) -> int:
 
 
 def _write_right_answer(group: SampledGroup, file: TextIO) -> bool:
-    """Write the group's first right answer, if there is one."""
+    """Returns whether the group has a right answer, and writes the first one."""
     episodes: EpisodeGroup = ray.get(group.ref)
     for row in _right_answers(episodes):
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -136,7 +136,7 @@ def _write_right_answer(group: SampledGroup, file: TextIO) -> bool:
 
 
 def _right_answers(group: EpisodeGroup) -> Iterator[dict[str, Any]]:
-    """Rows of the responses that are right, complete, and the model's own from end to end."""
+    """Yields rows of the responses that are right, complete, and written by the model from beginning to end."""
     for episode, text in zip(group.episodes, group.response_texts, strict=True):
         own = bool(np.all(episode.origin == ORIGIN_POLICY))
         if episode.outcome == "correct" and episode.stop_reason == "stop" and own:

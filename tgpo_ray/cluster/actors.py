@@ -1,4 +1,4 @@
-"""What every pool of Ray actors needs: start them together, name the cause where one dies, end them for certain."""
+"""The start, the causes of death and the end of the Ray actors in a pool."""
 
 from __future__ import annotations
 
@@ -15,26 +15,27 @@ ACTOR_ERRORS = (ActorDiedError, ActorUnavailableError, RayActorError)
 
 
 def actor(kind: type, *arguments: object, **options: object) -> Any:
-    """A handle of a new Ray actor of this class; `options` are Ray's (num_cpus, num_gpus, runtime_env, ...)."""
+    """Returns the handle of a new Ray actor of class `kind`; `options` are Ray's (num_cpus, runtime_env, ...)."""
     remote: Any = ray.remote(kind)
     return remote.options(**options).remote(*arguments)
 
 
 def actor_of_driver(kind: type, *arguments: object, **options: object) -> Any:
-    """`actor` on this process's node, without CPUs.
+    """Returns the handle of a new `actor` on the node of this process, without CPUs.
 
     Ray would place it on any node, and the loss of that node would end it.
     """
+    # hard affinity: with soft=True Ray may still choose another node
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return actor(kind, *arguments, num_cpus=0, scheduling_strategy=here, **options)
 
 
 class ActorStartError(RuntimeError):
-    """An actor's constructor failed; the message names the actor, the cause and what to look at."""
+    """The constructor of an actor has failed. The message names the actor, the cause and what to look at."""
 
 
 def root_cause(error: BaseException) -> str:
-    """The last line of the deepest exception that Ray carries: what a user can act on."""
+    """Returns the last line of the innermost exception that Ray wraps, which is the line that a user can act on."""
     cause: BaseException = error
     while isinstance(cause, RayTaskError) and isinstance(cause.cause, BaseException) and cause.cause is not cause:
         cause = cause.cause
@@ -47,9 +48,9 @@ def wait_until_started(actors: Sequence[Any], what: str, hint: str, timeout_s: f
     """Block until every actor's constructor has returned.
 
     Raises:
-        ActorStartError: a constructor raised, or did not return within `timeout_s` seconds.
+        ActorStartError: a constructor raised an error, or did not return within `timeout_s` seconds.
     """
-    try:
+    try:  # `__ray_ready__` runs after the constructor; `ray.get` raises what the constructor raised
         ray.get([actor.__ray_ready__.remote() for actor in actors], timeout=timeout_s)
     except GetTimeoutError:
         raise ActorStartError(
@@ -62,7 +63,7 @@ def wait_until_started(actors: Sequence[Any], what: str, hint: str, timeout_s: f
 
 def kill(actors: Sequence[Any], *, grace_s: float = 5.0) -> None:
     """Ask each actor to `stop`, wait a little, then end its process."""
-    if actors:  # wait, not get: one that is dead already must not cut the others' time short
+    if actors:  # `ray.get` would raise at the first dead actor, and the others would not get their grace
         ray.wait([actor.stop.remote() for actor in actors], num_returns=len(actors), timeout=grace_s)
     for actor in actors:
         ray.kill(actor)

@@ -1,4 +1,4 @@
-"""The Ray cluster: join the one that is there, or start a local one; end only what was started here."""
+"""The connection to a Ray cluster: an existing cluster is joined, or else a local one is started."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 def connect(config: RayConfig) -> bool:
-    """Join `config.address`, or RAY_ADDRESS (which `ray job submit` sets), or start a local cluster.
+    """Returns whether the cluster was started here, in which case the caller must end it.
 
-    Returns: whether the cluster was started here, and so must be ended here.
+    The cluster is that of `config.address`, else that of RAY_ADDRESS (which `ray job submit` sets), else a local one.
 
     Raises:
         ConfigError: no cluster answers at the address.
     """
     if ray.is_initialized():
         return False
-    # Ray Train repeats what the run prints itself
+    # with state tracking Ray Train prints a second report of what the run prints itself
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     address = config.address or os.environ.get("RAY_ADDRESS")
     with _own_sigterm():
@@ -34,7 +34,7 @@ def connect(config: RayConfig) -> bool:
             _join(address, "ray.address" if config.address else "RAY_ADDRESS")
             return False
         ray.init(
-            "local",  # not a cluster that happens to run on this machine
+            "local",  # without an address Ray would join a cluster that happens to run on this machine
             num_cpus=config.num_cpus,
             include_dashboard=False,
             logging_level=logging.WARNING,
@@ -56,20 +56,21 @@ def _join(address: str, source: str) -> None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep our SIGTERM handler: ray.init puts one of its own in its place."""
+    """A context that restores the SIGTERM handler, which `ray.init` replaces by its own."""
     before = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
+        # Python allows `signal.signal` in the main thread only
         if callable(before) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, before)
 
 
 def has_gpus() -> bool:
-    """Whether any node of the cluster offers a GPU."""
+    """Returns whether any node of the cluster has a GPU."""
     return ray.cluster_resources().get("GPU", 0.0) > 0.0
 
 
 def node_resources() -> list[dict[str, float]]:
-    """What each living node offers."""
+    """Returns the resources of each living node."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]

@@ -8,12 +8,12 @@ import pyarrow.fs
 
 
 def absolute(path: str) -> str:
-    """A URI as it is; anything else as an absolute path: Ray's workers run in other folders than the driver."""
+    """Returns a URI unchanged and any other path as an absolute one. Ray's workers have other working folders."""
     return path if "://" in path else str(Path(path).expanduser().resolve())
 
 
 def copy_folder(source: str, target: str) -> None:
-    """Copy a folder with everything in it; either side may be a URI. Files of the same name are replaced."""
+    """Copy a folder with everything in it. Either side may be a URI. Files of the same name are replaced."""
     source_fs, source_path = pyarrow.fs.FileSystem.from_uri(absolute(source))
     target_fs, target_path = pyarrow.fs.FileSystem.from_uri(absolute(target))
     target_fs.create_dir(target_path, recursive=True)
@@ -21,10 +21,10 @@ def copy_folder(source: str, target: str) -> None:
 
 
 def read_text(path: str) -> str:
-    """A small text file.
+    """Returns the text of a small file.
 
     Raises:
-        FileNotFoundError: there is none at `path`.
+        FileNotFoundError: there is no file at `path`.
     """
     filesystem, name = pyarrow.fs.FileSystem.from_uri(absolute(path))
     with filesystem.open_input_stream(name) as stream:
@@ -32,6 +32,6 @@ def read_text(path: str) -> str:
 
 
 def is_folder(path: str) -> bool:
-    """Whether there is a folder at `path`."""
+    """Returns whether there is a folder at `path`."""
     filesystem, name = pyarrow.fs.FileSystem.from_uri(absolute(path))
     return filesystem.get_file_info(name).type == pyarrow.fs.FileType.Directory

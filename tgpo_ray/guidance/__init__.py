@@ -1,4 +1,4 @@
-"""Guidance by a teacher, for any environment and any RL trainer. Needs torch and numpy alone."""
+"""Guidance by a teacher, for any environment and any RL trainer. Only torch and numpy are needed."""
 
 from tgpo_ray.guidance.advantage import Signal, guidance_advantage
 from tgpo_ray.guidance.alignment import TextAlignment

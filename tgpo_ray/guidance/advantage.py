@@ -1,4 +1,4 @@
-"""Guidance as reward shaping (TGPO_R): a term for each token, added to the advantages."""
+"""Guidance as reward shaping (TGPO_R): a term for each token, which is added to the advantages."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def guidance_advantage(
     sampled_ids: Tensor | None = None,
     teacher_ids: Tensor | None = None,
 ) -> Tensor:
-    """Shaping term s (N,), without gradient; the caller adds `weight * s` to the advantages.
+    """Returns the shaping term s (N,), without gradient. The caller adds `weight * s` to the advantages.
 
         logp:   s = m log pi_old(y^T)      Teacher-Guided Policy Optimization, Eq. 5; never positive
         prob:   s = m pi_old(y^T)          what the authors' code does; in [0, 1]
         match:  s = m 1[y = y^T]           the paper's sentence "rewards the student's token when it obtains approval"
 
-    `logp` and `prob` depend on the state, not on the sampled token: their expected policy gradient is exactly 0, they
-    add variance alone. `match` depends on the action: its expected gradient is that of guidance, weighted by the
+    `logp` and `prob` depend on the state and not on the sampled token. Their expected policy gradient is exactly 0, so
+    they add only variance. `match` depends on the action. Its expected gradient is that of guidance, weighted by the
     policy's own pi(y^T).
 
     Args:
         guidance_logprobs: (N,) or any shape, nats; the policy's log-probability of the teacher's token, under the
             weights that sampled.
         mask: same shape; 1.0 on guided response tokens.
-        sampled_ids, teacher_ids: same shape; `match` alone needs them.
+        sampled_ids, teacher_ids: same shape; only `match` needs them.
 
     Raises:
         ValueError: an unknown signal, or `match` without ids.

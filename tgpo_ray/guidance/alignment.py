@@ -1,4 +1,4 @@
-"""Guidance between any two tokenizers: both read the same bytes, and meet where both have a boundary."""
+"""Guidance between any two tokenizers, through the bytes of the text and the boundaries that both share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOT_LOOKED_UP = -2
 
 
 class TextAlignment:
-    """A `TokenTranslator` through the text. Special tokens are matched by string, ends of sequence among themselves.
+    """A `TokenTranslator` through the text. Special tokens match by string, and an end of sequence matches another.
 
     The policy wrote `" th" "ink" "ing"`, the teacher reads the same text as `" think" "ing"`:
 
@@ -22,11 +22,12 @@ class TextAlignment:
         policy    | th  |ink  |ing        offsets 0 and 6 are boundaries of both
         teacher   | think     |ing        offset 3 is not: "ink" has no guidance
 
-    At 0 the teacher would have written, say, `" thought"`; the policy spells that `" th" "ought"`, so " th" is the
-    target. Where a policy token holds several of the teacher's and the teacher agrees with the first of them, its text
-    goes on: had the policy written `" thinking"`, the teacher could agree with `" think"` and say `"er"` in place of
-    `"ing"`, and the target would be the policy's first piece of `" thinker"`. Where the teacher agrees with all of a
-    policy token, that token is the target.
+    Suppose that the teacher predicts `" thought"` at 0. The policy spells that `" th" "ought"`, so " th" is the target.
+
+    A policy token may hold several teacher tokens. If the teacher agrees with the first of them, its text goes on. For
+    example, the policy writes `" thinking"`, and the teacher agrees with `" think"` and predicts `"er"` in place of
+    `"ing"`. The target is then the policy's first piece of `" thinker"`. If the teacher agrees with all of a policy
+    token, that token is the target.
     """
 
     is_identity = False
@@ -43,7 +44,7 @@ class TextAlignment:
         """See `VocabularyMap.from_vocabularies` for the arguments.
 
         Raises:
-            ValueError: no end of sequence of the policy's, or one of either that its tokenizer lacks.
+            ValueError: the policy has no end of sequence, or a tokenizer lacks one of its own.
         """
         if not policy_eos_ids:
             raise ValueError(
@@ -80,7 +81,7 @@ class TextAlignment:
         teacher_eos_ids: Sequence[int],
         map_eos: bool = True,
     ) -> TextAlignment:
-        """Of two Hugging Face tokenizers; see `TokenBytes.from_tokenizer`."""
+        """Returns the alignment of two Hugging Face tokenizers; see `TokenBytes.from_tokenizer`."""
         return cls(
             TokenBytes.from_tokenizer(policy),
             TokenBytes.from_tokenizer(teacher),
@@ -90,10 +91,10 @@ class TextAlignment:
         )
 
     def policy_ids_for_teacher(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(teacher ids (M,), starts (T,)), both int32: the same text in the teacher's tokens.
+        """Returns (teacher ids (M,), starts (T,)), both int32: the same text in the teacher's tokens.
 
-        `starts[t]` is the place of the teacher's token that begins where policy token t does; for a token without such
-        a boundary it is the next token's, so that nothing lies between: it has no guidance.
+        `starts[t]` is the index of the teacher token that begins where policy token t begins. If there is none,
+        `starts[t]` is `starts[t + 1]`. Then the policy token has no teacher tokens, and no guidance.
         """
         ids = np.asarray(ids, dtype=np.int64)
         pieces, starts, place = [np.zeros(0, np.int32)], np.full(len(ids), -1, np.int64), 0
@@ -102,7 +103,7 @@ class TextAlignment:
             starts[first:stop] = np.where(shared >= 0, shared + place, -1)
             pieces.append(spelled)
             place += len(spelled)
-        # From the end: what is not shared takes the start of the next token that is, across segments too.
+        # from the end: a token without a shared boundary takes the start of the next token with one, in any segment
         starts = np.where(starts < 0, place, starts)
         starts = np.minimum.accumulate(starts[::-1])[::-1]
         return np.concatenate(pieces), starts.astype(np.int32)
@@ -110,28 +111,29 @@ class TextAlignment:
     def teacher_targets(
         self, ids: np.ndarray, teacher_ids: np.ndarray, starts: np.ndarray, predicted: np.ndarray
     ) -> np.ndarray:
-        """(T,) int32: the policy's first piece of the teacher's text from each shared boundary on; -1 elsewhere."""
+        """Returns (T,) int32: the policy's first piece of the teacher's text from each shared boundary on, or -1."""
         ids, starts, num_pieces = np.asarray(ids, np.int64), np.asarray(starts, np.int64), len(teacher_ids)
-        stops = np.append(starts[1:], num_pieces)[: len(ids)]  # of what the teacher reads for the token
-        readable = np.flatnonzero(stops > starts)
+        stops = np.append(starts[1:], num_pieces)[: len(ids)]  # (T,) end of each token's teacher tokens
+        readable = np.flatnonzero(stops > starts)  # (R,)
         start, stop = starts[readable], stops[readable]
-        differs = np.where(predicted != teacher_ids, np.arange(num_pieces), num_pieces)
-        until = np.minimum.accumulate(differs[::-1])[::-1][start]  # first place from `start` on where they differ
+        differs = np.where(predicted != teacher_ids, np.arange(num_pieces), num_pieces)  # (M,)
+        until = np.minimum.accumulate(differs[::-1])[::-1][start]  # (R,) first index >= start with another prediction
         offsets = np.concatenate([[0], np.cumsum(_lengths(self.teacher, teacher_ids))])  # (M + 1,) in bytes
         length = _lengths(self.policy, ids[readable])
+        # (R,) the agreed pieces reach the end of the policy token, in tokens or in bytes
         agrees = (until >= stop) | ((length > 0) & (length <= offsets[until] - offsets[start]))
-        found = np.where(agrees, ids[readable], self.map_teacher_ids(predicted[start]))
+        policy_ids = np.where(agrees, ids[readable], self.map_teacher_ids(predicted[start]))
         for i in np.flatnonzero(~agrees & (until > start)):
             agreed = self.teacher.join(teacher_ids[start[i] : until[i]])
-            found[i] = self.policy.first_piece(agreed + self._text_of(int(predicted[until[i]])))
+            policy_ids[i] = self.policy.first_piece(agreed + self._text_of(int(predicted[until[i]])))
         targets = np.full(len(ids), -1, np.int32)
-        targets[readable] = found
+        targets[readable] = policy_ids
         return targets
 
     def map_teacher_ids(self, ids: np.ndarray) -> np.ndarray:
-        """The policy's first piece (int32, same shape) of each teacher token's text by itself; -1 where it has none.
+        """Returns the policy's first piece (int32, same shape) of the text of each teacher token, or -1.
 
-        Several teacher tokens can share a first piece: `merge_duplicate_targets` adds up their probabilities.
+        Several teacher tokens can share a first piece. `merge_duplicate_targets` adds up their probabilities.
         """
         ids = np.asarray(ids)
         safe = np.where((ids >= 0) & (ids < len(self._table)), ids, 0)
@@ -140,23 +142,23 @@ class TextAlignment:
         return np.where(safe == ids, self._table[safe], -1).astype(np.int32)
 
     def has_own_logprob(self, teacher_ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """(T,) bool: both boundaries of the token are shared, so the teacher's pieces spell it and nothing more."""
+        """Returns (T,) bool: both boundaries of the token are shared, so the teacher's pieces spell just the token."""
         readable = np.diff(starts, append=len(teacher_ids)) > 0
         return readable & np.append(readable[1:], True)
 
     def share_unmapped(self, ids: np.ndarray) -> float:
-        """Share of these teacher ids for which the policy has no first piece; negative ids do not count."""
+        """Returns the share of these teacher ids for which the policy has no first piece; negative ids do not count."""
         ids = np.asarray(ids)
         ids = ids[ids >= 0]
         return float((self.map_teacher_ids(ids) < 0).mean()) if len(ids) else 0.0
 
     def coverage(self, ids: np.ndarray) -> float:
-        """Share of these policy tokens that begin at a shared boundary: the most that guidance can reach."""
+        """Returns the share of these policy tokens that begin at a shared boundary. Guidance reaches no others."""
         teacher_ids, starts = self.policy_ids_for_teacher(ids)
         return float((np.diff(starts, append=len(teacher_ids)) > 0).mean()) if len(starts) else 0.0
 
     def summary(self) -> VocabularySummary:
-        """How the two vocabularies fit: a teacher token is shared if the policy has one of the same bytes."""
+        """Returns how the two vocabularies fit. A teacher token is shared if the policy has one of the same bytes."""
         texts = [value for value in self.teacher.values if value]
         shared = sum(value in self.policy.ids for value in texts)
         readable = [value for i, value in enumerate(self.policy.values) if value and i not in self._to_teacher]
@@ -176,7 +178,7 @@ class TextAlignment:
         )
 
     def _segments(self, ids: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Stretches of text, and each special token by itself."""
+        """Yields (first, stop) of stretches of text, and of each special token by itself."""
         cuts = [t for t, index in enumerate(ids.tolist()) if index in self._apart]
         first = 0
         for cut in cuts:
@@ -188,7 +190,7 @@ class TextAlignment:
             yield first, len(ids)
 
     def _segment(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(teacher ids (m,), for each policy token (n,) the place in them that begins with it, or -1)."""
+        """Returns (teacher ids (m,), for each policy token (n,) the index of the id that begins with it, or -1)."""
         if len(ids) == 1 and int(ids[0]) in self._apart:
             spelled = self._spell_special(int(ids[0]))
             return spelled, np.array([0 if len(spelled) else -1])
@@ -208,11 +210,11 @@ class TextAlignment:
         return self.teacher.spell(self.policy.special[index].encode())[0]
 
     def _text_of(self, index: int) -> bytes:
-        """The bytes of a teacher id that is text; none of an end of sequence or another special token."""
+        """Returns the bytes of a teacher id; none for an end of sequence or another special token."""
         return b"" if index in self._to_policy else _value(self.teacher, index)
 
     def _policy_id(self, index: int) -> int:
-        """The policy's id of one teacher id, from the table."""
+        """Returns the policy's id of one teacher id, from the table, which it fills."""
         if not 0 <= index < len(self._table):
             return -1
         if self._table[index] == NOT_LOOKED_UP:
@@ -232,6 +234,6 @@ def _value(tokens: TokenBytes, index: int) -> bytes:
 
 
 def _lengths(tokens: TokenBytes, ids: np.ndarray) -> np.ndarray:
-    """(n,) int64: bytes of each token; 0 for special tokens and for ids that do not exist."""
+    """Returns (n,) int64: bytes of each token; 0 for special tokens and for ids that do not exist."""
     inside = (ids >= 0) & (ids < len(tokens.values))
     return np.where(inside, tokens.lengths[np.where(inside, ids, 0)], 0)

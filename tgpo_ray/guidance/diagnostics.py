@@ -1,4 +1,4 @@
-"""Is guidance working? Figures of one batch, as sums that add up over micro-batches and ranks, or as plain floats."""
+"""Figures of one batch that show whether guidance works, as sums over micro-batches and ranks or as floats."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ LOG_RATIO_BOUND = 5.0  # nats: the teacher finds the token e^5 = 148 times less 
 
 @dataclass(frozen=True)
 class GuidanceBatch:
-    """What a trainer knows about a batch: one entry a response token, in any one shape. None: not known.
+    """The tensors that a trainer has of a batch, one entry for each response token. All have one shape, which is free.
 
-    Every figure that can be computed of what is there is computed; nothing else is asked for.
+    None means that a tensor is unknown. Every figure that the known tensors allow is computed.
     """
 
     mask: Tensor  # 1.0 on tokens that the policy wrote
@@ -37,18 +37,18 @@ class GuidanceBatch:
     teacher_ids: Tensor  # in the policy's ids; -1: no guidance here
     guidance_logprobs: Tensor | None = None  # the policy's log-probability of the teacher's token
     logprobs: Tensor | None = None  # the policy's, of the sampled token
-    teacher_logprobs: Tensor | None = None  # the teacher's, of the sampled token; not a number: it did not say
-    scored: Tensor | None = None  # 0.0 where `teacher_logprobs` is a number but no answer
+    teacher_logprobs: Tensor | None = None  # the teacher's, of the sampled token; NaN where it has not scored
+    scored: Tensor | None = None  # 0.0 where `teacher_logprobs` is a placeholder: the teacher cannot read the token
     target_logprobs: Tensor | None = None  # the teacher's, of its own token
     policy_argmax: Tensor | None = None
     advantages: Tensor | None = None
-    groups: Tensor | None = None  # int; which group, or episode, a token is of
-    positions: Tensor | None = None  # int; place of the token in its response, from 0
+    groups: Tensor | None = None  # int; the group, or the episode, of a token
+    positions: Tensor | None = None  # int; index of the token in its response
     vocab_size: int | None = None  # how many ids the policy's tokenizer has
 
     @property
     def guided(self) -> Tensor:
-        """1.0 where the policy learns a teacher's token."""
+        """The mask that is 1.0 where the policy learns a teacher's token."""
         known = self.teacher_ids >= 0
         if self.vocab_size is not None:
             known = known & (self.teacher_ids < self.vocab_size)
@@ -56,13 +56,13 @@ class GuidanceBatch:
 
     @classmethod
     def from_rows(cls, logprobs: Tensor, rows: TokenRows, *, scorer: str = "teacher") -> GuidanceBatch:
-        """What `TokenLoss.metrics` gets: column 1 is the teacher's token, `rows.extra` may hold more of the scorer.
+        """Returns the batch of the rows in `TokenLoss.metrics`, whose column 1 is the teacher's token.
 
-        Without a column 1 (log-ratio methods) there are no targets. An episode stands for its group here: all
-        advantages of a group with equal rewards are 0.
+        `rows.extra` may hold more of the scorer. Without a column 1 (log-ratio methods) there are no targets. Here each
+        episode is a group, because all advantages of a group with equal rewards are 0.
         """
         has_targets = rows.targets.shape[1] > 1
-        none = torch.full_like(rows.targets[:, 0], -1)
+        none = torch.full_like(rows.targets[:, 0], -1)  # (N,)
         topk = rows.extra.get(f"{scorer}.topk_logprobs")
         teacher_logprobs = rows.extra.get(f"{scorer}.teacher_logprobs")
         return cls(
@@ -81,16 +81,16 @@ class GuidanceBatch:
 
     @classmethod
     def from_logits(cls, logits: Tensor, sampled_ids: Tensor, teacher_ids: Tensor, mask: Tensor) -> GuidanceBatch:
-        """For a trainer with logits (..., V) in memory; `dataclasses.replace` adds what else it knows.
+        """Returns the batch for logits (..., V) in memory; `dataclasses.replace` adds the other tensors.
 
         Args:
-            logits: those at the position *before* each response token, divided by the rollout temperature.
+            logits: (..., V) at the position *before* each response token, divided by the rollout temperature.
             sampled_ids, teacher_ids, mask: (...); for (B, T) the positions are counted along T, where mask is 1.
         """
         normalizer = torch.logsumexp(logits.detach(), -1)
 
         def logprobs_of(ids: Tensor) -> Tensor:
-            inside = ids.clamp(0, logits.shape[-1] - 1).long()
+            inside = ids.clamp(0, logits.shape[-1] - 1).long()  # -1 and foreign ids: `guided` masks their values
             return logits.detach().gather(-1, inside.unsqueeze(-1)).squeeze(-1) - normalizer
 
         return cls(
@@ -106,12 +106,12 @@ class GuidanceBatch:
 
 @torch.no_grad()
 def policy_argmax(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The policy's likeliest token (N,) int64 from hidden states (N, D) and head (V, D), without [tokens, vocabulary].
+    """Returns the policy's likeliest token (N,) int64 from hidden states (N, D) and head (V, D), chunk by chunk.
 
-    It costs a pass over the LM head: look at a few hundred rows now and then.
+    It costs a pass over the LM head, so use it now and then, on a few hundred rows.
     """
     chunks = HeadChunks(hidden, weight, bias)
-    unused = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)
+    unused = torch.zeros(len(hidden), 1, dtype=torch.long, device=hidden.device)  # (N, 1) targets of `visit`
     ids = unused[:, 0].clone()
     for start, stop in chunks.bounds():
         ids[start:stop] = chunks.visit(start, stop, unused[start:stop]).numerators.argmax(-1)
@@ -119,25 +119,26 @@ def policy_argmax(hidden: Tensor, weight: Tensor, bias: Tensor | None = None) ->
 
 
 def positions_in_sequence(sequence: Tensor) -> Tensor:
-    """Place (N,) of each row in its run of equal `sequence` (N,): 0 0 0 1 1 gives 0 1 2 0 1."""
+    """Returns the index (N,) of each row in its run of equal `sequence` (N,): 0 0 0 1 1 gives 0 1 2 0 1."""
     places = torch.arange(len(sequence), device=sequence.device)
     starts = torch.ones_like(sequence, dtype=torch.bool)
     starts[1:] = sequence[1:] != sequence[:-1]
+    # `cummax` of the starts is the start of each row's own run
     return places - torch.cummax(torch.where(starts, places, 0), 0).values if len(sequence) else places
 
 
 def agreement(ids: Tensor, teacher_ids: Tensor, mask: Tensor) -> SumCount:
-    """Tokens where `ids` (the policy's sample, or its argmax) are the teacher's: (how many, of how many)."""
+    """Returns (count, total) of the tokens where `ids`, the policy's sample or argmax, are the teacher's."""
     return masked_mean_parts((ids == teacher_ids).to(mask.dtype), mask)
 
 
 def teacher_confidence(target_logprobs: Tensor, ids: Tensor, teacher_ids: Tensor, mask: Tensor) -> SumCount:
-    """The teacher's probability of its own token, over the tokens where it differs from `ids`."""
+    """Returns (sum, count) of the teacher's probability of its own token, where that differs from `ids`."""
     return masked_mean_parts(target_logprobs.exp(), mask * (ids != teacher_ids))
 
 
 def out_of_vocabulary(teacher_ids: Tensor, mask: Tensor, vocab_size: int | None = None) -> SumCount:
-    """Response tokens whose teacher's token the policy cannot learn: -1, or past its tokenizer's vocabulary."""
+    """Returns (count, total) of the tokens with a teacher id that the policy cannot learn: -1, or >= `vocab_size`."""
     outside = teacher_ids < 0
     if vocab_size is not None:
         outside = outside | (teacher_ids >= vocab_size)
@@ -145,9 +146,9 @@ def out_of_vocabulary(teacher_ids: Tensor, mask: Tensor, vocab_size: int | None 
 
 
 def zero_advantage_taught(advantages: Tensor, guided: Tensor, mask: Tensor, groups: Tensor) -> SumCount:
-    """Groups without any advantage (all rewards equal): (how many of them guidance still teaches, how many)."""
+    """Returns (number that guidance teaches, number) of the groups without advantage, whose rewards are equal."""
     _, index = torch.unique(groups, return_inverse=True)
-    index = index.flatten()
+    index = index.flatten()  # (N,) in 0 .. number of groups - 1
 
     def present(values: Tensor) -> Tensor:
         counts = torch.zeros(int(index.max()) + 1 if len(index) else 0, device=values.device)
@@ -160,7 +161,7 @@ def zero_advantage_taught(advantages: Tensor, guided: Tensor, mask: Tensor, grou
 def by_position(
     name: str, values: Tensor, mask: Tensor, positions: Tensor, edges: Sequence[int] = POSITION_EDGES
 ) -> Sums:
-    """The mean of `values` in each stretch of the response: `name/0-63`, `name/64-255`, ..., `name/4096+`."""
+    """Returns (sum, count) of `values` in each stretch of responses: `name/0-63`, `name/64-255`, ..., `name/4096+`."""
     bounds = [0, *edges]
     buckets = torch.bucketize(positions, torch.tensor(edges, device=positions.device), right=True)
     labels = [*(f"{name}/{low}-{high - 1}" for low, high in zip(bounds, edges, strict=False)), f"{name}/{bounds[-1]}+"]
@@ -174,13 +175,13 @@ def diagnostic_sums(
     edges: Sequence[int] = POSITION_EDGES,
     bound: float = LOG_RATIO_BOUND,
 ) -> Sums:
-    """Every figure that the batch allows, as name -> (sum, count): the form of `TokenLoss.metrics`.
+    """Returns every figure that the batch allows, as name -> (sum, count), which is the form of `TokenLoss.metrics`.
 
-    `guidance/log_ratio_p95` is the batch's quantile with the batch's count, so its sum over micro-batches divides into
-    the mean of their quantiles; for the quantile of all add `log_ratio_histogram`s.
+    `guidance/log_ratio_p95` is the quantile of the batch, weighted by its count. So micro-batches give the mean of
+    their quantiles. For the quantile of all tokens, add `log_ratio_histogram`s.
 
     Args:
-        guidance_weight: w_t, for `guidance/gradient_ratio`; None: without.
+        guidance_weight: w_t, for `guidance/gradient_ratio`. None leaves that figure out.
         edges: where the stretches of the response begin, for the figures by position.
         bound: nats, of `guidance/log_ratio_above`.
     """
@@ -203,7 +204,7 @@ def guidance_diagnostics(
     edges: Sequence[int] = POSITION_EDGES,
     bound: float = LOG_RATIO_BOUND,
 ) -> dict[str, float]:
-    """`diagnostic_sums` as plain floats, for a log; what counts no token is left out."""
+    """Returns `diagnostic_sums` as plain floats, for a log. A figure over no token is left out."""
     sums = diagnostic_sums(batch, guidance_weight=guidance_weight, edges=edges, bound=bound)
     return {name: float(total / count) for name, (total, count) in sums.items() if float(count) > 0.0}
 

@@ -1,4 +1,4 @@
-"""How far the policy is from its teacher on what it wrote: log rho = log pi(y_t) - log pi_T(y_t)."""
+"""The distance of the policy from its teacher on the policy's tokens: log rho = log pi(y_t) - log pi_T(y_t)."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from torch import Tensor
 SumCount = tuple[Tensor, Tensor]
 """(sum, count), detached scalars: add both over micro-batches and ranks, then divide."""
 
-EXPONENT_LIMIT = 20.0  # of the k3 estimate: exp overflows otherwise
-HISTOGRAM_LIMIT = 20.0  # nats; what lies outside is counted in the outermost bins
+EXPONENT_LIMIT = 20.0  # bound of the k3 estimate, beyond which exp overflows
+HISTOGRAM_LIMIT = 20.0  # nats; values outside count in the outermost bins
 HISTOGRAM_BINS = 400  # of 0.1 nat
 
 
 def log_ratio(logprobs: Tensor, teacher_logprobs: Tensor) -> Tensor:
-    """log rho (...), nats: positive where the policy wrote what the teacher finds less likely.
+    """Returns log rho (...) in nats, which is positive where the teacher finds the policy's token less likely.
 
         log rho_t = log pi(y_t | x, y_<t) - log pi_T(y_t | x, y_<t)
 
-    Its mean over tokens of the policy's own writing is the k1 estimate of KL(pi || pi_T). Teacher-Guided Policy
-    Optimization reads rho as the divergence that reverse-KL methods penalise.
+    Its mean over tokens that the policy wrote is the k1 estimate of KL(pi || pi_T). In Teacher-Guided Policy
+    Optimization rho is the divergence that reverse-KL methods penalise.
 
     Args:
-        logprobs, teacher_logprobs: same shape; of the sampled tokens, at the same temperature.
+        logprobs, teacher_logprobs: same shape, nats; both of the sampled tokens, at the same temperature.
     """
     return (logprobs - teacher_logprobs).detach()
 
 
 def masked_mean_parts(values: Tensor, mask: Tensor) -> SumCount:
-    """(sum of the values where mask is 1, how many); a NaN or an infinity behind the mask does no harm."""
-    kept = mask > 0
-    return (values.detach().masked_fill(~kept, 0.0) * mask).sum(), mask.sum()
+    """Returns (sum of the values where mask is 1, their number). NaN and infinity where mask is 0 have no effect."""
+    selected = mask > 0
+    # filled before the product, because 0 * NaN is NaN
+    return (values.detach().masked_fill(~selected, 0.0) * mask).sum(), mask.sum()
 
 
 def kl_k3(ratio: Tensor) -> Tensor:
-    """exp(-log rho) - 1 + log rho: never negative, its mean unbiased for KL(pi || pi_T).
+    """Returns exp(-log rho) - 1 + log rho, which is never negative. Its mean is unbiased for KL(pi || pi_T).
 
     Schulman, "Approximating KL divergence" (2020). The ratio is clamped to +-20.
     """
@@ -43,38 +44,38 @@ def kl_k3(ratio: Tensor) -> Tensor:
 
 
 def share_above(ratio: Tensor, mask: Tensor, bound: float) -> SumCount:
-    """Of the tokens with log rho > bound: (how many, of how many)."""
+    """Returns (count, total) of the tokens with log rho > bound."""
     return masked_mean_parts((ratio > bound).to(mask.dtype), mask)
 
 
 def log_ratio_quantile(ratio: Tensor, mask: Tensor, q: float = 0.95) -> Tensor:
-    """The q-quantile of log rho over the masked tokens, as the nearest of them above; NaN without tokens.
+    """Returns the q-quantile () of log rho over the masked tokens, as the nearest token above; NaN without tokens.
 
     Raises:
         ValueError: q outside (0, 1].
     """
     if not 0.0 < q <= 1.0:
         raise ValueError(f"q must be in (0, 1], got {q}")
-    kept = ratio[mask > 0]
-    if not len(kept):
+    values = ratio[mask > 0]  # (n,)
+    if not len(values):
         return ratio.new_full((), torch.nan)
-    rank = max(1, -int(-q * len(kept) // 1))  # ceil
-    return kept.float().kthvalue(rank).values  # torch.quantile refuses more than 16 million numbers
+    rank = max(1, -int(-q * len(values) // 1))  # ceil
+    return values.float().kthvalue(rank).values  # torch.quantile refuses more than 16 million numbers
 
 
 def log_ratio_histogram(ratio: Tensor, mask: Tensor) -> Tensor:
-    """Counts (400,) of log rho in bins of 0.1 nat from -20 to 20: add them over micro-batches, ranks and steps.
+    """Returns counts (400,) of log rho in bins of 0.1 nat from -20 to 20. Add them over micro-batches, ranks and steps.
 
-    A quantile is not the mean of quantiles; `histogram_quantile` reads it from the added counts.
+    The mean of quantiles is not the quantile of all. `histogram_quantile` reads that from the added counts.
     """
     width = 2.0 * HISTOGRAM_LIMIT / HISTOGRAM_BINS
-    kept = ratio[mask > 0].double()
-    bins = ((kept + HISTOGRAM_LIMIT) / width).floor().clamp(0, HISTOGRAM_BINS - 1).long()
+    values = ratio[mask > 0].double()  # (n,)
+    bins = ((values + HISTOGRAM_LIMIT) / width).floor().clamp(0, HISTOGRAM_BINS - 1).long()
     return torch.bincount(bins, minlength=HISTOGRAM_BINS)
 
 
 def histogram_quantile(counts: Tensor, q: float = 0.95) -> float:
-    """The q-quantile of a `log_ratio_histogram`, to within its bin of 0.1 nat; NaN when it is empty."""
+    """Returns the q-quantile of a `log_ratio_histogram`, exact to 0.1 nat (its bin); NaN if it is empty."""
     total = int(counts.sum())
     if total == 0:
         return float("nan")

@@ -1,4 +1,4 @@
-"""How strong guidance pulls beside the policy loss: norms of the two gradients, estimated cheaply or exact."""
+"""The norms of the gradients of guidance and of the policy loss, as a cheap estimate or exact."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tgpo_ray.kernels import TokenLoss, TokenRows, fused_token_loss
 def gradient_ratio(
     guidance_logprobs: Tensor, guidance_coefficients: Tensor, logprobs: Tensor, policy_coefficients: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(sum of guidance's gradient norms over the tokens, sum of the policy loss's): their quotient is the ratio.
+    """Returns the sums over tokens of the gradient norms of (guidance, policy loss). Their quotient is the ratio.
 
     A loss whose derivative with respect to one log-probability log p_y is c has the gradient c (e_y - p) on that
     token's logits, and (1 - p_y)^2 <= |e_y - p|^2 <= 2 (1 - p_y)^2. So |c| (1 - p_y) gives each norm within a factor
-    sqrt(2), from numbers that a trainer has anyway. `logit_gradient_norms` and `hidden_gradient_norms` are exact.
+    sqrt(2), from numbers that a trainer already has. `logit_gradient_norms` and `hidden_gradient_norms` are exact.
 
     Args:
         guidance_logprobs: any shape; the policy's log-probability of the teacher's token.
@@ -35,23 +35,23 @@ def _cheap_norms(logprobs: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def logit_gradient_norms(logits: Tensor, targets: Tensor, coefficients: Tensor) -> Tensor:
-    """Norm (N,) of each row's gradient on its logits (N, V), exact: |sum_k c_k (e_{y_k} - p)|.
+    """Returns the exact norm (N,) of each row's gradient on its logits (N, V): |sum_k c_k (e_{y_k} - p)|.
 
     Args:
         targets: (N, K) ids.
         coefficients: (N, K), dL/dlogprob of each target.
     """
     coefficients = coefficients.to(logits.dtype)
-    gradient = torch.softmax(logits.detach(), -1) * -coefficients.sum(-1, keepdim=True)
+    gradient = torch.softmax(logits.detach(), -1) * -coefficients.sum(-1, keepdim=True)  # (N, V)
     return gradient.scatter_add_(-1, targets.long(), coefficients).norm(dim=-1)
 
 
 def hidden_gradient_norms(
     hidden: Tensor, weight: Tensor, targets: Tensor, coefficients: Tensor, *, temperature: float = 1.0
 ) -> Tensor:
-    """Norm (N,) of each row's gradient on its hidden state (N, D), exact, without a [tokens, vocabulary] tensor.
+    """Returns the exact norm (N,) of each row's gradient on its hidden state (N, D), without a [N, V] tensor.
 
-    This is what the trunk receives. It costs a pass over the LM head: ask for it now and then, not at every step.
+    The trunk receives this gradient. It costs a pass over the LM head, so use it now and then, not at every step.
 
     Args:
         weight: (V, D) of the LM head.
@@ -67,7 +67,7 @@ def hidden_gradient_norms(
         lengths=torch.ones_like(coefficients[:, 0]),
         extra={"coefficients": coefficients},
     )
-    with torch.enable_grad():
+    with torch.enable_grad():  # callers report metrics under `no_grad`
         leaf = hidden.detach().requires_grad_()
         loss = fused_token_loss(leaf, weight.detach(), rows, _Linear(), temperature=temperature).loss
         (gradient,) = torch.autograd.grad(loss, leaf)
@@ -90,17 +90,18 @@ class GradientComparison:
 
     @property
     def ratio(self) -> float:
-        """Guidance over policy; infinite where the policy loss has no gradient."""
+        """The norm of guidance over that of the policy loss; infinite where the policy loss has no gradient."""
         return self.guidance_norm / self.policy_norm if self.policy_norm > 0.0 else float("inf")
 
 
 def compare_parameter_gradients(
     guidance: Tensor, policy: Tensor, parameters: Iterable[torch.nn.Parameter]
 ) -> GradientComparison:
-    """The gradients of two scalar losses on the parameters, exact: two backward passes more.
+    """Returns the exact comparison of the gradients of two scalar losses on the parameters, by two backward passes.
 
-    Both losses must come weighted and normalised as they are added. The graphs stay for the training step's own
-    backward, but for losses of the fused kernel, which hand their gradient over once: compute those again.
+    Both losses must be weighted and normalised as they are in the sum. The graphs stay for the backward pass of the
+    training step. Losses of the fused kernel are the exception: they hand their gradient over once, so compute them
+    again.
     """
     leaves = [parameter for parameter in parameters if parameter.requires_grad]
     ours = torch.autograd.grad(guidance, leaves, retain_graph=True, allow_unused=True)

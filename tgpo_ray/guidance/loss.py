@@ -1,4 +1,4 @@
-"""Guidance as a loss: raise the policy's probability of the teacher's tokens on the policy's own responses."""
+"""Guidance as a loss, which raises the policy's probability of the teacher's tokens on the policy's responses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tgpo_ray.kernels import TokenLoss, TokenRows, fused_token_loss
 
 
 def guidance_loss(guidance_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Per-token negative log-probability of the teacher's tokens.
+    """Returns the negative log-probability of the teacher's token at each position.
 
         L_it = m_it * -log pi(y^T_it | x_i, y_i<t)
 
@@ -26,35 +26,35 @@ def guidance_loss(guidance_logprobs: Tensor, mask: Tensor) -> Tensor:
 
 
 def guidance_loss_from_logits(logits: Tensor, teacher_ids: Tensor, mask: Tensor | None = None) -> Tensor:
-    """`guidance_loss` (...) from logits (..., V), for a trainer that has them in memory anyway.
+    """Returns `guidance_loss` (...) from logits (..., V), for a trainer that has them in memory.
 
     Args:
-        logits: (..., V), those at the position *before* each response token, divided by the rollout temperature.
+        logits: (..., V) at the position *before* each response token, divided by the rollout temperature.
         teacher_ids: (...) int, aligned with the response tokens; -1 where there is no guidance.
-        mask: (...) 1.0 on response tokens; None: everywhere. Positions with teacher id -1 are masked in any case.
+        mask: (...) 1.0 on response tokens; None means everywhere. Positions with teacher id -1 are always masked.
 
     Raises:
-        ValueError: a teacher id that the logits have no column for.
+        ValueError: the logits have no column for a teacher id.
     """
     require_ids_below(teacher_ids, logits.shape[-1])
     guided = _guided_mask(teacher_ids, mask, logits.dtype)
     targets = teacher_ids.clamp(min=0).long().unsqueeze(-1)  # (..., 1)
-    chosen = logits.gather(-1, targets).squeeze(-1)
+    chosen = logits.gather(-1, targets).squeeze(-1)  # (...)
     return guidance_loss(chosen - torch.logsumexp(logits, -1), guided)
 
 
 def fused_guidance_loss(
     hidden: Tensor, weight: Tensor, teacher_ids: Tensor, mask: Tensor | None = None, *, temperature: float = 1.0
 ) -> Tensor:
-    """Sum of `guidance_loss` over the tokens, as a scalar with gradient, without a [tokens, vocabulary] tensor.
+    """Returns the sum () of `guidance_loss` over the tokens, with gradient, without a [tokens, vocabulary] tensor.
 
     Args:
-        hidden: (..., D), the final hidden states at the position *before* each response token.
+        hidden: (..., D) final hidden states at the position *before* each response token.
         weight: (V, D) of the LM head.
         teacher_ids: (...) int, aligned with the response tokens; -1 where there is no guidance.
-        mask: (...) 1.0 on response tokens; None: everywhere.
+        mask: (...) 1.0 on response tokens; None means everywhere.
     """
-    ids = teacher_ids.reshape(-1)
+    ids = teacher_ids.reshape(-1)  # (N,)
     guided = _guided_mask(teacher_ids, mask, torch.promote_types(hidden.dtype, torch.float32)).reshape(-1)
     rows = TokenRows(
         targets=ids.clamp(min=0).long()[:, None],
@@ -75,8 +75,10 @@ class _GuidanceOnly(TokenLoss):
 
 
 def require_ids_below(ids: Tensor, vocabulary: int) -> None:
-    """Raise ValueError on an id that logits of that width have no column for: on a GPU `gather` would kill the
-    process instead."""
+    """Raise ValueError if logits of this width have no column for an id.
+
+    On a GPU `gather` with such an id ends the process instead.
+    """
     if ids.numel() and int(ids.max()) >= vocabulary:
         raise ValueError(
             f"teacher id {int(ids.max())} is outside [0, {vocabulary}): map teacher ids to the policy's vocabulary "

@@ -1,7 +1,7 @@
-"""Guidance weights over training steps: callables step -> weight, the step counted from 0.
+"""Guidance weights over training steps, as callables step -> weight. Steps are counted from 0.
 
-`last_step()` is the first step at which the weight is 0 and stays so (from then on nobody needs the teacher), or None.
-`GuidanceWeight` counts the steps for a trainer that has no count of its own to key a schedule to.
+`last_step()` is the first step from which on the weight is 0, so that the teacher is not needed, or None. If a trainer
+does not count its steps, `GuidanceWeight` counts them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-RELATIVE_TOLERANCE = 1e-9  # 0.3 - 3 * 0.1 leaves 5.6e-17: below this share of the first weight a weight is 0
-ABSOLUTE_TOLERANCE = 1e-12  # the same for a function whose scale nobody knows
+RELATIVE_TOLERANCE = 1e-9  # below this share of the first weight a weight is 0, because 0.3 - 3 * 0.1 is 5.6e-17
+ABSOLUTE_TOLERANCE = 1e-12  # the same for a function, whose scale is unknown
 
 
 class Schedule(Protocol):
-    """A weight for each step, and where it ends."""
+    """A weight for each step, and the step from which on it is 0."""
 
     def __call__(self, step: int) -> float: ...
 
@@ -25,7 +25,7 @@ class Schedule(Protocol):
 
 @dataclass(frozen=True)
 class ConstantWeight:
-    """w_t = weight: plain TGPO."""
+    """The constant weight of plain TGPO: w_t = weight."""
 
     weight: float
 
@@ -42,9 +42,10 @@ class ConstantWeight:
 
 @dataclass(frozen=True)
 class LinearDecay:
-    """w_t = max(weight - decay t, minimum): TGPO-annealing with weight 2e-3 and decay 1e-5, 0 from step 200 on.
+    """The weight that falls linearly: w_t = max(weight - decay t, minimum).
 
-    Teacher-Guided Policy Optimization, section 3.3. Step 0 sees `weight` exactly.
+    TGPO-annealing has weight 2e-3 and decay 1e-5, so it is 0 from step 200 on (Teacher-Guided Policy Optimization,
+    section 3.3). Step 0 has exactly `weight`.
     """
 
     weight: float
@@ -73,7 +74,7 @@ class LinearDecay:
 
 @dataclass(frozen=True)
 class CosineDecay:
-    """w_t = weight (1 + cos(pi t / num_steps)) / 2, and 0 from step `num_steps` on."""
+    """The weight w_t = weight (1 + cos(pi t / num_steps)) / 2, and 0 from step `num_steps` on."""
 
     weight: float
     num_steps: int
@@ -95,7 +96,7 @@ class CosineDecay:
 
 @dataclass(frozen=True)
 class CallableWeight:
-    """w_t = function(t): any function of the step; what is within 1e-12 of 0 is 0."""
+    """The weight w_t = function(t) of any function. A value within 1e-12 of 0 counts as 0."""
 
     function: Callable[[int], float]
 
@@ -108,15 +109,15 @@ class CallableWeight:
         return weight
 
     def last_step(self) -> int | None:
-        """None: nobody knows the function's future."""
+        """Returns None, because later values of the function are unknown."""
         return None
 
 
 def as_schedule(weight: float | Callable[[int], float]) -> Schedule:
-    """A schedule from a number (constant), from a function step -> weight, or from a schedule (itself).
+    """Returns the schedule of a number (constant), of a function step -> weight, or of a schedule (unchanged).
 
     Raises:
-        ValueError: neither a number nor a function.
+        ValueError: `weight` is neither a number nor a function.
     """
     if isinstance(weight, int | float) and not isinstance(weight, bool):
         return ConstantWeight(float(weight))
@@ -126,15 +127,15 @@ def as_schedule(weight: float | Callable[[int], float]) -> Schedule:
 
 
 class GuidanceWeight:
-    """A schedule with its step, for a trainer that has none: like a learning-rate scheduler, saved and restored.
+    """A schedule that counts its steps, for a trainer that does not. It is used like a learning-rate scheduler.
 
         weight = GuidanceWeight(LinearDecay(2e-3, 1e-5))
         loss = policy_loss + weight.value * guidance_loss(...)
         ...; optimizer.step(); weight.step()
 
-    One `step()` for each step of the schedule's clock: ours is one iteration, so with several optimizer steps for each
-    batch of responses call it after the last of them. A checkpoint holds `state_dict()` and the same schedule is built
-    again by the caller.
+    Call `step()` once for each step of the schedule. In this package a step is an iteration, so with several optimizer
+    steps for each batch of responses call it after the last of them. A checkpoint holds `state_dict()`. The caller
+    builds the same schedule again.
     """
 
     def __init__(self, weight: float | Callable[[int], float]) -> None:
@@ -143,17 +144,17 @@ class GuidanceWeight:
 
     @property
     def value(self) -> float:
-        """w_t of the present step."""
+        """The weight w_t of the present step."""
         return self.schedule(self.num_steps)
 
     @property
     def is_over(self) -> bool:
-        """Whether the weight is 0 from now on: the teacher may go."""
+        """Whether the weight is 0 from this step on, so that the teacher is not needed."""
         last = self.schedule.last_step()
         return last is not None and self.num_steps >= last
 
     def step(self) -> float:
-        """Count one step; returns the weight of the next."""
+        """Returns the weight of the next step, after it has counted the present one."""
         self.num_steps += 1
         return self.value
 
@@ -164,7 +165,7 @@ class GuidanceWeight:
         """Continue at a saved step.
 
         Raises:
-            ValueError: not what `state_dict` gave.
+            ValueError: `state` is no result of `state_dict`.
         """
         if set(state) != {"num_steps"}:
             raise ValueError(f"the state of a guidance weight holds 'num_steps' alone, got {sorted(state)}")

@@ -1,4 +1,4 @@
-"""The bytes that each token of a tokenizer stands for, and texts of any bytes spelled in its tokens."""
+"""The bytes of each token of a tokenizer, and the spelling of any bytes in its tokens."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 Spelling = Callable[[str], bytes]
-SENTINEL = "\n"  # no tokenizer joins what follows to it
+SENTINEL = "\n"  # no tokenizer joins it to the text that follows
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 NOT_TEXT = re.compile("([\udc80-\udcff]+)")  # bytes outside UTF-8, as `surrogateescape` decodes them
 NUM_PROBES = 300
@@ -20,26 +20,26 @@ MIN_READABLE_SHARE = 0.9
 
 @dataclass(frozen=True)
 class TokenBytes:
-    """A tokenizer seen as a dictionary of byte strings. Build it with `from_tokenizer`.
+    """A tokenizer as a dictionary of byte strings. Build it with `from_tokenizer`.
 
-    A character of several bytes may be split over tokens, so a token need not be text: `values[i]` of byte-level BPE's
-    `ä½` is two thirds of a Chinese character. SentencePiece's `▁` is a space, its `<0xE4>` one byte.
+    Several tokens may share the bytes of a character, so a token need not be text. For example, `values[i]` of `ä½` in
+    byte-level BPE is two thirds of a Chinese character. In SentencePiece `▁` is a space and `<0xE4>` is one byte.
     """
 
     values: tuple[bytes, ...]  # by id; b"" for special tokens and for ids without a token
-    special: Mapping[int, str]  # special tokens and their strings
-    encode: Callable[[str], Sequence[int]]  # a text without special tokens to ids
-    rank: Mapping[int, int]  # ids that are chosen last among those of equal bytes (SentencePiece's byte tokens)
+    special: Mapping[int, str]  # id -> string of each special token
+    encode: Callable[[str], Sequence[int]]  # text -> ids; it reads no special tokens in the text
+    rank: Mapping[int, int]  # 1 for ids that come last among ids of equal bytes (SentencePiece's byte tokens)
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any) -> TokenBytes:
-        """Of a Hugging Face tokenizer, or of anything with its `get_vocab`, `all_special_ids`, `encode` and `decode`.
+        """Returns the bytes of a Hugging Face tokenizer, or of any object with its methods that are used here.
 
-        Which alphabet the token strings are written in (byte-level BPE's, SentencePiece's, plain text) is found by
-        decoding a few hundred tokens.
+        These are `get_vocab`, `all_special_ids`, `encode` and `decode`. A few hundred tokens are decoded to see in
+        which alphabet the token strings are written (byte-level BPE's, SentencePiece's, plain text).
 
         Raises:
-            ValueError: the strings are in none of these alphabets (WordPiece's `##ing`, for example).
+            ValueError: the strings are in none of these alphabets (for example WordPiece's `##ing`).
         """
         vocabulary: Mapping[str, int] = tokenizer.get_vocab()
         special = _special_tokens(tokenizer, vocabulary)
@@ -59,19 +59,20 @@ class TokenBytes:
 
     @cached_property
     def ids(self) -> dict[bytes, int]:
-        """The id of each byte string; of several the first, special ones never."""
+        """The id of each byte string. The first of several ids counts, and a special token never does."""
+        # reversed, because the last writer of a dictionary key wins
         order = sorted(range(len(self.values)), key=lambda i: (self.rank.get(i, 0), i), reverse=True)
         return {self.values[i]: i for i in order if self.values[i]}
 
     def join(self, ids: Iterable[int]) -> bytes:
-        """The bytes that ids in range stand for, one after the other."""
+        """Returns the bytes of the tokens, one after the other; the ids must be in range."""
         return b"".join([self.values[i] for i in ids])
 
     def first_piece(self, data: bytes) -> int:
-        """The id of the first token of these bytes, spelled by themselves; -1 where the tokenizer has none.
+        """Returns the id of the first token of these bytes, spelled by themselves, or -1.
 
-        One token of just these bytes comes first. Else text is spelled as the tokenizer does it, and what is not text,
-        such as half of a character, by the longest token that it begins with.
+        A token of exactly these bytes has precedence. Otherwise the tokenizer spells text. Bytes that are not text,
+        such as half of a character, are spelled by the longest token that they begin with.
         """
         if data in self.ids:
             return self.ids[data]
@@ -83,10 +84,10 @@ class TokenBytes:
         return first if first >= 0 and data.startswith(self.values[first]) else self._longest_match(data)
 
     def spell(self, data: bytes) -> tuple[np.ndarray, np.ndarray]:
-        """(ids (M,) int32, starts (M,) int64): these bytes in tokens, and the offset of each token's first byte.
+        """Returns (ids (M,) int32, starts (M,) int64): these bytes in tokens, and the offset of each first byte.
 
-        Bytes that are not text are spelled by their longest tokens, and left out where there is none. An offset is -1
-        where the tokenizer has changed the text (Unicode normalisation, unknown characters) and nobody can tell.
+        Bytes that are not text are spelled by their longest tokens, or left out if there is none. An offset is -1 if it
+        is unknown, because the tokenizer has changed the text (Unicode normalisation, unknown characters).
         """
         ids, starts, offset = [], [], 0
         for run in NOT_TEXT.split(data.decode("utf-8", "surrogateescape")):
@@ -126,13 +127,13 @@ class TokenBytes:
 
     @cached_property
     def _num_sentinels(self) -> int:
-        """Tokens of the sentinel, where the tokenizer puts a space in front of every text (SentencePiece); else 0."""
+        """The number of the sentinel's tokens if the tokenizer puts a space before texts (SentencePiece), else 0."""
         lone = next((value for value in self.values if value.isalpha() and value.isascii()), b"")
         padded = self.join(self.encode(lone.decode())) == b" " + lone
         return len(self.encode(SENTINEL)) if padded else 0
 
     def _encode_bare(self, text: str) -> Sequence[int]:
-        """`encode` without the space that some tokenizers put in front."""
+        """Returns the ids of `encode` without the space that some tokenizers put in front."""
         if self._num_sentinels:
             ids = self.encode(SENTINEL + text)
             if list(ids[: self._num_sentinels]) == list(self.encode(SENTINEL)):
@@ -141,9 +142,9 @@ class TokenBytes:
 
 
 def _offsets_in(data: bytes, written: bytes, starts: np.ndarray) -> np.ndarray:
-    """Where in `data` the offsets `starts` in `written` are; -1 in words that are not the same in both.
+    """Returns the offsets in `data` of the offsets `starts` (M,) in `written`; -1 in words that differ.
 
-    Between the first and the last difference words are matched by their number, and only if there are as many.
+    Between the first and the last difference words are matched by their index, if both have as many words.
     """
     if data == written:
         return starts
@@ -177,13 +178,13 @@ def _special_tokens(tokenizer: Any, vocabulary: Mapping[str, int]) -> dict[int, 
 
 
 def _encoder(tokenizer: Any) -> Callable[[str], Sequence[int]]:
-    # A text that spells out a special token must not turn into one.
+    # a text that contains the string of a special token must not become that token
     options = {"split_special_tokens": True} if hasattr(tokenizer, "split_special_tokens") else {}
     return lambda text: tokenizer.encode(text, add_special_tokens=False, **options)
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """The characters that byte-level BPE (GPT-2) writes bytes with: printable ones as they are, others from 256 on."""
+    """The byte of each character of byte-level BPE (GPT-2). Printable bytes are themselves, others are from 256 on."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
@@ -195,7 +196,7 @@ BYTE_ALPHABET = _byte_alphabet()
 def _byte_level(token: str) -> bytes:
     try:
         return bytes([BYTE_ALPHABET[character] for character in token])
-    except KeyError:  # a token that is not written in the alphabet stands for itself
+    except KeyError:  # a token outside the alphabet is plain text
         return token.encode()
 
 
@@ -205,13 +206,14 @@ def _sentencepiece(token: str) -> bytes:
 
 
 def _find_spelling(tokenizer: Any, vocabulary: Mapping[str, int]) -> Spelling:
-    """The alphabet in which most of the probed tokens are what `decode` makes of them."""
+    """Returns the alphabet in which most of the probed tokens spell what `decode` makes of them."""
     anchor = next((token for token in vocabulary if token.isalnum() and token.isascii()), None)
-    if anchor is None:  # nothing but marks and pieces: byte-level or plain, and the first covers ASCII of both
+    if anchor is None:  # no word to probe with; byte-level reads the ASCII of plain text too
         return _byte_level
     tokens = list(vocabulary)
     foreign = [token for token in tokens if not token.isascii()]
     probes = [t for some in (tokens, foreign) for t in some[:: max(1, len(some) // NUM_PROBES)]]
+    # decoded behind a word, because decoders drop the space in front of a text
     decoded = {t: _essence(tokenizer.decode([vocabulary[anchor], vocabulary[t]])) for t in probes}
     shares = {}
     for spelling in (_byte_level, _sentencepiece, str.encode):
@@ -227,5 +229,5 @@ def _find_spelling(tokenizer: Any, vocabulary: Mapping[str, int]) -> Spelling:
 
 
 def _essence(text: str) -> str:
-    """Without what decoders add, drop or count in their own ways: spaces, and signs for broken characters."""
+    """Returns the text without spaces and signs for broken characters, which decoders treat differently."""
     return "".join(text.replace("\ufffd", "").split())

@@ -1,4 +1,4 @@
-"""Guidance towards the teacher's top-k distribution: soft targets where the argmax has one."""
+"""Guidance towards the teacher's top-k distribution, with k soft targets at each position."""
 
 from __future__ import annotations
 
@@ -15,31 +15,30 @@ from tgpo_ray.kernels import TokenLoss, TokenRows, fused_token_loss
 def topk_guidance_loss(
     topk_policy_logprobs: Tensor, topk_teacher_logprobs: Tensor, mask: Tensor, *, renormalize: bool = True
 ) -> Tensor:
-    """Per-token forward KL on the teacher's top-k tokens K.
+    """Returns the forward KL on the teacher's top-k tokens K at each position: (...), at least float32.
 
         renormalize:      L = m sum_K q~ (log q~ - log p~),   q~ = q / sum_K q,   p~ = p / sum_K p
         not renormalize:  L = m sum_K q (log q - log p)                  TrOPD (2606.01249), the outlier term
 
-    Gradients on the logits: p~ - q~ on K and 0 elsewhere; (sum_K q) p - q 1_K. The first leaves the mass outside K as
-    it is, the second draws it into K. With k = 1 the first is 0 for any policy: use `guidance_loss` for one target.
+    The gradients on the logits are p~ - q~ on K and 0 elsewhere, and (sum_K q) p - q 1_K. The first keeps the mass
+    outside K, and the second draws it into K. With k = 1 the first is 0 for any policy, so use `guidance_loss` for one
+    target.
 
     Args:
         topk_policy_logprobs: (..., k) nats, the policy's log-probabilities of the teacher's tokens, with gradient.
         topk_teacher_logprobs: (..., k) nats, under the teacher's whole vocabulary; -inf leaves an entry out.
-        mask: (...) of guided positions, or (..., k) to leave out entries as well, for example those without an id.
-
-    Returns: (...), at least float32.
+        mask: (...) of guided positions, or (..., k) to leave out entries too, for example those without an id.
     """
     dtype = torch.promote_types(topk_policy_logprobs.dtype, torch.float32)
     entries = mask[..., None] if mask.ndim < topk_policy_logprobs.ndim else mask
-    kept = (entries > 0) & torch.isfinite(topk_teacher_logprobs)  # (..., k)
+    used = (entries > 0) & torch.isfinite(topk_teacher_logprobs)  # (..., k)
     floor = torch.finfo(dtype).min / 4  # finite: -inf would make 0 * inf = NaN, also in the gradient
-    log_p = topk_policy_logprobs.to(dtype).masked_fill(~kept, floor)
-    log_q = topk_teacher_logprobs.detach().to(dtype).masked_fill(~kept, floor)
+    log_p = topk_policy_logprobs.to(dtype).masked_fill(~used, floor)
+    log_q = topk_teacher_logprobs.detach().to(dtype).masked_fill(~used, floor)
     if renormalize:
         log_p, log_q = torch.log_softmax(log_p, -1), torch.log_softmax(log_q, -1)
-    divergence = (log_q.exp() * (log_q - log_p)).masked_fill(~kept, 0.0).sum(-1)
-    return divergence * (entries * kept).amax(-1).to(dtype)
+    divergence = (log_q.exp() * (log_q - log_p)).masked_fill(~used, 0.0).sum(-1)  # (...)
+    return divergence * (entries * used).amax(-1).to(dtype)
 
 
 def topk_guidance_loss_from_logits(
@@ -50,16 +49,16 @@ def topk_guidance_loss_from_logits(
     *,
     renormalize: bool = True,
 ) -> Tensor:
-    """`topk_guidance_loss` (...) from logits (..., V).
+    """Returns `topk_guidance_loss` (...) from logits (..., V).
 
     Args:
-        logits: those at the position *before* each response token, divided by the rollout temperature.
-        topk_ids: (..., k) int in the policy's vocabulary; -1 where it lacks the token; equal ids are added up.
+        logits: (..., V) at the position *before* each response token, divided by the rollout temperature.
+        topk_ids: (..., k) int in the policy's vocabulary; -1 where it lacks the token. Equal ids are merged.
         topk_teacher_logprobs: (..., k) nats.
-        mask: (...) 1.0 on response tokens; None: everywhere.
+        mask: (...) 1.0 on response tokens; None means everywhere.
 
     Raises:
-        ValueError: an id that the logits have no column for.
+        ValueError: the logits have no column for an id.
     """
     require_ids_below(topk_ids, logits.shape[-1])
     ids, teacher_logprobs = merge_duplicate_targets(topk_ids, topk_teacher_logprobs)
@@ -79,10 +78,10 @@ def fused_topk_guidance_loss(
     renormalize: bool = True,
     temperature: float = 1.0,
 ) -> Tensor:
-    """Sum of `topk_guidance_loss` over the tokens, with gradient, without a [tokens, vocabulary] tensor.
+    """Returns the sum () of `topk_guidance_loss` over the tokens, with gradient, chunk by chunk.
 
     Args:
-        hidden: (..., D), the final hidden states at the position *before* each response token.
+        hidden: (..., D) final hidden states at the position *before* each response token.
         weight: (V, D) of the LM head.
         topk_ids, topk_teacher_logprobs, mask: as for `topk_guidance_loss_from_logits`.
     """

@@ -1,7 +1,7 @@
-"""What a teacher asks of the two vocabularies: `TokenTranslator`.
+"""`TokenTranslator`: the translation of ids that a teacher needs between two vocabularies.
 
-`VocabularyMap` (vocabulary.py) does it by token string, for models of one family; `TextAlignment` (alignment.py) by the
-text itself, for any two tokenizers.
+`VocabularyMap` (vocabulary.py) translates by token string, for models of one family. `TextAlignment` (alignment.py)
+translates by the text, for any two tokenizers.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Protocol
 
 import numpy as np
 
-UNREADABLE_LOGPROB = -30.0  # stands for the log-prob of a token that the teacher has no word for: finite, one in 1e13
+UNREADABLE_LOGPROB = -30.0  # log-prob of a token that the teacher cannot read: finite, a probability of 1e-13
 
 
 @dataclass(frozen=True)
 class VocabularySummary:
-    """How two vocabularies fit, in numbers of ids; a preflight prints it."""
+    """The fit of two vocabularies, in numbers of ids. A preflight prints it."""
 
     policy_size: int
     teacher_size: int
@@ -31,10 +31,10 @@ class VocabularySummary:
 
 
 class TokenTranslator(Protocol):
-    """Between the ids that episodes carry and those of a teacher.
+    """The translation between the ids of episodes and those of a teacher.
 
-    A teacher reads `policy_ids_for_teacher(prompt)` and `policy_ids_for_teacher(response)`, predicts each of the M ids
-    of the latter, and `teacher_targets` puts the predictions where they belong.
+    A teacher reads `policy_ids_for_teacher(prompt)` and `policy_ids_for_teacher(response)`. It predicts each of the M
+    ids of the response. `teacher_targets` turns the predictions into targets of the policy's tokens.
     """
 
     @property
@@ -43,35 +43,35 @@ class TokenTranslator(Protocol):
         ...
 
     def policy_ids_for_teacher(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(teacher ids (M,), starts (T,)) that spell policy ids (T,).
+        """Returns (teacher ids (M,), starts (T,)) that spell policy ids (T,).
 
-        Policy token t reads as teacher_ids[starts[t]:starts[t + 1]]; where that is empty it has no guidance.
+        Policy token t is teacher_ids[starts[t]:starts[t + 1]]. If that is empty, the token has no guidance.
         """
         ...
 
     def teacher_targets(
         self, ids: np.ndarray, teacher_ids: np.ndarray, starts: np.ndarray, predicted: np.ndarray
     ) -> np.ndarray:
-        """What policy tokens (T,) should have been, in policy ids (T,); -1 where there is no guidance.
+        """Returns the target (T,) of each policy token, in policy ids; -1 where there is no guidance.
 
         Args:
-            ids, teacher_ids, starts: the policy's tokens (T,) and what `policy_ids_for_teacher` made of them.
+            ids, teacher_ids, starts: the policy's tokens (T,) and their result of `policy_ids_for_teacher`.
             predicted: (M,) the teacher's token in place of each of `teacher_ids`: its argmax or a sample.
         """
         ...
 
     def map_teacher_ids(self, ids: np.ndarray) -> np.ndarray:
-        """The policy's id for each teacher id by itself, any shape, for top-k targets; -1 where there is none."""
+        """Returns the policy's id for each teacher id by itself (any shape, for top-k targets), or -1."""
         ...
 
     def has_own_logprob(self, teacher_ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """(T,) bool: the teacher's log-probability of that token's pieces, summed, is that of the token's text."""
+        """Returns (T,) bool: the sum of the teacher's log-probs of the token's pieces is that of the token's text."""
         ...
 
     def share_unmapped(self, ids: np.ndarray) -> float:
-        """Share of these teacher ids for which the policy has none; negative ids do not count."""
+        """Returns the share of these teacher ids without an id of the policy; negative ids do not count."""
         ...
 
     def summary(self) -> VocabularySummary:
-        """How the two vocabularies fit."""
+        """Returns how the two vocabularies fit."""
         ...

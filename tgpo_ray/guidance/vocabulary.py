@@ -1,4 +1,4 @@
-"""Token ids between a policy's and a teacher's vocabulary, in both directions, by token string."""
+"""The translation of token ids between a policy's and a teacher's vocabulary, in both directions, by token string."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ Encode = Callable[[str], Sequence[int]]
 
 @dataclass(frozen=True)
 class VocabularyMap:
-    """The teacher reads policy ids (re-tokenized where it lacks one), the policy learns teacher ids (or is left out).
+    """A `TokenTranslator` of two tables, one for each direction. Build it with `from_vocabularies`.
 
-    Build it with `from_vocabularies`. -1 stands for "no such id". Example: the policy writes `</think>` as the pieces
-    `</`, `think`, `>`, the teacher has one id for it. The teacher's argmax `</think>` becomes -1 (`unmapped="mask"`) or
-    the policy's `</` (`unmapped="first_piece"`).
+    A policy token that the teacher lacks is spelled in teacher tokens. -1 means "no id". Example: the policy writes
+    `</think>` as the pieces `</`, `think`, `>`, and the teacher has one id for it. Then the teacher's argmax `</think>`
+    becomes -1 (`unmapped="mask"`) or the policy's `</` (`unmapped="first_piece"`).
     """
 
     teacher_to_policy: np.ndarray  # (V_T,) int32
     policy_to_teacher: np.ndarray  # (V_P,) int32
     piece_offsets: np.ndarray  # (V_P + 1,) int64: policy id i reads as piece_ids[piece_offsets[i]:piece_offsets[i + 1]]
     piece_ids: np.ndarray  # int32, teacher ids
-    is_identity: bool  # nothing to map: ids pass through untouched
+    is_identity: bool  # both vocabularies are the same, and ids stay as they are
     num_respelled: int = 0  # teacher ids that became a first piece
     teacher_eos_ids: tuple[int, ...] = ()
 
@@ -44,19 +44,19 @@ class VocabularyMap:
         encode_policy: Encode | None = None,
         encode_teacher: Encode | None = None,
     ) -> VocabularyMap:
-        """The map between two token -> id dictionaries.
+        """Returns the map between two token -> id dictionaries.
 
         Args:
             policy_eos_ids, teacher_eos_ids: each end-of-sequence id of the teacher becomes the policy's id of the same
                 string if the policy stops on that one, else the policy's first.
-            unmapped: what becomes of a teacher token that the policy lacks: no guidance, or the first of the policy
+            unmapped: the target for a teacher token that the policy lacks: no guidance, or the first of the policy's
                 pieces that spell it.
-            map_eos: whether ends of sequence become ends of sequence; False: they are tokens like any other.
-            encode_policy, encode_teacher: a token string, as it stands in the dictionary, to ids of that model;
-                the first is needed for `first_piece`, the second where the policy has tokens that the teacher lacks.
+            map_eos: whether ends of sequence become ends of sequence. If False, they are ordinary tokens.
+            encode_policy, encode_teacher: functions from a token string of the dictionary to ids of that model. The
+                first is needed for `first_piece`, the second if the policy has tokens that the teacher lacks.
 
         Raises:
-            ValueError: an unknown `unmapped`, an encoder or an end-of-sequence id missing.
+            ValueError: `unmapped` is unknown, or an encoder or an end-of-sequence id is missing.
         """
         if unmapped not in ("mask", "first_piece"):
             raise ValueError(f"unmapped must be 'mask' or 'first_piece', got {unmapped!r}")
@@ -78,19 +78,19 @@ class VocabularyMap:
         return cls(to_policy, to_teacher, offsets, pieces, is_identity, num_respelled, tuple(teacher_eos_ids))
 
     def map_teacher_ids(self, ids: np.ndarray) -> np.ndarray:
-        """The policy's ids (int32, same shape) of teacher ids; -1 where there is none, and for ids out of range.
+        """Returns the policy's ids (int32, same shape) of teacher ids; -1 without one, or out of range.
 
-        Where both vocabularies are one, these are the ids given, not a copy.
+        If both vocabularies are the same, the result is the argument itself and not a copy.
         """
         if self.is_identity and _are_inside(ids, len(self.teacher_to_policy)):
             return ids
         return _look_up(self.teacher_to_policy, ids)
 
     def policy_ids_for_teacher(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(teacher ids (M,), starts (T,)) that spell policy ids (T,); both int32.
+        """Returns (teacher ids (M,), starts (T,)) that spell policy ids (T,); both int32.
 
-        `starts[t]` is where the pieces of policy token t begin, so the teacher's prediction *for* token t is the one it
-        makes after teacher_ids[:starts[t]]. An id without a string, or that encodes to nothing, takes no place.
+        `starts[t]` is the index of the first piece of policy token t. So the teacher's prediction *for* token t is the
+        one that it makes after teacher_ids[:starts[t]]. An id without a string or encoding has no piece.
         """
         if self.is_identity and _are_inside(ids, len(self.policy_to_teacher)) and not (ids < 0).any():
             return ids, np.arange(len(ids), dtype=np.int32)
@@ -99,16 +99,16 @@ class VocabularyMap:
         safe = np.where(known, ids, 0)
         counts = np.where(known, self.piece_offsets[safe + 1] - self.piece_offsets[safe], 0)  # (T,)
         starts = np.cumsum(counts) - counts
-        within = np.arange(counts.sum()) - np.repeat(starts, counts)  # 0, 1, ... inside each token
+        within = np.arange(counts.sum()) - np.repeat(starts, counts)  # (M,) 0, 1, ... inside each token
         return self.piece_ids[np.repeat(self.piece_offsets[safe], counts) + within], starts.astype(np.int32)
 
     def teacher_targets(
         self, ids: np.ndarray, teacher_ids: np.ndarray, starts: np.ndarray, predicted: np.ndarray
     ) -> np.ndarray:
-        """(T,) int32: the policy's id of the teacher's prediction for each token's first piece; -1 where there is none.
+        """Returns (T,) int32: the policy's id of the teacher's prediction for the first piece of each token, or -1.
 
-        A token of several pieces which the teacher predicts one by one is the teacher's own choice: it stays as it is,
-        where its first piece would teach the policy to spell it out.
+        If the teacher predicts every piece of a token, the token is its own target. The first piece as a target would
+        teach the policy to spell the token in pieces.
         """
         if self.is_identity and len(predicted) == len(ids):
             return self.map_teacher_ids(predicted)
@@ -117,15 +117,16 @@ class VocabularyMap:
         readable = counts > 0
         targets[readable] = self.map_teacher_ids(predicted[starts[readable]])
         differing = np.concatenate([[0], np.cumsum(predicted != teacher_ids)])  # (M + 1,)
+        # no difference between the first and the last piece of a token
         agrees = (counts > 1) & (differing[starts + counts] == differing[starts])
         return np.where(agrees, ids, targets).astype(np.int32)
 
     def has_own_logprob(self, teacher_ids: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """(T,) bool: whether the teacher can read the token at all."""
+        """Returns (T,) bool: whether the teacher can read the token."""
         return np.diff(starts, append=len(teacher_ids)) > 0
 
     def summary(self) -> VocabularySummary:
-        """How the two vocabularies fit."""
+        """Returns how the two vocabularies fit."""
         num_pieces = np.diff(self.piece_offsets)
         mapped = int((self.teacher_to_policy >= 0).sum())
         return VocabularySummary(
@@ -142,14 +143,14 @@ class VocabularyMap:
         )
 
     def share_unmapped(self, ids: np.ndarray) -> float:
-        """Share of these teacher ids for which the policy has none; negative ids (no guidance) do not count."""
+        """Returns the share of these teacher ids without an id of the policy; negative ids do not count."""
         ids = np.asarray(ids)
         ids = ids[ids >= 0]
         return float((self.map_teacher_ids(ids) < 0).mean()) if len(ids) else 0.0
 
 
 def _by_string(source: Vocabulary, target: Vocabulary) -> np.ndarray:
-    """(V_source,) int32: the target's id of the same string, or -1."""
+    """Returns (V_source,) int32: the target's id of the same string, or -1."""
     table = np.full(max(source.values(), default=-1) + 1, -1, np.int32)
     for token, index in source.items():
         table[index] = target.get(token, -1)
@@ -175,7 +176,7 @@ def _fill_first_pieces(table: np.ndarray, vocabulary: Vocabulary, encode: Encode
 
 
 def _pieces(policy: Vocabulary, to_teacher: np.ndarray, encode: Encode | None) -> tuple[np.ndarray, np.ndarray]:
-    """Every policy id spelled in teacher ids, flat, with offsets."""
+    """Returns (offsets (V_P + 1,), pieces): every policy id spelled in teacher ids, flat."""
     spelled: list[Sequence[int]] = [() if index < 0 else (int(index),) for index in to_teacher]
     for token, index in policy.items():
         if to_teacher[index] >= 0:
@@ -194,7 +195,7 @@ def _is_identity(table: np.ndarray) -> bool:
 
 
 def _are_inside(ids: np.ndarray, size: int) -> bool:
-    """Whether `ids` may pass as they are: an int32 array, as both directions return, of ids that exist."""
+    """Returns whether `ids` need no change: an int32 array, as both directions return, of ids that exist."""
     return isinstance(ids, np.ndarray) and ids.dtype == np.int32 and (not ids.size or int(ids.max()) < size)
 
 

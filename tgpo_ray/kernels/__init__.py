@@ -1,7 +1,7 @@
-"""Chunked LM-head losses: the loss and its gradient without a [tokens, vocabulary] tensor. Needs torch alone.
+"""Chunked LM-head losses: the loss and its gradient without a [tokens, vocabulary] tensor. It needs only torch.
 
-The seam: an algorithm writes a `TokenLoss` in plain torch, one row for each response token; `fused_token_loss` visits
-every chunk of rows once and hands hidden states and head their gradients.
+An algorithm writes a `TokenLoss` in plain torch, with one row for each response token, and `fused_token_loss` visits
+every chunk of rows once and gives hidden states and head their gradients.
 """
 
 from tgpo_ray.kernels.chunks import (

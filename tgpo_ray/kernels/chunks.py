@@ -1,4 +1,4 @@
-"""Chunks of rows through the LM head: logits, log-probabilities of K targets, entropy, in reused buffers."""
+"""Logits, log-probabilities of K targets and entropy of rows, chunk by chunk through the LM head in reused buffers."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CPU_CHUNK_BYTES = 56 << 20  # 448 rows at V = 32768: every chunk reads and writes all of dWeight, so few are better
+CPU_CHUNK_BYTES = 56 << 20  # 448 rows at V = 32768: each reads and writes all of dWeight, so few chunks are better
 CUDA_CHUNK_BYTES = 512 << 20  # 1024 rows at V = 131072: enough to fill the device in each of the three GEMMs
-BLOCK_BYTES = 1 << 20  # elementwise passes go block by block, so that a block stays in the L2 cache of a CPU core
+BLOCK_BYTES = 1 << 20  # elementwise passes go block by block, and a block fits the L2 cache of a CPU core
 
 
 def matmul_into(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """out = left @ right, where `out` may be float32 and the factors half precision."""
+    """Write left @ right into `out`, which may be float32 where the factors are half precision."""
     if out.dtype == left.dtype:
         torch.mm(left, right, out=out)
     elif left.is_cuda:
         torch.mm(left, right, out_dtype=out.dtype, out=out)
-    else:
+    else:  # `out_dtype` exists on CUDA only
         out.copy_(left @ right)
 
 
 def add_matmul_(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """out += left @ right, where `out` may be float32 and the factors half precision."""
+    """Add left @ right to `out`, which may be float32 where the factors are half precision."""
     if out.dtype == left.dtype:
         out.addmm_(left, right)
     elif left.is_cuda:
@@ -35,7 +35,7 @@ def add_matmul_(out: Tensor, left: Tensor, right: Tensor) -> None:
 
 
 def block_rows(matrix: Tensor) -> int:
-    """Rows of `matrix` whose elementwise passes run together: a cache-sized block on a CPU, 64 MiB elsewhere."""
+    """Returns how many rows of `matrix` (n, V) an elementwise pass takes at a time: 1 MiB on a CPU, else 64 MiB."""
     budget = BLOCK_BYTES if matrix.device.type == "cpu" else BLOCK_BYTES * 64
     return max(1, budget // max(1, matrix.shape[1] * matrix.element_size()))
 
@@ -43,45 +43,51 @@ def block_rows(matrix: Tensor) -> int:
 _spare_buffers: dict[torch.dtype, Tensor] = {}
 
 
-def take_buffer(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A flat buffer of at least that many elements, nobody else's until it is given back.
+def chunk_budget(hidden: Tensor, chunk_bytes: int | None) -> int:
+    """Returns the bytes of the logits buffers: `chunk_bytes`, or the default of the device of `hidden`."""
+    return chunk_bytes or (CUDA_CHUNK_BYTES if hidden.is_cuda else CPU_CHUNK_BYTES)
 
-    On a CPU the last one is kept: fresh memory of this size comes from the kernel page by page, which took a tenth of
-    the loss's time. A GPU's caching allocator does the same by itself.
+
+def take_buffer(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Returns a flat buffer of at least that many elements. It is the caller's until `give_buffer`.
+
+    On a CPU the last buffer is reused. The operating system gives fresh memory of this size page by page, which takes a
+    tenth of the loss's time. The caching allocator of a GPU reuses memory by itself.
     """
     size = math.prod(shape)
+    # popped, not read: a second user of the same dtype, such as a nested call, must get memory of its own
     spare = _spare_buffers.pop(dtype, None) if device.type == "cpu" else None
     return spare if spare is not None and len(spare) >= size else torch.empty(size, dtype=dtype, device=device)
 
 
 def give_buffer(buffer: Tensor) -> None:
-    """Keep a CPU buffer of the usual size for the next call: the caller must not use it any more."""
+    """Keep a CPU buffer of the usual size for the next call. The caller must not use it afterwards."""
     if buffer.device.type == "cpu" and buffer.nbytes <= CPU_CHUNK_BYTES:
         _spare_buffers[buffer.dtype] = buffer
 
 
 def release_buffers() -> None:
-    """Give the kept CPU buffers back to the system."""
+    """Free the CPU buffers that are kept for the next call."""
     _spare_buffers.clear()
 
 
 @dataclass
 class SoftmaxChunk:
-    """n rows after the head. Probabilities are `scale * numerators`, so that no pass is spent on normalising."""
+    """n rows after the head. Probabilities are `scale * numerators`, so that normalising costs no pass."""
 
-    numerators: Tensor  # (n, V) a view of the reused buffer; the caller may overwrite it
+    numerators: Tensor  # (n, V) view of the reused buffer; the caller may overwrite it
     scale: Tensor | None  # (n, 1); None: 1
     logprobs: Tensor  # (n, K)
-    log_probabilities: Tensor | None = None  # (n, V) a view of the second buffer; with entropy only
+    log_probabilities: Tensor | None = None  # (n, V) view of the second buffer; only with entropy
     entropy: Tensor | None = None  # (n,)
 
 
 class HeadChunks:
-    """Walks hidden states (N, D) through the head weight (V, D) in chunks of rows.
+    """The rows of hidden states (N, D) through the head weight (V, D), chunk by chunk.
 
         z = (h W^T + b) / temperature,   p = softmax(z),   H = -sum_v p_v log p_v
 
-    Logits are at least float32. One buffer of (rows, V) is reused by every chunk, a second one only for the entropy.
+    Logits are at least float32. Every chunk reuses one buffer of (rows, V). Only the entropy needs a second buffer.
     """
 
     def __init__(
@@ -95,26 +101,25 @@ class HeadChunks:
         chunk_bytes: int | None = None,
     ):
         self.hidden = hidden
-        self.weight = weight.to(hidden.dtype)  # under autocast the weight may be float32 and hidden half: no copy else
+        self.weight = weight.to(hidden.dtype)  # a copy only under autocast, where the weight may be float32
         self.temperature = temperature
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.bias = None if bias is None else bias.to(self.dtype)
-        budget = chunk_bytes or (CUDA_CHUNK_BYTES if hidden.is_cuda else CPU_CHUNK_BYTES)
-        self.num_rows = self._chunk_rows(budget, num_buffers=2 if with_entropy else 1)
+        self.num_rows = self._chunk_rows(chunk_budget(hidden, chunk_bytes), num_buffers=2 if with_entropy else 1)
         shape = (2 if with_entropy else 1, self.num_rows, weight.shape[0])
         self._buffer = take_buffer(shape, self.dtype, hidden.device)
         buffers = self._buffer[: math.prod(shape)].view(shape)
         self._logits, self._probabilities = buffers[0], (buffers[1] if with_entropy else None)
 
     def bounds(self) -> Iterator[tuple[int, int]]:
-        """(start, stop) of every chunk, once; afterwards the buffers are free for the next call."""
+        """Yields (start, stop) of every chunk, once. Afterwards the buffers are free for the next call."""
         total = self.hidden.shape[0]
         for start in range(0, total, self.num_rows):
             yield start, min(start + self.num_rows, total)
         give_buffer(self._buffer)
 
     def visit(self, start: int, stop: int, targets: Tensor) -> SoftmaxChunk:
-        """Rows start..stop, whose targets are (n, K). Valid until the next visit."""
+        """Returns rows start..stop, whose targets are (n, K). The result is valid until the next visit."""
         logits = self._project(start, stop)
         if self._probabilities is not None:
             return _softmax_with_entropy(logits, self._probabilities[: stop - start], targets)
@@ -122,7 +127,7 @@ class HeadChunks:
             chunk = _softmax_in_place(logits, targets)
             if chunk is not None:
                 return chunk
-            logits = self._project(start, stop)  # overwritten by the attempt
+            logits = self._project(start, stop)  # the attempt has overwritten them
         return _softmax_by_passes(logits, targets)
 
     def _chunk_rows(self, budget: int, num_buffers: int) -> int:
@@ -132,10 +137,10 @@ class HeadChunks:
             row_bytes += vocabulary * self.hidden.dtype.itemsize  # the half-precision copy that enters the GEMMs
         rows = max(1, min(total, budget // row_bytes))
         num_chunks = max(1, -(-total // rows))
-        return max(1, -(-total // num_chunks))  # chunks of equal size: no short GEMM at the end
+        return max(1, -(-total // num_chunks))  # chunks of equal size avoid a short GEMM at the end
 
     def _project(self, start: int, stop: int) -> Tensor:
-        """(n, V) logits of rows start..stop, divided by the temperature, in the reused buffer."""
+        """Returns (n, V) logits of rows start..stop, divided by the temperature, in the reused buffer."""
         logits, hidden = self._logits[: stop - start], self.hidden[start:stop]
         scale_hidden = self.temperature != 1.0 and hidden.dtype == self.dtype  # (n, D) is cheaper to scale than (n, V)
         matmul_into(logits, hidden / self.temperature if scale_hidden else hidden, self.weight.t())
@@ -147,23 +152,23 @@ class HeadChunks:
 
 
 def _softmax_in_place(logits: Tensor, targets: Tensor) -> SoftmaxChunk | None:
-    """The quickest way on a CPU: torch's fused softmax over its own input.
+    """The fastest softmax on a CPU, which overwrites its own input; None if the probability of a target is too small.
 
-    It gives no normaliser, but any one entry does: log Z = z_0 - log p_0, here that of target 0 (the same entry
-    whatever K is, so that further targets change no bit). None where some p_0 is too small for that.
+    torch's softmax gives no normaliser, but any one entry does: log Z = z_0 - log p_0. The entry is target 0 for every
+    K, so further targets change no bit of the result.
     """
     target_logits = logits.gather(1, targets)  # (n, K)
     torch.softmax(logits, -1, out=logits)
     first = logits.gather(1, targets[:, :1])  # (n, 1)
     if bool(first.min() < torch.finfo(first.dtype).tiny * 1e8):
         return None
-    log_normalizer = target_logits[:, :1] - first.log()
+    log_normalizer = target_logits[:, :1] - first.log()  # (n, 1)
     return SoftmaxChunk(logits, None, target_logits - log_normalizer)
 
 
 def _softmax_by_passes(logits: Tensor, targets: Tensor) -> SoftmaxChunk:
-    """exp(z - max) in place, sums beside it: exact for any probability."""
-    target_logits = logits.gather(1, targets)  # (n, K)
+    """The softmax with exp(z - max) in place and its sums aside: exact for any probability."""
+    target_logits = logits.gather(1, targets)  # (n, K), before the passes overwrite the logits
     peaks, sums = [], []
     for block in logits.split(block_rows(logits)):
         peaks.append(block.amax(-1, keepdim=True))
@@ -173,18 +178,18 @@ def _softmax_by_passes(logits: Tensor, targets: Tensor) -> SoftmaxChunk:
 
 
 def _softmax_with_entropy(logits: Tensor, probabilities: Tensor, targets: Tensor) -> SoftmaxChunk:
-    """p in `probabilities`, log p in `logits`. The product p log p exists for one block at a time."""
-    target_logits = logits.gather(1, targets)
+    """The softmax with p in `probabilities`, log p in `logits`. The product p log p exists for one block at a time."""
+    target_logits = logits.gather(1, targets)  # (n, K)
     normalizers, entropies = [], []
     rows = block_rows(logits)
     product = torch.empty_like(logits[:rows])
     for block, out in zip(logits.split(rows), probabilities.split(rows), strict=True):
         peak = block.amax(-1, keepdim=True)
         torch.softmax(block, -1, out=out)
-        normalizers.append(peak - out.amax(-1, keepdim=True).log())
+        normalizers.append(peak - out.amax(-1, keepdim=True).log())  # log Z (block, 1), from the largest entry
         block.sub_(normalizers[-1])
         entropies.append(torch.mul(out, block, out=product[: len(block)]).sum(-1).neg_())
-    logprobs = target_logits - torch.cat(normalizers)
+    logprobs = target_logits - torch.cat(normalizers)  # (n, K)
     return SoftmaxChunk(probabilities, None, logprobs, log_probabilities=logits, entropy=torch.cat(entropies))
 
 
@@ -199,13 +204,13 @@ def chunked_logprobs(
     with_entropy: bool = False,
     chunk_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities (N, K) of targets (N, K) and, if asked for, entropies (N,) in nats; no gradient.
+    """Returns log-probabilities (N, K) of targets (N, K) and, with `with_entropy`, entropies (N,), without gradient.
 
     Args:
         hidden: (N, D) hidden states, each of the position before its target.
         weight: (V, D) of the LM head; `bias` (V,).
         targets: (N, K) int64 token ids in [0, V).
-        chunk_bytes: budget of the logits buffers; None: 56 MiB on a CPU, 512 MiB on a GPU.
+        chunk_bytes: budget of the logits buffers. None means 56 MiB on a CPU and 512 MiB on a GPU.
     """
     check_head_inputs(hidden, weight, bias, targets, temperature)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -223,7 +228,7 @@ def chunked_logprobs(
 
 
 def check_head_inputs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float) -> None:
-    """Raise ValueError on shapes that do not fit, on targets outside the vocabulary, on a temperature <= 0."""
+    """Raise ValueError for shapes that do not fit, targets outside the vocabulary, or a temperature <= 0."""
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"hidden must be (N, D) and weight (V, D), got {tuple(hidden.shape)} and {tuple(weight.shape)}: "
@@ -239,6 +244,7 @@ def check_head_inputs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targe
         )
     if not temperature > 0.0:
         raise ValueError(f"temperature must be > 0, got {temperature}: greedy decoding has no log-probabilities")
+    # on a GPU `gather` with such an id would end the process instead of raising an error
     if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= vocabulary):
         wrong = targets[(targets < 0) | (targets >= vocabulary)][0]
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Divergences between whole next-token distributions of policy and teacher, both heads visited chunk by chunk."""
+"""Divergences between whole next-token distributions of policy and teacher, chunk by chunk through both heads."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tgpo_ray.kernels.chunks import CPU_CHUNK_BYTES, CUDA_CHUNK_BYTES, add_matmul_, matmul_into
+from tgpo_ray.kernels.chunks import add_matmul_, chunk_budget, matmul_into
 
-BUFFERS = 5  # (n, V) matrices alive at a time: both log-softmaxes, the gradient, and what their passes leave between
+BUFFERS = 5  # (n, V) matrices in memory at a time: both log-softmaxes, the gradient, and two intermediates
 
 
 class DivergenceOutput(NamedTuple):
-    """What `fused_divergence` returns."""
+    """The result of `fused_divergence`."""
 
     loss: Tensor  # () sum over rows of weight times divergence, with gradient
     values: Tensor  # (N,) the divergences, detached, nats
@@ -32,21 +32,21 @@ def fused_divergence(
     temperature: float = 1.0,
     chunk_bytes: int | None = None,
 ) -> DivergenceOutput:
-    """Weighted sum of the generalised Jensen-Shannon divergence over the rows, teacher q, policy p.
+    """Returns the weighted sum over rows of the generalised Jensen-Shannon divergence of teacher q and policy p.
 
         m = beta q + (1 - beta) p
         D = beta KL(q||m) + (1 - beta) KL(p||m);   beta = 0: KL(q||p);   beta = 1: KL(p||q)
         dD/dz_j = (1 - beta) p_j (log(p_j / m_j) - KL(p||m));   p_j - q_j;   p_j (log(p_j / q_j) - KL(p||q))
 
-    Agarwal et al. 2024 (GKD, 2306.13649), Eq. 1, with the two ends as TRL defines them: it is D / beta that tends to
-    the forward KL as beta tends to 0, so the scale jumps there. Both distributions are over the ids that both heads
-    have, the first min(V, V_T): rows beyond are padding. No [N, V] tensor exists.
+    Agarwal et al. 2024 (GKD, 2306.13649), Eq. 1. The two ends are as TRL defines them: D / beta tends to the forward KL
+    as beta tends to 0, so the scale jumps there. Both distributions are over the first min(V, V_T) ids, which both
+    heads have. Rows beyond these are padding. No [N, V] tensor exists.
 
     Args:
         hidden, weight: (N, D) and (V, D) of the policy.
         teacher_hidden, teacher_weight: (N, D_T) and (V_T, D_T), without gradient.
-        row_weights: (N,) what each row counts; rows of 0 are not computed.
-        beta: in [0, 1], on the teacher.
+        row_weights: (N,) factor of each row. Rows with factor 0 are not computed.
+        beta: weight of the teacher in m, in [0, 1].
         temperature: divides both models' logits; no factor temperature^2 is added.
 
     Raises:
@@ -81,6 +81,7 @@ class _FusedDivergence(torch.autograd.Function):
     def forward(ctx, hidden: Tensor, weight: Tensor, request: _Request):
         with torch.autocast(hidden.device.type, enabled=False):
             by_hidden, by_weight, values = _visit_chunks(hidden, weight, request)
+        # kept on `ctx`, not by `save_for_backward`: these are finished gradients, and no graph leads to them
         ctx.gradients = by_hidden, by_weight
         ctx.mark_non_differentiable(values)
         return (values * request.row_weights).sum(), values
@@ -89,27 +90,28 @@ class _FusedDivergence(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_loss: Tensor, _):  # pyright: ignore[reportIncompatibleMethodOverride] (decorated)
         by_hidden, by_weight = ctx.gradients
-        ctx.gradients = None
+        ctx.gradients = None  # freed as soon as autograd has them; a second backward is impossible
         return by_hidden.mul_(grad_loss), by_weight.mul_(grad_loss), None
 
 
 def _visit_chunks(hidden: Tensor, weight: Tensor, request: _Request) -> tuple[Tensor, Tensor, Tensor]:
-    """dHidden (N, D), dWeight (V, D) and the divergences (N,)."""
+    """Returns dHidden (N, D), dWeight (V, D) and the divergences (N,)."""
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     shared = min(len(weight), len(request.teacher_weight))
-    heads = weight[:shared].to(hidden.dtype), request.teacher_weight[:shared]
+    heads = weight[:shared].to(hidden.dtype), request.teacher_weight[:shared]  # (U, D), (U, D_T); U: shared ids
     by_hidden, by_weight = torch.zeros_like(hidden), torch.zeros(weight.shape, dtype=dtype, device=weight.device)
     values = torch.zeros(len(hidden), dtype=dtype, device=hidden.device)
-    counted = request.row_weights.nonzero()[:, 0]
-    budget = request.chunk_bytes or (CUDA_CHUNK_BYTES if hidden.is_cuda else CPU_CHUNK_BYTES)
-    for rows in counted.split(max(1, budget // (BUFFERS * shared * dtype.itemsize))):
+    indices = request.row_weights.nonzero()[:, 0]  # (M,) of the N rows
+    budget = chunk_budget(hidden, request.chunk_bytes)
+    for rows in indices.split(max(1, budget // (BUFFERS * shared * dtype.itemsize))):
         states = hidden[rows]  # (n, D)
-        log_p = _log_softmax(states, heads[0], request.temperature, dtype)
+        log_p = _log_softmax(states, heads[0], request.temperature, dtype)  # (n, U)
         log_q = _log_softmax(request.teacher_hidden[rows], heads[1], request.temperature, dtype)
+        # (n,), (n, U): the gradient is on z, and the chain through z / temperature adds a factor
         values[rows], gradient = divergence_and_gradient(log_p, log_q, request.beta)
         gradient.mul_((request.row_weights[rows] / request.temperature)[:, None])
         gradient = gradient.to(states.dtype)
-        part = states.new_empty(states.shape, dtype=dtype)
+        part = states.new_empty(states.shape, dtype=dtype)  # (n, D)
         matmul_into(part, gradient, heads[0])
         by_hidden[rows] = part.to(by_hidden.dtype)
         add_matmul_(by_weight[:shared], gradient.t(), states)
@@ -117,6 +119,7 @@ def _visit_chunks(hidden: Tensor, weight: Tensor, request: _Request) -> tuple[Te
 
 
 def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
+    """(n, U) log-probabilities in `dtype`, from logits of at least that precision."""
     hidden = hidden.to(weight.dtype)
     logits = torch.empty(len(hidden), len(weight), dtype=torch.promote_types(weight.dtype, dtype), device=hidden.device)
     matmul_into(logits, hidden, weight.t())
@@ -124,7 +127,7 @@ def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float, dtype: torc
 
 
 def divergence_and_gradient(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """(D (n,), dD/dz (n, V)) of `fused_divergence`, from log-probabilities (n, V)."""
+    """Returns (D (n,), dD/dz (n, V)) of `fused_divergence`, from log-probabilities (n, V)."""
     p = log_p.exp()
     if beta == 0.0:
         q = log_q.exp()
@@ -134,6 +137,7 @@ def divergence_and_gradient(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[
         value = (p * ratio).sum(-1)
         return value, p.mul_(ratio.sub_(value[:, None]))
     log_beta = torch.tensor([beta, 1.0 - beta], dtype=log_p.dtype, device=log_p.device).log()
+    # log(beta q + (1 - beta) p) without leaving log space, where small probabilities would become 0
     log_m = torch.logaddexp(log_q + log_beta[0], log_p + log_beta[1])
     ratio = log_p - log_m
     by_policy = (p * ratio).sum(-1)

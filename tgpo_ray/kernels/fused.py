@@ -1,4 +1,4 @@
-"""Loss and gradient of a token-level loss in one visit to each chunk of logits."""
+"""The value and gradient of a token-level loss, in one visit to each chunk of logits."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def fused_token_loss(
     bias: Tensor | None = None,
     chunk_bytes: int | None = None,
 ) -> LossOutput:
-    """Unnormalised sum of `loss` over the rows; its gradient is ready when this returns.
+    """Returns the unnormalised sum of `loss` over the rows. Its gradient is ready when this returns.
 
         z = (h W^T + b) / temperature,   p = softmax(z),   c_k = dL/dlogprob_k,   c_H = dL/dentropy
         dL/dz = sum_k c_k e_{y_k} - p sum_k c_k - c_H p (log p + H)
 
-    A row's coefficients depend on that row alone, so logits, log-probabilities, coefficients, dHidden and dWeight are
-    formed while a chunk of logits is in memory: three GEMMs, and one buffer whatever N is (two with entropy). The
-    backward pass hands the gradients over, once.
+    The coefficients of a row depend only on that row. So logits, log-probabilities, coefficients, dHidden and dWeight
+    are formed while a chunk of logits is in memory. That takes three GEMMs and one buffer for any N (two with entropy).
+    The backward pass hands the gradients over, once.
 
     Args:
-        hidden: (N, D), each state of the position before its target; float32, float64, or half precision, whose
-            logits, losses and weight gradients are still summed in float32.
-        weight: (V, D) of the LM head; `bias` (V,). Either may be frozen: its GEMM is skipped.
-        chunk_bytes: budget of the logits buffers; None: 56 MiB on a CPU, 512 MiB on a GPU.
+        hidden: (N, D), each state of the position before its target, in float32, float64 or half precision. With half
+            precision logits, losses and weight gradients are still summed in float32.
+        weight: (V, D) of the LM head; `bias` (V,). Either may be frozen, and then its GEMM is skipped.
+        chunk_bytes: budget of the logits buffers. None means 56 MiB on a CPU and 512 MiB on a GPU.
 
     Raises:
         ValueError: shapes that do not fit, a target outside [0, V), or a loss that does not return (N,).
     """
     check_head_inputs(hidden, weight, bias, rows.targets, temperature)
-    grad_enabled = torch.is_grad_enabled()  # always False inside `forward`
+    grad_enabled = torch.is_grad_enabled()  # inside `forward` it is always False
     request = _Request(rows, loss, temperature, chunk_bytes, grad_enabled)
     total, logprobs, entropy = _FusedTokenLoss.apply(hidden, weight, bias, request)
     return LossOutput(total, logprobs, entropy, rows)
@@ -75,9 +75,11 @@ class _FusedTokenLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_total: Tensor, *_unused):  # pyright: ignore[reportIncompatibleMethodOverride] (decorated)
-        gradients, ctx.gradients = ctx.gradients, None  # let go: autograd then keeps dWeight without a copy
+        # without another reference to dWeight, autograd makes it the .grad and needs no copy
+        gradients, ctx.gradients = ctx.gradients, None
         if gradients is None:
             raise RuntimeError("the gradient of fused_token_loss was already handed over: call it again, not backward")
+        # on a CPU a factor of 1 saves a pass over dWeight; on a GPU `item` would wait for the device
         if grad_total.device.type != "cpu" or grad_total.item() != 1.0:
             for gradient in filter(lambda g: g is not None, gradients):
                 gradient.mul_(grad_total)
@@ -85,7 +87,7 @@ class _FusedTokenLoss(torch.autograd.Function):
 
 
 def _visit_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None, request: _Request, needed: tuple):
-    """Gradients (dHidden, dWeight, dBias), each None where not needed, and (loss, logprobs, entropy)."""
+    """Returns gradients (dHidden, dWeight, dBias), each None where not needed, and (loss, logprobs, entropy)."""
     rows, with_entropy = request.rows, request.loss.needs_entropy
     chunks = HeadChunks(
         hidden,
@@ -97,8 +99,8 @@ def _visit_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None, request: 
     )
     gradients = _HeadGradients(chunks, needed)
     total = torch.zeros((), dtype=chunks.dtype, device=hidden.device)
-    logprobs = total.new_empty(rows.targets.shape)
-    entropy = total.new_empty(len(rows)) if with_entropy else None
+    logprobs = total.new_empty(rows.targets.shape)  # (N, K)
+    entropy = total.new_empty(len(rows)) if with_entropy else None  # (N,)
     for start, stop in chunks.bounds():
         part = rows.slice(start, stop)
         chunk = chunks.visit(start, stop, part.targets)
@@ -113,8 +115,8 @@ def _visit_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None, request: 
 
 
 def _loss_and_coefficients(loss: TokenLoss, chunk: SoftmaxChunk, rows: TokenRows, grad_needed: bool):
-    """The chunk's summed loss and (dL/dlogprobs (n, K), dL/dentropy (n,) | None); None: nothing to differentiate."""
-    with torch.set_grad_enabled(grad_needed):
+    """Returns the summed loss and (dL/dlogprobs (n, K), dL/dentropy (n,) | None), or None without a gradient."""
+    with torch.set_grad_enabled(grad_needed):  # inside `forward` autograd is off, and the loss needs a small graph
         logprobs = chunk.logprobs.detach().requires_grad_(grad_needed)
         entropy = None if chunk.entropy is None else chunk.entropy.detach().requires_grad_(grad_needed)
         values = loss(logprobs, entropy, rows)
@@ -133,20 +135,20 @@ def _loss_and_coefficients(loss: TokenLoss, chunk: SoftmaxChunk, rows: TokenRows
 
 
 class _HeadGradients:
-    """Sums dHidden (N, D), dWeight (V, D) and dBias (V,) over the chunks."""
+    """The sums of dHidden (N, D), dWeight (V, D) and dBias (V,) over the chunks."""
 
     def __init__(self, chunks: HeadChunks, needed: tuple[bool, bool, bool]):
         self.chunks = chunks
         self.weight_needed = needed[1]
         self.hidden = torch.zeros_like(chunks.hidden) if needed[0] else None
-        self.weight: Tensor | None = None  # made by the first chunk, which then need not add to zeros
+        self.weight: Tensor | None = None  # the first chunk makes it, which saves adding to zeros
         self.bias = self._zeros(chunks.weight.shape[0]) if needed[2] else None
 
     def _zeros(self, *shape: int) -> Tensor:
         return torch.zeros(shape, dtype=self.chunks.dtype, device=self.chunks.hidden.device)
 
     def add(self, start: int, stop: int, chunk: SoftmaxChunk, targets: Tensor, by_logprob, by_entropy) -> None:
-        """One chunk's share. Neither the row factors nor the K target entries touch the (n, V) matrix.
+        """Add the gradients of one chunk. Row factors and target entries are applied outside the (n, V) matrix.
 
         With G (n, V) and a row factor f: dL/dz = f G + sum_k c_k e_{y_k}, so that
         dHidden = f (G W) + sum_k c_k W[y_k] and dWeight = G^T (f h) with c_k h added to row y_k.
@@ -164,20 +166,20 @@ class _HeadGradients:
             self.bias.index_add_(0, targets.flatten(), by_logprob.flatten())
 
     def _softmax_gradient(self, chunk: SoftmaxChunk, by_logprob: Tensor, by_entropy: Tensor | None):
-        """G (n, V) and f (n, 1): f G = -p sum_k c_k - c_H p (log p + H)."""
+        """Returns G (n, V) and f (n, 1), with f G = -p sum_k c_k - c_H p (log p + H)."""
         total = by_logprob.sum(-1, keepdim=True)  # (n, 1)
         if by_entropy is None or chunk.entropy is None or chunk.log_probabilities is None:
             return chunk.numerators, -total if chunk.scale is None else -total * chunk.scale
-        slope = by_entropy.to(total.dtype)[:, None] / self.chunks.temperature
-        offset = total + slope * chunk.entropy[:, None]
+        slope = by_entropy.to(total.dtype)[:, None] / self.chunks.temperature  # (n, 1)
+        offset = total + slope * chunk.entropy[:, None]  # (n, 1)
         rows = block_rows(chunk.numerators)
         parts = (chunk.log_probabilities, chunk.numerators, slope, offset)
         for logs, probabilities, a, b in zip(*(part.split(rows) for part in parts), strict=True):
-            probabilities.mul_(logs.mul_(a).add_(b))
+            probabilities.mul_(logs.mul_(a).add_(b))  # p (c_H log p + sum_k c_k + c_H H), over the reused buffers
         return chunk.numerators, -torch.ones_like(total)
 
     def _hidden_gradient(self, matrix: Tensor, factor: Tensor, targets: Tensor, by_logprob: Tensor) -> Tensor:
-        gradient = factor.new_empty(len(matrix), self.chunks.weight.shape[1])
+        gradient = factor.new_empty(len(matrix), self.chunks.weight.shape[1])  # (n, D)
         matmul_into(gradient, matrix, self.chunks.weight)
         gradient.mul_(factor)
         for k in range(targets.shape[1]):
@@ -185,7 +187,7 @@ class _HeadGradients:
         return gradient
 
     def _add_weight_gradient(self, matrix, factor: Tensor, hidden: Tensor, targets: Tensor, by_logprob: Tensor) -> None:
-        hidden = hidden.to(factor.dtype)
+        hidden = hidden.to(factor.dtype)  # (n, D)
         scaled = (hidden * factor).to(matrix.dtype)  # (n, D)
         if self.weight is None:
             self.weight = torch.empty(self.chunks.weight.shape, dtype=factor.dtype, device=factor.device)
@@ -196,7 +198,7 @@ class _HeadGradients:
             self.weight.index_add_(0, targets[:, k], hidden * by_logprob[:, k, None])
 
     def finish(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """The gradients in the dtypes of hidden, weight and bias."""
+        """Returns the gradients in the dtypes of hidden, weight and bias."""
         if self.weight_needed and self.weight is None:  # no rows, or none whose loss depends on the head
             self.weight = self._zeros(*weight.shape)
         by_weight = None if self.weight is None else self.weight.to(weight.dtype)

@@ -1,4 +1,4 @@
-"""The LM head as a module, so that DDP's and ZeRO-3's hooks see its weight being used."""
+"""The LM head as a module, so that the hooks of DDP and ZeRO-3 see when its weight is used."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from tgpo_ray.kernels.rows import Divergence, LossOutput, TokenLoss, TokenRows
 
 
 class TeacherRows(NamedTuple):
-    """What `fused_divergence` needs of a teacher."""
+    """The arguments of `fused_divergence` that come from a teacher."""
 
     hidden: Tensor  # (N, D_T)
-    weight: Tensor  # (U, D_T) the teacher's head on the ids that both models share
+    weight: Tensor  # (U, D_T) the teacher's head, for the U ids that both models share
     row_weights: Tensor  # (N,)
     beta: float
 
     @classmethod
     def of(cls, rows: TokenRows, divergence: Divergence, weight: Tensor) -> TeacherRows:
-        """Those of a micro-batch; rows that the teacher did not answer have weight 0."""
+        """Returns the rows of a micro-batch. Rows that the teacher did not answer have weight 0."""
         hidden = rows.extra[f"{divergence.scorer}.hidden"]
         if hidden.ndim != 2:  # no row of the micro-batch was answered
-            hidden = hidden.new_full((len(rows), weight.shape[1]), torch.nan)
-        answered = torch.isfinite(hidden).all(-1).to(rows.mask.dtype)
+            hidden = hidden.new_full((len(rows), weight.shape[1]), torch.nan)  # (N, D_T)
+        answered = torch.isfinite(hidden).all(-1).to(rows.mask.dtype)  # (N,)
         shared = weight[: divergence.num_shared]
         return cls(
             torch.nan_to_num(hidden).to(shared.dtype), shared, divergence.weight * rows.mask * answered, divergence.beta
@@ -35,11 +35,14 @@ class TeacherRows(NamedTuple):
 
 
 class FusedHead(nn.Module):
-    """Drop-in for `model.lm_head` that owns the same Parameters (tied embeddings stay tied) under the same names.
+    """Replacement of `model.lm_head` with the same Parameters under the same names. Tied embeddings stay tied.
 
-    head(hidden, rows, loss) -> LossOutput; head(hidden, targets=ids) -> (logprobs, entropy | None), no gradient;
-    head(hidden, against=teacher) -> DivergenceOutput; head(hidden) -> plain logits, for `generate` and tests: training
-    never takes that door.
+    The arguments choose the result:
+
+        head(hidden, rows, loss)         LossOutput
+        head(hidden, targets=ids)        (logprobs, entropy | None), without gradient
+        head(hidden, against=teacher)    DivergenceOutput
+        head(hidden)                     logits, for `generate` and tests; training never forms them
     """
 
     bias: nn.Parameter | None
@@ -93,13 +96,13 @@ def token_loss_pass(
     temperature: float = 1.0,
     teacher_weight: Tensor | None = None,
 ) -> LossOutput:
-    """`head(hidden, rows, loss)`, with the pass before it that a sequence-level loss needs, and a divergence after it.
+    """Returns `head(hidden, rows, loss)`, after `prepare` for a sequence-level loss, plus the loss's divergence.
 
-    Such a loss (`needs_sequence`) first gets all log-probabilities without gradient, in `prepare`. `LossOutput.rows`
-    are the prepared rows: hand those to `loss.metrics`.
+    A loss with `needs_sequence` first gets all log-probabilities without gradient, in `prepare`. `LossOutput.rows` are
+    the prepared rows, which `loss.metrics` takes.
 
     Args:
-        teacher_weight: (V_T, D_T) head of the teacher, where the loss has a `divergence`.
+        teacher_weight: (V_T, D_T) head of the teacher, if the loss has a `divergence`.
     """
     if loss.needs_sequence:
         with torch.no_grad():
@@ -108,5 +111,7 @@ def token_loss_pass(
     output = head(hidden, rows, loss, temperature=temperature)
     if loss.divergence is None or teacher_weight is None:
         return output
-    found = head(hidden, against=TeacherRows.of(rows, loss.divergence, teacher_weight), temperature=temperature)
-    return output._replace(loss=output.loss + found.loss, rows=output.rows.with_extra(divergence=found.values))
+    teacher = TeacherRows.of(rows, loss.divergence, teacher_weight)
+    divergence = head(hidden, against=teacher, temperature=temperature)
+    rows = output.rows.with_extra(divergence=divergence.values)
+    return output._replace(loss=output.loss + divergence.loss, rows=rows)

@@ -1,4 +1,4 @@
-"""What a token-level loss sees (`TokenRows`), is (`TokenLoss`) and gives back (`LossOutput`)."""
+"""The input (`TokenRows`), the base class (`TokenLoss`) and the result (`LossOutput`) of a token-level loss."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenRows:
-    """One row for each response token of a micro-batch, flat; padding never gets here.
+    """One row for each response token of a micro-batch, without padding.
 
     Two responses of 3 and 2 tokens and one teacher target give N = 5 rows and K = 2 columns:
 
@@ -23,7 +23,7 @@ class TokenRows:
     """
 
     targets: Tensor  # (N, K) int64; column 0 the sampled token, the others teacher targets
-    target_mask: Tensor  # (N, K) float; column 0: 1.0 on policy-written tokens; k: 1.0 where also a target exists
+    target_mask: Tensor  # (N, K) float; 1.0 on policy-written tokens, in columns from 1 on only where a target exists
     advantages: Tensor  # (N,) float
     old_logprobs: Tensor | None  # (N,) float, finite everywhere; None: strictly on-policy
     sequence: Tensor  # (N,) int64, index of the episode within the micro-batch
@@ -35,26 +35,27 @@ class TokenRows:
 
     @property
     def mask(self) -> Tensor:
-        """(N,) 1.0 on the tokens that the policy wrote."""
+        """(N,) float: 1.0 on the tokens that the policy wrote."""
         return self.target_mask[:, 0]
 
     def slice(self, start: int, stop: int) -> TokenRows:
-        """Rows start..stop as views."""
+        """Returns rows start..stop as views."""
         return self.map(lambda tensor: tensor[start:stop])
 
     def to(self, device: torch.device | str) -> TokenRows:
+        """Returns the rows on another device."""
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def replace(self, **changes) -> TokenRows:
-        """A copy with other tensors in some fields; unknown names fail."""
+        """Returns a copy with other tensors in some fields. An unknown name raises TypeError."""
         return replace(self, **changes)
 
     def with_extra(self, **tensors: Tensor) -> TokenRows:
-        """A copy with more per-row tensors: what `TokenLoss.prepare` usually returns."""
+        """Returns a copy with more per-row tensors in `extra`, which is the usual result of `TokenLoss.prepare`."""
         return replace(self, extra={**self.extra, **tensors})
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TokenRows:
-        """The same change on every tensor, e.g. a permutation of the rows."""
+        """Returns the rows with the same change on every tensor, e.g. a permutation of the rows."""
         old_logprobs = None if self.old_logprobs is None else change(self.old_logprobs)
         return TokenRows(
             targets=change(self.targets),
@@ -68,15 +69,15 @@ class TokenRows:
 
 
 class LossOutput(NamedTuple):
-    """A tuple, because DDP and DeepSpeed look for the tensors of a module's output in tuples."""
+    """The result of a token-level loss. It is a tuple, because DDP and DeepSpeed search tuples for output tensors."""
 
     loss: Tensor  # () unnormalised sum over the rows, with gradient
     logprobs: Tensor  # (N, K) detached
     entropy: Tensor | None  # (N,) detached, nats
-    rows: TokenRows  # what the loss saw: the caller's rows, or those that `prepare` returned
+    rows: TokenRows  # the rows that the loss was computed on: the caller's, or those that `prepare` returned
 
     def sums(self, loss: TokenLoss) -> dict[str, Tensor]:
-        """() each, detached: `total`, and under their names the parts of which `loss` is made, which add up to it."""
+        """Returns `total` and the parts of `loss` by name, () each and detached. The parts add up to the total."""
         with torch.no_grad():
             parts = loss.parts(self.logprobs, self.entropy, self.rows)
             if loss.divergence is not None and "divergence" in self.rows.extra:
@@ -86,61 +87,61 @@ class LossOutput(NamedTuple):
 
 @dataclass(frozen=True)
 class Divergence:
-    """What a loss over whole distributions asks for beside its token loss; see `fused_divergence`.
+    """A term over whole distributions that a loss adds to its token loss; see `fused_divergence`.
 
-    Rows are those that the policy wrote and whose `<scorer>.hidden` is there; that field must be among the loss's own.
+    It covers the rows that the policy wrote and that have a `<scorer>.hidden`. The loss must list that field.
     """
 
     beta: float
     weight: float
     teacher: str  # folder or id of the model whose head turns the hidden states into logits
-    num_shared: int  # ids 0 .. num_shared - 1 mean the same to both models; the others are left out
+    num_shared: int  # ids 0 .. num_shared - 1 mean the same to both models; the term is over these ids
     scorer: str = "teacher"
 
 
 class TokenLoss:
-    """Base of the losses. A subclass is a small frozen dataclass of plain numbers, so it travels between processes.
+    """Base class of the losses. A subclass is a small frozen dataclass of plain numbers, so processes can exchange it.
 
-    It defines `parts`, whose sum is the loss, or `__call__`, if it has no parts to report. Both get rows of one chunk,
-    in any number and order: row i's loss may depend on row i alone. A loss that needs the whole sequence sets
-    `needs_sequence` and computes what it needs of the others in `prepare`.
+    A subclass defines `parts`, whose sum is the loss, or `__call__` if it has no parts to report. Both get the rows of
+    one chunk, in any number and order, so the loss of row i may depend only on row i. A loss that needs the whole
+    sequence sets `needs_sequence` and computes in `prepare` what it needs of other rows.
     """
 
     targets: ClassVar[tuple[str, ...]] = ()
-    """Guidance fields that become target columns 1, 2, ...: "scorer.field", e.g. "teacher.teacher_ids"."""
+    """Guidance fields that become target columns 1, 2, ..., as "scorer.field", e.g. "teacher.teacher_ids"."""
 
     fields: ClassVar[tuple[str, ...]] = ()
-    """Guidance fields that go into `rows.extra` under the same name, not a number where the scorer failed.
+    """Guidance fields that become `rows.extra` under the same name. They are NaN where the scorer failed.
 
     `episode.field` is an attribute of the episode itself, e.g. "episode.origin"."""
 
     needs_sequence: ClassVar[bool] = False
 
     trained_origins: ClassVar[tuple[int, ...]] = (1,)  # ORIGIN_POLICY: this package imports nothing but torch
-    """Whose tokens `target_mask` keeps, as ORIGIN_* of tgpo_ray.episode: the policy's, the teacher's (traces)."""
+    """Origins of the tokens that the loss trains on, as ORIGIN_* of tgpo_ray.episode (policy, teacher traces, ...)."""
 
     @property
     def row_fields(self) -> tuple[str, ...]:
-        """`fields`, and what options of this loss add to them."""
+        """`fields`, and the fields that options of this loss add."""
         return self.fields
 
     @property
     def divergence(self) -> Divergence | None:
-        """A term over whole distributions, added row by row; its values are `rows.extra["divergence"]` in `metrics`."""
+        """The term over whole distributions, or None. Its values are `rows.extra["divergence"]` (N,) in `metrics`."""
         return None
 
     @property
     def corrects_sampler(self) -> bool:
-        """Whether the log-probs that the sampler reported are used to correct for it, and are not `old_logprobs`."""
+        """Whether the loss corrects for the sampler with the sampler's log-probs, which then are no `old_logprobs`."""
         return False
 
     @property
     def needs_entropy(self) -> bool:
-        """Whether `parts` and `metrics` get the entropy, which costs a pass over the logits."""
+        """Whether `parts` and `metrics` get the entropy, which costs one more pass over the logits."""
         return False
 
     def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
-        """Per-row loss (N,), unnormalised and masked, from logprobs (N, K) and entropy (N,)."""
+        """Returns the loss (N,) of each row, unnormalised and masked, from logprobs (N, K) and entropy (N,)."""
         parts = self.parts(logprobs, entropy, rows)
         if not parts:
             raise NotImplementedError(
@@ -149,13 +150,13 @@ class TokenLoss:
         return reduce(torch.add, parts.values())
 
     def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
-        """The terms of the loss by name, (N,) each, weights and mask included; a run reports them as `loss/<name>`."""
+        """Returns the terms of the loss by name, (N,) each, weighted and masked. A run reports `loss/<name>`."""
         return {}
 
     def prepare(self, logprobs: Tensor, rows: TokenRows) -> TokenRows:
-        """Rows with what the loss needs of whole sequences; called without gradient when `needs_sequence`."""
+        """Returns rows with what the loss needs of whole sequences. It runs without gradient, if `needs_sequence`."""
         return rows
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, tuple[Tensor, Tensor]]:
-        """Detached scalars by name, as (sum, count): summed over micro-batches and ranks, then divided."""
+        """Returns detached scalars by name as (sum, count), to be added over micro-batches and ranks, then divided."""
         return {}

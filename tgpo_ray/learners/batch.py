@@ -1,6 +1,7 @@
-"""Episodes to micro-batches: who trains on what, and the flat tensors that the loss sees.
+"""Micro-batches made of episodes: which rank trains on which episodes, and the flat tensors that the loss reads.
 
-Planning happens on the driver from the lengths; building happens on the learner's rank, which fetches the tokens.
+The driver plans the micro-batches from the lengths of the episodes. A learner's rank fetches the tokens and builds the
+tensors.
 """
 
 from __future__ import annotations
@@ -22,54 +23,57 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Piece:
-    """Some episodes of one group, as a rank receives them: references, never tokens."""
+    """Some episodes of one group, as a rank receives them. It holds references and never tokens."""
 
-    ordinal: int  # the group's; with an episode's index it names that episode within an iteration
+    ordinal: int  # of the group; (ordinal, index of an episode) is unique within an iteration
     ref: Any  # ObjectRef of the EpisodeGroup (or the group itself)
     guidance: Mapping[str, Any]  # scorer -> ObjectRef of list[Guidance]
     advantages: np.ndarray  # (G,) float32, of the whole group
-    members: tuple[int, ...]  # which of its episodes
+    members: tuple[int, ...]  # indices of the group's episodes that are trained on
 
     def cost(self, lengths: Sequence[int]) -> int:
-        """Padded tokens of only these episodes."""
+        """Number of padded tokens that these episodes take by themselves."""
         return len(self.members) * max(lengths[i] for i in self.members)
 
 
 MicroBatch = list[Piece]
 EpisodeKey = tuple[int, int]
-"""The group's ordinal, and the episode's index in the group."""
+"""(ordinal of the group, index of the episode in the group)."""
 
 
 def plan_micro_batches(
     pieces: Sequence[Piece], lengths: Mapping[int, Sequence[int]], num_ranks: int, token_budget: int
 ) -> list[list[MicroBatch]]:
-    """Deal pieces over ranks and micro-batches, [rank][step]; every rank gets the same number of steps.
+    """Returns the micro-batches as [rank][step]; every rank gets the same number of steps.
 
-    A micro-batch holds at most `token_budget` padded tokens. A group stays whole where it fits; otherwise its episodes
-    are sorted by length and split. Longest first onto the rank with the least to do. An empty micro-batch is legal: a
-    rank that has nothing left takes part in its neighbours' collectives.
+    A micro-batch holds at most `token_budget` padded tokens. A group stays whole if it fits. Otherwise its episodes are
+    sorted by length and split. The longest piece goes first, to the rank with the fewest tokens so far.
+
+    A micro-batch may be empty. A rank with nothing left still has to join the collectives of the other ranks.
 
     Args:
         pieces: whole groups.
         lengths: for each ordinal, prompt + response tokens of each of its episodes.
     """
-    fitting = [part for piece in pieces for part in _split(piece, lengths[piece.ordinal], token_budget)]
-    fitting.sort(key=lambda piece: -piece.cost(lengths[piece.ordinal]))
+    parts = [part for piece in pieces for part in _split(piece, lengths[piece.ordinal], token_budget)]
+    parts.sort(key=lambda piece: -piece.cost(lengths[piece.ordinal]))
     ranks: list[list[Piece]] = [[] for _ in range(num_ranks)]
     loads = [0] * num_ranks
-    for piece in fitting:
+    for piece in parts:
         rank = loads.index(min(loads))
         ranks[rank].append(piece)
         loads[rank] += sum(lengths[piece.ordinal][i] for i in piece.members)
     packed = [_pack(rank, lengths, token_budget) for rank in ranks]
     steps = max(map(len, packed))
+    # a collective hangs unless every rank calls it, so shorter plans are padded with empty micro-batches
     return [micro_batches + [[] for _ in range(steps - len(micro_batches))] for micro_batches in packed]
 
 
 def _split(piece: Piece, lengths: Sequence[int], token_budget: int) -> list[Piece]:
+    """Pieces of at most `token_budget` padded tokens; a single episode above the budget is a piece of its own."""
     members = sorted(piece.members, key=lambda i: -lengths[i])
     parts: list[list[int]] = []
-    for i in members:  # longest first, so a part's padded width is that of its first member
+    for i in members:  # the longest is first, so its length is the padded width of the whole part
         if parts and lengths[parts[-1][0]] * (len(parts[-1]) + 1) <= token_budget:
             parts[-1].append(i)
         else:
@@ -78,7 +82,7 @@ def _split(piece: Piece, lengths: Sequence[int], token_budget: int) -> list[Piec
 
 
 def _pack(pieces: Sequence[Piece], lengths: Mapping[int, Sequence[int]], token_budget: int) -> list[MicroBatch]:
-    """First fit, longest first: neighbours in a micro-batch have similar widths, so little of it is padding."""
+    """Micro-batches by first fit. `pieces` come longest first, so a micro-batch has similar widths."""
     bins: list[tuple[int, int, MicroBatch]] = []  # width, sequences, pieces
     for piece in pieces:
         width = max(lengths[piece.ordinal][i] for i in piece.members)
@@ -93,13 +97,13 @@ def _pack(pieces: Sequence[Piece], lengths: Mapping[int, Sequence[int]], token_b
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """One micro-batch on a rank: what the trunk reads, and where in it the response rows are."""
+    """One micro-batch on a rank: the input of the trunk, and the positions of the response rows in it."""
 
     input_ids: Tensor  # (B, T) int64, right-padded
     attention_mask: Tensor  # (B, T) int64
-    row_index: Tensor  # (N,) int64 into the flat (B*T) positions: the hidden state that predicts a response token
+    row_index: Tensor  # (N,) int64 into the flat (B * T) positions; the hidden state there predicts a response token
     rows: TokenRows
-    keys: tuple[EpisodeKey, ...]  # of each sequence
+    keys: tuple[EpisodeKey, ...]  # (B,) one for each sequence
 
 
 class TrainEpisode(NamedTuple):
@@ -117,25 +121,25 @@ def build_batch(
     old_logprobs: Mapping[EpisodeKey, np.ndarray] | None,
     device: torch.device,
 ) -> TrainBatch:
-    """Pad the sequences for the trunk and flatten everything else to one row a response token.
+    """Returns the padded sequences for the trunk, and everything else as one row for each response token.
 
     Args:
-        episodes: one a sequence; none gives a batch of one dummy token without rows, so that a rank with nothing to do
-            still runs forward and backward.
-        loss: says which guidance becomes targets and which becomes extra rows.
-        old_logprobs: (T,) for each key, or None where the ratio is one.
+        episodes: one for each sequence. Without episodes the batch is one dummy token and no rows, so that a rank with
+            nothing to do still runs forward and backward.
+        loss: names the guidance that becomes targets and the guidance that becomes extra rows.
+        old_logprobs: (T,) for each key, or None if the ratio is one.
     """
-    counts = np.asarray([len(it.episode.response_ids) for it in episodes], np.int64)
+    counts = np.asarray([len(it.episode.response_ids) for it in episodes], np.int64)  # (B,), sums to N
     width = max((len(it.episode.prompt_ids) + len(it.episode.response_ids) for it in episodes), default=1)
-    ids = np.zeros((max(len(episodes), 1), width), np.int64)
-    attention = np.zeros_like(ids)
-    attention[:, 0] = 1
+    ids = np.zeros((max(len(episodes), 1), width), np.int64)  # (B, T)
+    attention = np.zeros_like(ids)  # (B, T)
+    attention[:, 0] = 1  # a row of zeros gives softmax over nothing, which is NaN: the dummy token must be visible
     row_index: list[np.ndarray] = []
     for b, (_, episode, _, _) in enumerate(episodes):
         start, stop = len(episode.prompt_ids), len(episode.prompt_ids) + len(episode.response_ids)
         ids[b, :start], ids[b, start:stop] = episode.prompt_ids, episode.response_ids
         attention[b, :stop] = 1
-        row_index.append(b * width + np.arange(start - 1, stop - 1))  # logits at t - 1 predict token t
+        row_index.append(b * width + np.arange(start - 1, stop - 1))  # the logits at t - 1 predict token t
     rows = _token_rows(episodes, counts, loss, old_logprobs)
     move = {"device": device, "non_blocking": True}
     return TrainBatch(
@@ -153,15 +157,16 @@ def _token_rows(
     loss: TokenLoss,
     old_logprobs: Mapping[EpisodeKey, np.ndarray] | None,
 ) -> TokenRows:
+    """The rows of all episodes one after the other; `counts` (B,) is the number of rows of each episode."""
     ids = _target_ids(episodes, loss)  # (N, K)
     masks = [np.isin(it.episode.origin, loss.trained_origins) for it in episodes]
-    trained = _concat(masks, np.bool_)
-    mask = ((ids >= 0) & trained[:, None]).astype(np.float32)
+    trained = _concat(masks, np.bool_)  # (N,)
+    mask = ((ids >= 0) & trained[:, None]).astype(np.float32)  # (N, K)
     old = None if old_logprobs is None else _concat([old_logprobs[it.key] for it in episodes], np.float32)
-    # not a number where a scorer failed: a loss must leave those rows out, and 0.0 would be the log-prob of certainty
+    # NaN where a scorer failed: 0.0 would be the log-probability of a certain token, and NaN shows if a loss uses it
     extra = {name: _concat(_scored(episodes, name, np.nan), np.float32) for name in loss.row_fields}
     return TokenRows(
-        targets=torch.from_numpy(np.maximum(ids, 0)),
+        targets=torch.from_numpy(np.maximum(ids, 0)),  # -1 is no valid index of `gather`; the mask hides the 0
         target_mask=torch.from_numpy(mask),
         advantages=torch.from_numpy(np.repeat(np.asarray([it.advantage for it in episodes], np.float32), counts)),
         old_logprobs=None if old is None else torch.from_numpy(old),
@@ -172,23 +177,24 @@ def _token_rows(
 
 
 def _target_ids(episodes: Sequence[TrainEpisode], loss: TokenLoss) -> np.ndarray:
-    """(N, K) int64: the sampled token, then the columns of `loss.targets`; -1 where a scorer says nothing."""
-    columns = [_concat([it.episode.response_ids for it in episodes], np.int64)[:, None]]
+    """(N, K) int64: the sampled token, then the columns of `loss.targets`. -1 where a scorer has no token."""
+    columns = [_concat([it.episode.response_ids for it in episodes], np.int64)[:, None]]  # (N, 1)
     for name in loss.targets:
-        values = _concat(_scored(episodes, name, -1), np.int64)
+        values = _concat(_scored(episodes, name, -1), np.int64)  # (N,), or (N, k) for top-k targets
         columns.append(values if values.ndim == 2 else values[:, None])
     return np.concatenate(columns, axis=1)
 
 
 def _scored(episodes: Sequence[TrainEpisode], name: str, missing: float) -> list[np.ndarray]:
-    """`scorer.field` of each episode, (T,) or (T, k); all `missing` where the scorer failed: its group goes on without.
+    """`scorer.field` of each episode, (T,) or (T, k). It is all `missing` where the scorer failed.
 
     `episode.field` is an attribute of the episode itself.
 
     Raises:
-        ValueError: a scorer's answer has another length than the response.
+        ValueError: the answer of a scorer has another length than the response.
     """
     answers = [_field(it.episode, it.guidance, name) for it in episodes]
+    # () or (k,): a failed scorer's rows need the width of the others, or the columns do not concatenate
     width = next((values.shape[1:] for values in answers if values is not None), ())
     return [
         np.full((len(it.episode.response_ids), *width), missing) if values is None else values
@@ -199,7 +205,7 @@ def _scored(episodes: Sequence[TrainEpisode], name: str, missing: float) -> list
 def _field(episode: Episode, guidance: Mapping[str, Guidance], name: str) -> np.ndarray | None:
     scorer, _, attribute = name.partition(".")
     length = len(episode.response_ids)
-    if scorer == "episode":  # what the episode itself says: a number for all of its tokens, or one for each
+    if scorer == "episode":  # an attribute is one number for all tokens, or (T,)
         return np.broadcast_to(np.asarray(getattr(episode, attribute)), length)
     values = getattr(guidance[scorer], attribute) if scorer in guidance else None
     if values is not None and len(values) != length:

@@ -1,4 +1,4 @@
-"""From a resolved configuration to its learners."""
+"""The learners of a resolved configuration."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
-    """What each rank trains, and how."""
+    """Returns the model, optimizer and precision of each rank."""
     learners, training, model = config.learners, config.training, config.model
     options = StrategyOptions(
         strategy=learners.engine,
@@ -32,6 +32,7 @@ def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
         model=local_model(model.path),
         tokenizer=local_model(model.tokenizer or model.path),
         options=options,
+        # log-probs are those of the distribution that was sampled; a data set has no sampler and no temperature
         temperature=config.env_runners.temperature if config.needs_envs else 1.0,
         hf_overrides=model.hf_overrides,
         gradient_checkpointing=learners.gradient_checkpointing,
@@ -44,10 +45,11 @@ def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
 def build_learners(
     config: AlgorithmConfig, run_folder: str, session: int, name: str = "checkpoints", **optimizer: float
 ) -> LearnerGroup:
-    """The learner group; its checkpoints go to `<run_folder>/<name>` (`-2`, ... in resumed sessions).
+    """Returns the learner group. Its checkpoints go to `<run_folder>/<name>` (`-2`, ... in resumed sessions).
 
     Args:
-        optimizer: options of a group that is not the policy's, as lr and grad_clip; the others are `training`'s.
+        optimizer: options such as lr and grad_clip of a group that does not train the policy. The options that are not
+            given are those of `training`.
     """
     learners = config.learners
     placement = Placement(
@@ -57,6 +59,7 @@ def build_learners(
     )
     run = TrainRun(
         storage_path=run_folder,
+        # Ray Train resumes a run whose folder exists, so every session has a folder of its own
         name=name if session == 1 else f"{name}-{session}",
         keep_checkpoints=config.checkpointing.keep,
         max_restarts=config.fault_tolerance.max_learner_restarts,

@@ -1,8 +1,8 @@
-"""Mailbox: the actor between the driver's readable loop and the training function that Ray Train runs.
+"""Mailbox: the actor between the loop on the driver and the training function that Ray Train runs.
 
-The driver posts a command with one payload for each rank and awaits all ranks' answers; ranks poll for the next one.
-Ray Train may restart the ranks at any time: each start is an *incarnation* with a token of its own, and what an earlier
-one left unanswered ends as `restarted`, so that the driver knows that its update did not happen.
+The driver posts a command with one payload for each rank and waits for the answers of all ranks. The ranks poll for the
+next command. Ray Train may restart the ranks at any time. Each start is an *incarnation* with its own token. A command
+that an earlier incarnation did not answer ends as `restarted`, so the driver knows that its update did not happen.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 POLL_S = 10.0
-MAX_FINISHED = 64
+MAX_FINISHED = 64  # answered commands that stay readable
 
 Status = Literal["done", "error", "restarted"]
 
 
 @dataclass(frozen=True)
 class Command:
-    """One order to the ranks, as a rank receives it. `number` rises by one with every post."""
+    """One command to the ranks, as a rank receives it. `number` rises by one with every post."""
 
     number: int
     name: str
@@ -31,7 +31,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Start:
-    """What a rank that has joined begins with: the checkpoint to load, or None for the model as it is on disk."""
+    """The checkpoint that a rank loads after it has joined, or None for the model as it is on disk."""
 
     resume_from: str | None
 
@@ -53,7 +53,7 @@ class _Ticket:
 
 
 class Mailbox:
-    """Async Ray actor. One for each LearnerGroup, never named: two groups live side by side."""
+    """Async Ray actor that passes commands to ranks. It has no name, so two LearnerGroups can exist side by side."""
 
     def __init__(self, num_ranks: int) -> None:
         self._num_ranks = num_ranks
@@ -71,7 +71,7 @@ class Mailbox:
     # -- driver ------------------------------------------------------------------------------------------------------
 
     async def post(self, name: str, payloads: list[Any]) -> int:
-        """Queue a command and return its number; `payloads` has one entry a rank."""
+        """Returns the number of the command that it queues; `payloads` has one entry for each rank."""
         async with self._posted:
             self._last += 1
             self._tickets[self._last] = _Ticket(name, payloads)
@@ -81,7 +81,7 @@ class Mailbox:
         return self._last
 
     async def result(self, number: int) -> tuple[Status, list[Any] | str]:
-        """Wait until every rank has answered: ("done", replies by rank), ("error", text) or ("restarted", "")."""
+        """Returns ("done", replies by rank), ("error", text) or ("restarted", "") after every rank has answered."""
         ticket = self._tickets[number]
         await ticket.finished.wait()
         for old in [n for n in self._tickets if n <= number - MAX_FINISHED]:
@@ -91,24 +91,24 @@ class Mailbox:
         return ticket.status or "error", ticket.error
 
     async def fail_pending(self, error: str) -> None:
-        """End every open command, and those to come: the training run itself is over."""
+        """End every open and every later command with `error`, because the training run is over."""
         self._failure = error
         for ticket in self._tickets.values():
             ticket.finish("error", error)
 
     async def set_resume(self, path: str | None) -> None:
-        """The checkpoint from which the next incarnation starts: the newest one whose driver state is known too."""
+        """Set the checkpoint from which the next incarnation starts: the newest one that has the driver's state too."""
         self._resume_from = path
 
     async def processes(self) -> list[tuple[str, int]]:
-        """(node id, process id) of each rank of the present incarnation."""
+        """Returns (node id, process id) of each rank of the present incarnation."""
         return [self._processes[rank] for rank in sorted(self._processes)]
 
     async def stop(self) -> list[Any]:
-        """End the ranks of this and any later incarnation, after the command they are at; returns their actors.
+        """Returns the actors of the ranks, which end after their present command.
 
-        Not a command like others: what is queued before it is dropped, and ranks that Ray Train starts afterwards end
-        at once.
+        This is not a queued command. Commands that are queued before it are dropped, and ranks that Ray Train starts
+        later end at once.
         """
         async with self._posted:
             self._stopping = True
@@ -120,15 +120,17 @@ class Mailbox:
     async def join(
         self, token: str, rank: int, node_id: str, pid: int, worker: ActorHandle[Any] | None = None
     ) -> Start | None:
-        """A rank's first call; None: the group has been stopped. A new token ends the incarnation before it.
+        """Returns what a rank starts from, or None if the group has been stopped. It is a rank's first call.
+
+        A new token ends the incarnation before it.
 
         Args:
-            worker: the rank's own actor handle, by which it can be killed where it no longer answers.
+            worker: the actor handle of the rank, which is needed to kill a rank that does not answer.
         """
         if self._stopping:
             return None
         if token != self._token:
-            if self._token is not None:  # commands posted before the very first start are simply waiting for it
+            if self._token is not None:  # commands posted before the first start of all are valid: they wait for it
                 self._first_of_incarnation = self._last + 1
                 for ticket in self._tickets.values():
                     ticket.finish("restarted")
@@ -137,9 +139,10 @@ class Mailbox:
         return Start(self._resume_from)
 
     async def next_command(self, token: str, rank: int, after: int) -> Command | None:
-        """The command after number `after`; None where none came within POLL_S seconds (ask again)."""
+        """Returns the command after number `after`, or None if there is none within POLL_S seconds: then ask again."""
+        # a rank of a new incarnation counts from 0 and must skip the commands that the earlier one did not answer
         number = max(after + 1, self._first_of_incarnation)
-        if token != self._token:
+        if token != self._token:  # a rank of an earlier incarnation that Ray Train has not ended yet
             return Command(number, "stop", None)
         try:
             async with asyncio.timeout(POLL_S), self._posted:
@@ -152,6 +155,7 @@ class Mailbox:
         return Command(number, ticket.name, ticket.payloads[rank] if ticket.payloads else None)
 
     async def reply(self, token: str, rank: int, number: int, value: object, error: str = "") -> None:
+        """Record the answer of a rank. Answers of an earlier incarnation are dropped."""
         ticket = self._tickets.get(number)
         if token != self._token or ticket is None:
             return

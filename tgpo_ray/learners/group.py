@@ -1,7 +1,7 @@
 """LearnerGroup: data-parallel learners as a Ray Train run, driven by commands through a mailbox.
 
-Ray Train brings placement, process groups, restarts and checkpoint storage; the mailbox keeps the loop on the driver,
-where it can be read. Nothing here is a singleton: a policy and a process-reward model are two groups side by side.
+Ray Train does placement, process groups, restarts and checkpoint storage. The mailbox keeps the loop on the driver.
+Nothing here is a singleton, so a policy and a process-reward model can be two groups side by side.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 NumberT = TypeVar("NumberT", bound=float)
 POLL_S = 2.0
-KILL_S = 60.0  # for Ray Train to notice that its ranks were killed
+KILL_S = 60.0  # Ray Train needs this long to notice that its ranks were killed
 
 
 class LearnersRestartedError(RuntimeError):
-    """Ray Train started the ranks again from the last checkpoint; what was pending did not happen."""
+    """Ray Train has restarted the ranks from the last checkpoint. Pending commands did not happen."""
 
 
 class LearnerError(RuntimeError):
-    """A rank failed on a command, or Ray Train gave up; the message has the cause."""
+    """A rank has failed on a command, or Ray Train has given up. The message has the cause."""
 
 
 class LearnerGroup:
-    """The learners behind one interface; every method is one command to all ranks.
+    """All learners behind one interface. Every method is one command to all ranks.
 
     Args:
         spec: model, optimizer and precision of each rank.
@@ -53,6 +53,7 @@ class LearnerGroup:
 
     def __init__(self, spec: LearnerSpec, placement: Placement, run: TrainRun, token_budget: int) -> None:
         self.spec, self.placement, self.run, self.token_budget = spec, placement, run, token_budget
+        # every rank has a poll open, and each needs a slot of the actor, beside the driver's own calls
         self._mailbox = actor_of_driver(Mailbox, placement.num_learners, max_concurrency=1000)
         self._error: BaseException | None = None
         self._stopped = False
@@ -62,12 +63,12 @@ class LearnerGroup:
         self._thread.start()
 
     def _fit(self) -> None:
-        """Runs for the life of the group. Off the main thread Ray Train leaves SIGINT to the driver."""
+        """Run Ray Train for the life of the group. Outside the main thread it leaves SIGINT to the driver."""
         try:
             make_trainer(self._mailbox, self.spec, self.placement, self.run).fit()
         except BaseException as error:
             self._error = error
-        if not ray.is_initialized():  # the driver has shut it down: a call would start it again
+        if not ray.is_initialized():  # the driver has shut Ray down, and any remote call would start a new cluster
             return
         with contextlib.suppress(*ACTOR_ERRORS):
             if self._stopped:
@@ -79,7 +80,7 @@ class LearnerGroup:
         """Block until every rank holds its model.
 
         Raises:
-            LearnerError: not within `run.start_timeout_s`, or a rank failed.
+            LearnerError: a rank failed, or the ranks did not start within `run.start_timeout_s`.
         """
         placement, timeout_s = self.placement, self.run.start_timeout_s
         try:
@@ -94,20 +95,19 @@ class LearnerGroup:
     # -- updates -----------------------------------------------------------------------------------------------------
 
     def accumulate(self, groups: Sequence[SampledGroup], advantages: Sequence[np.ndarray], loss: TokenLoss) -> None:
-        """Add the gradients of these groups; returns at once, `step` collects metrics and errors."""
+        """Add the gradients of these groups. The call returns at once; `step` collects metrics and errors."""
         self._post("accumulate", [(plan, loss) for plan in self._plan(groups, advantages)], self._collect_sums)
 
     def remember_logprobs(self, groups: Sequence[SampledGroup]) -> None:
         """Have the ranks keep log pi(y_t) under the present weights, for updates after the next one."""
-        advantages = [np.zeros(len(group.infos), np.float32) for group in groups]
-        self._post("remember_logprobs", list(self._plan(groups, advantages)), lambda replies: None)
+        self._post("remember_logprobs", list(self._plan(groups)), lambda replies: None)
 
     def step(self, denominator: float, lr: float) -> dict[str, float]:
-        """One optimizer update with the summed gradients divided by `denominator`; returns reduced metrics.
+        """Returns the reduced metrics of one optimizer update, which divides the summed gradients by `denominator`.
 
         Raises:
-            LearnersRestartedError: the ranks died on the way; the update did not happen.
-            LearnerError: a rank raised.
+            LearnersRestartedError: the ranks died before the end, so the update did not happen.
+            LearnerError: a rank raised an error.
         """
         if not denominator > 0:
             raise ValueError(
@@ -123,21 +123,27 @@ class LearnerGroup:
         }
 
     def sampler_gaps(self, groups: Sequence[SampledGroup]) -> np.ndarray:
-        """|learner - sampler| log-prob of every token that the policy wrote, where episodes carry the sampler's."""
-        advantages = [np.zeros(len(group.infos), np.float32) for group in groups]
-        replies = self._wait(self._send("sampler_gaps", list(self._plan(groups, advantages))))
+        """Returns (N,) |learner - sampler| log-probs of the policy's tokens, in nats.
+
+        The episodes must carry the sampler's log-probs.
+        """
+        replies = self._wait(self._send("sampler_gaps", list(self._plan(groups))))
         return np.concatenate([gaps for reply in replies for gaps in reply])
 
     def logprobs(self, groups: Sequence[SampledGroup]) -> list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]:
-        """References to each rank's {episode: (T,) log pi(y_t) under the present weights}."""
-        advantages = [np.zeros(len(group.infos), np.float32) for group in groups]
-        replies = self._wait(self._send("logprobs", list(self._plan(groups, advantages))))
+        """Returns a reference for each rank to {episode: (T,) log pi(y_t) under the present weights}."""
+        replies = self._wait(self._send("logprobs", list(self._plan(groups))))
         return [ref for refs in replies for ref in refs]
 
     def forget_logprobs(self) -> None:
         self._call("forget_logprobs")
 
-    def _plan(self, groups: Sequence[SampledGroup], advantages: Sequence[np.ndarray]) -> list[list[MicroBatch]]:
+    def _plan(
+        self, groups: Sequence[SampledGroup], advantages: Sequence[np.ndarray] | None = None
+    ) -> list[list[MicroBatch]]:
+        """Micro-batches as [rank][step]; without `advantages`, which only a loss reads, they are 0."""
+        if advantages is None:
+            advantages = [np.zeros(len(group.infos), np.float32) for group in groups]
         pieces = [
             Piece(
                 group.ordinal,
@@ -157,13 +163,14 @@ class LearnerGroup:
     # -- weights and checkpoints ---------------------------------------------------------------------------------------
 
     def weight_buckets(self) -> list[ray.ObjectRef[Bucket]]:
-        """References to weight buckets, in the order of the model's parameters."""
+        """Returns references to weight buckets, in the order of the model's parameters."""
+        # every rank runs the command, because ZeRO-3 gathers weights from all of them; rank 0 has the result
         return self._call("weight_buckets")[0]
 
     def save(self, name: str, files: dict[str, str]) -> str:
-        """Write a checkpoint called `name` through Ray Train's storage, with the driver's own text `files` in it.
+        """Returns the path of a checkpoint that Ray Train stores as `name`, with the driver's text `files` in it.
 
-        Returns its path; from now on it is what restarted ranks load.
+        Ranks that restart later load this checkpoint.
         """
         self._call("save", (name, files))
         path = f"{self.run.storage_path}/{self.run.name}/{name}"
@@ -176,6 +183,7 @@ class LearnerGroup:
         self.resume_from(path)
 
     def resume_from(self, path: str | None) -> None:
+        """Set the checkpoint that restarted ranks load."""
         ray.get(self._mailbox.set_resume.remote(path))
 
     def export(self, path: str) -> None:
@@ -183,7 +191,7 @@ class LearnerGroup:
         self._call("export", path)
 
     def processes(self) -> list[tuple[str, int]]:
-        """(node id, process id) of each rank."""
+        """Returns (node id, process id) of each rank."""
         return ray.get(self._mailbox.processes.remote())
 
     # -- commands ------------------------------------------------------------------------------------------------------
@@ -204,8 +212,9 @@ class LearnerGroup:
             on_reply(self._wait(number))
 
     def _wait(self, number: int, timeout_s: float = math.inf) -> list[Any]:
-        """The ranks' replies to a command; TimeoutError where there are none after `timeout_s`."""
+        """Returns the replies of the ranks to a command; raises TimeoutError if one is missing after `timeout_s`."""
         ref, end = self._mailbox.result.remote(number), time.monotonic() + timeout_s
+        # no rank answers after Ray Train's run has ended, so its thread is checked between the waits
         while not ray.wait([ref], timeout=min(POLL_S, timeout_s))[0]:
             if time.monotonic() > end:
                 raise TimeoutError
@@ -214,7 +223,7 @@ class LearnerGroup:
         status, value = ray.get(ref)
         if status == "done":
             return value
-        self._pending, self._sums = [], []
+        self._pending, self._sums = [], []  # the gradients that they belong to are lost
         if status == "restarted":
             raise LearnersRestartedError("the learners were restarted from their last checkpoint")
         raise LearnerError(value) from self._error
@@ -223,15 +232,16 @@ class LearnerGroup:
         return root_cause(self._error) if self._error else "no error was reported"
 
     def stop(self, grace_s: float = 20.0) -> None:
-        """End the ranks: ask, wait, then kill their processes. Safe to call twice.
+        """End the ranks: ask them, wait, then kill their processes. A second call is safe.
 
-        Ranks that are still starting, or wait for a place, are not waited for: the mailbox stays and ends them.
+        The call does not wait for ranks that are still starting or that wait for resources. The mailbox stays and ends
+        them later.
         """
         self._stopped = True
         with contextlib.suppress(*ACTOR_ERRORS):
             ranks: Any = ray.get(self._mailbox.stop.remote())
             self._thread.join(grace_s)
-            if self._thread.is_alive() and ranks:  # they hang: Ray Train starts others, which find the group stopped
+            if self._thread.is_alive() and ranks:  # they hang; Ray Train restarts them, and `join` ends the new ones
                 for rank in ranks:
                     ray.kill(rank)
                 self._thread.join(KILL_S)
@@ -240,7 +250,7 @@ class LearnerGroup:
 
 
 def _by_index(group: SampledGroup, values: Iterable[NumberT]) -> list[NumberT | int]:
-    """`values`, one for each of the infos, at the indices of their episodes; 0 where an episode was left out."""
+    """Returns `values`, one for each info, at the indices of their episodes; 0 where an episode was left out."""
     if group.members is None:
         return list(values)
     by_index = dict(zip(group.members, values, strict=True))
@@ -248,7 +258,7 @@ def _by_index(group: SampledGroup, values: Iterable[NumberT]) -> list[NumberT | 
 
 
 def _losses(ranks: Sequence[Mapping[str, float]], denominator: float) -> dict[str, float]:
-    """`loss/<name>` of an update: the ranks' summed loss and its parts, divided as the gradient is."""
+    """Returns `loss/<name>` of an update: the summed loss of the ranks and its parts, divided as the gradient is."""
     names = {name for sums in ranks for name in sums}
     return {f"loss/{name}": sum(sums.get(name, 0.0) for sums in ranks) / denominator for name in sorted(names)}
 

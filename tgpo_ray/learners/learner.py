@@ -1,4 +1,4 @@
-"""Learner: one rank that accumulates gradients over micro-batches and takes the optimizer step."""
+"""Learner: one rank, which accumulates gradients over micro-batches and takes the optimizer step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import ray
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup
 from tgpo_ray.kernels import FusedHead, LossOutput, TokenLoss, token_loss_pass
 from tgpo_ray.learners.batch import EpisodeKey, MicroBatch, TrainBatch, TrainEpisode, build_batch
-from tgpo_ray.learners.strategies import StrategyOptions, make_strategy
+from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, process_rank
 from tgpo_ray.models import fill_buckets, head_weight, load_model
 
 if TYPE_CHECKING:
@@ -29,12 +28,12 @@ ValueT = TypeVar("ValueT")
 
 @dataclass(frozen=True)
 class LearnerSpec:
-    """What a rank trains, and how."""
+    """The model, optimizer and precision of a rank."""
 
     model: str
     tokenizer: str
     options: StrategyOptions
-    temperature: float = 1.0  # that of the sampler: log-probs are those of softmax(z / temperature)
+    temperature: float = 1.0  # of the sampler; log-probs are those of softmax(z / temperature)
     hf_overrides: dict[str, Any] = field(default_factory=dict)
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
@@ -43,7 +42,10 @@ class LearnerSpec:
 
 
 class PolicyModule(nn.Module):
-    """Trunk, head and loss: all that DeepSpeed sees. Its output never holds a [tokens, vocabulary] tensor."""
+    """The module that DeepSpeed wraps: trunk, head and loss. Its output never holds a [tokens, vocabulary] tensor.
+
+    The loss is inside, because ZeRO-3 gathers the head's weight only during a module's forward and backward.
+    """
 
     def __init__(self, model: nn.Module, temperature: float) -> None:
         super().__init__()
@@ -59,13 +61,13 @@ class PolicyModule(nn.Module):
     def forward(
         self, batch: TrainBatch, loss: TokenLoss | None = None, teacher_weight: Tensor | None = None
     ) -> LossOutput | Tensor:
-        """LossOutput of the micro-batch, or (N,) log-probs of the sampled tokens where `loss` is None."""
+        """Returns the LossOutput of the micro-batch, or (N,) log-probs of the sampled tokens if `loss` is None."""
         trunk = self.model.base_model
         hidden = trunk(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
         ).last_hidden_state  # (B, T, D)
         hidden = hidden.flatten(0, 1).index_select(0, batch.row_index)  # (N, D)
-        with torch.autocast(hidden.device.type, enabled=False):
+        with torch.autocast(hidden.device.type, enabled=False):  # the kernel chooses its own precisions
             if loss is None:
                 logprobs, _ = self.head(hidden, targets=batch.rows.targets[:, :1], temperature=self.temperature)
                 return logprobs[:, 0]
@@ -73,13 +75,13 @@ class PolicyModule(nn.Module):
 
 
 def load_policy(spec: LearnerSpec) -> nn.Module:
-    """The Hugging Face causal model with the same overrides that vLLM gets.
+    """Returns the Hugging Face causal model with the same overrides that vLLM gets.
 
     Raises:
-        ValueError: the model bends its logits after the head (soft-capping, scaling), which the fused head would miss;
-            an override that the model's configuration does not have, which transformers would pass over in silence.
+        ValueError: the model changes its logits after the head (soft-capping, scaling), which the fused head would
+            miss. Or an override is not in the model's configuration, which transformers would ignore silently.
     """
-    # torch's strategy keeps float32 weights under autocast; DeepSpeed keeps its own float32 copy of bfloat16 ones
+    # TorchStrategy needs float32 weights for autocast; DeepSpeed makes its own float32 copy of bfloat16 weights
     half = spec.options.strategy == "deepspeed" and spec.options.dtype == "bfloat16"
     model: Any = load_model(
         spec.model,
@@ -94,24 +96,24 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
 
 
 class Learner:
-    """One rank. Runs inside a Ray Train worker; also usable by itself, in one process."""
+    """One rank. It runs inside a Ray Train worker, or by itself in one process."""
 
     def __init__(self, spec: LearnerSpec) -> None:
         if spec.threads:
             torch.set_num_threads(spec.threads)
         torch.manual_seed(spec.seed)
         self._spec = spec
-        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.rank = process_rank()
         self._device = _device()
         self._model: Any = load_policy(spec)
         self._strategy = make_strategy(PolicyModule(self._model, spec.temperature), spec.options, self._device)
         self._old_logprobs: dict[EpisodeKey, np.ndarray] = {}
         self._teacher_weights: dict[str, Tensor] = {}
-        self._loss_sums: dict[str, Tensor] = {}  # () each, on the device: fetched once an update
+        self._loss_sums: dict[str, Tensor] = {}  # () each, on the device: one transfer for each update
         self.num_steps = 0
 
     def accumulate(self, micro_batches: Sequence[MicroBatch], loss: TokenLoss) -> Sums:
-        """Add the gradients of the summed loss and return metrics as (sum, count)."""
+        """Returns metrics as (sum, count), and adds the gradients of the summed loss to those of the parameters."""
         totals: dict[str, list[Tensor]] = {}
         self._strategy.module.train()
         for micro_batch in micro_batches:
@@ -122,12 +124,12 @@ class Learner:
             for name, total in output.sums(loss).items():
                 self._loss_sums[name] = self._loss_sums.get(name, 0.0) + total
             for name, (total, count) in loss.metrics(output.logprobs, output.entropy, output.rows).items():
-                sums = totals.setdefault(name, [torch.zeros(()), torch.zeros(())])
+                sums = totals.setdefault(name, [torch.zeros(()), torch.zeros(())])  # () each
                 sums[0], sums[1] = sums[0] + total.detach().cpu(), sums[1] + count.detach().cpu()
         return {name: (float(total), float(count)) for name, (total, count) in totals.items()}
 
     def _teacher_weight(self, loss: TokenLoss) -> Tensor | None:
-        """The head of the teacher whose whole distribution the loss needs, loaded once."""
+        """(V_T, D_T) head of the teacher whose whole distribution the loss needs, loaded once; None without one."""
         if loss.divergence is None:
             return None
         path = loss.divergence.teacher
@@ -136,21 +138,22 @@ class Learner:
         return self._teacher_weights[path]
 
     def remember_logprobs(self, micro_batches: Sequence[MicroBatch]) -> None:
-        """Keep log pi(y_t) under the present weights: the `old_logprobs` of the updates to come in this iteration."""
+        """Keep log pi(y_t) under the present weights, as the `old_logprobs` of the later updates of this iteration."""
         for micro_batch in micro_batches:
             self._old_logprobs |= self.logprobs(micro_batch)
 
     def logprobs(self, micro_batch: MicroBatch) -> dict[EpisodeKey, np.ndarray]:
-        """(T,) log-probs of each episode's response tokens under the present weights, by episode."""
+        """Returns (T,) log-probs of the response tokens of each episode under the present weights, by episode."""
         self._strategy.module.eval()
         batch = self._build(micro_batch, TokenLoss(), old=False)
         with torch.no_grad(), self._strategy.autocast():
-            logprobs = self._strategy.module(batch).float().cpu()
-        counts = torch.bincount(batch.rows.sequence.cpu(), minlength=len(batch.keys)).tolist()
+            logprobs = self._strategy.module(batch).float().cpu()  # (N,)
+        # minlength: the last episodes may have no rows and still need a count
+        counts = torch.bincount(batch.rows.sequence.cpu(), minlength=len(batch.keys)).tolist()  # (B,)
         return {key: values.numpy() for key, values in zip(batch.keys, logprobs.split(counts), strict=True)}
 
     def sampler_gaps(self, micro_batches: Sequence[MicroBatch]) -> list[np.ndarray]:
-        """|learner - sampler| log-prob of each of the policy's tokens, an array an episode. No gradient is touched."""
+        """Returns |learner - sampler| log-probs of the policy's tokens, an array for each episode. Gradients stay."""
         gaps = []
         for micro_batch in micro_batches:
             logprobs = self.logprobs(micro_batch)
@@ -160,15 +163,15 @@ class Learner:
         return gaps
 
     def take_loss_sums(self) -> dict[str, float]:
-        """The summed loss of this rank's micro-batches since the last call: `total`, and its parts by name."""
+        """Returns the summed loss of this rank's micro-batches since the last call: `total`, and its parts by name."""
         sums, self._loss_sums = self._loss_sums, {}
         return {name: float(total) for name, total in sums.items()}
 
     def step(self, denominator: float, lr: float) -> dict[str, float]:
-        """Divide the accumulated gradients by the global count, clip, update.
+        """Returns the gradient's norm, and updates the weights with the accumulated gradients over the global count.
 
         Raises:
-            FloatingPointError: the gradient is not finite; nothing has been saved since.
+            FloatingPointError: the gradient is not finite. No checkpoint holds the broken weights.
         """
         norm = self._strategy.step(denominator, lr)
         self.num_steps += 1
@@ -190,7 +193,7 @@ class Learner:
     def _chosen_old_logprobs(
         self, episodes: Sequence[TrainEpisode], loss: TokenLoss
     ) -> Mapping[EpisodeKey, np.ndarray] | None:
-        """The learner's own where it remembered them, else the sampler's where episodes carry them, else None."""
+        """Returns the remembered log-probs, else those of the sampler if all episodes carry them, else None."""
         keys = [it.key for it in episodes]
         remembered = [key in self._old_logprobs for key in keys]
         assert all(remembered) or not any(remembered), "a micro-batch mixes episodes of two updates"
@@ -200,16 +203,17 @@ class Learner:
         return sampled if not loss.corrects_sampler and keys and len(sampled) == len(keys) else None
 
     def weight_buckets(self) -> list[ray.ObjectRef[Bucket]]:
-        """References to the weights under their Hugging Face names; rank 0 returns them, the others take part."""
+        """Returns references to the weights under their Hugging Face names on rank 0, and an empty list on others."""
         if self.rank != 0:
-            for _ in self.named_weights():  # ZeRO-3 gathers each parameter from every rank
+            for _ in self.named_weights():  # ZeRO-3's gather is a collective: every rank must walk all parameters
                 pass
             return []
         return [ray.put(bucket) for bucket in fill_buckets(self.named_weights())]
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(Hugging Face name, weight in the precision that vLLM runs in); tied weights once, under the input's name."""
+        """Yields (Hugging Face name, weight in vLLM's precision). A tied weight comes once, under the input's name."""
         for name, weight in self._strategy.named_weights():
+            # `PolicyModule.model` puts one "model." in front of the Hugging Face names
             yield name.removeprefix("model."), weight.detach().to(self._published_dtype)
 
     @property
@@ -223,7 +227,7 @@ class Learner:
         state = {}
         for name, weight in self.named_weights():
             if self.rank == 0:
-                state[name] = weight.to("cpu", copy=True)
+                state[name] = weight.to("cpu", copy=True)  # a gathered ZeRO-3 weight is freed at the next one
         if self.rank != 0:
             return
         self._model.save_pretrained(folder, state_dict=state)
@@ -231,23 +235,23 @@ class Learner:
         tokenizer.save_pretrained(folder)
 
     def save(self, folder: Path) -> None:
-        """Write this rank's part of a checkpoint: weights, optimizer, step count, random state."""
+        """Write the part of a checkpoint that this rank holds: weights, optimizer, step count, random state."""
         self._strategy.save(folder)
         torch.save({"torch": torch.get_rng_state()}, folder / f"rng_{self.rank}.pt")
         if self.rank == 0:
             (folder / "learner.json").write_text(json.dumps({"num_steps": self.num_steps}))
 
     def load(self, folder: Path) -> None:
-        """Continue from a checkpoint."""
+        """Continue from the checkpoint in `folder`."""
         self._strategy.load(folder)
         rng = folder / f"rng_{self.rank}.pt"
-        if rng.is_file():
+        if rng.is_file():  # a run with more ranks than the checkpoint has no random state for the new ones
             torch.set_rng_state(torch.load(rng, weights_only=True)["torch"])
         self.num_steps = json.loads((folder / "learner.json").read_text())["num_steps"]
 
 
 def _episodes(micro_batch: MicroBatch) -> Iterator[TrainEpisode]:
-    """The episodes of a micro-batch, one after the other; fetches what is a reference."""
+    """Yields the episodes of a micro-batch. References are fetched from Ray's object store."""
     for piece in micro_batch:
         group: EpisodeGroup = _fetch(piece.ref)
         guidance = {scorer: _fetch(ref) for scorer, ref in piece.guidance.items()}
@@ -263,7 +267,7 @@ def _fetch(value: ray.ObjectRef[ValueT] | ValueT) -> ValueT:
 def _device() -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    if not ray.is_initialized():
+    if not ray.is_initialized():  # a Learner in one process, without Ray Train
         return torch.device("cuda")
     from ray.train.torch import get_device
 

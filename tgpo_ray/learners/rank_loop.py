@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """What a rank needs to know: whom to ask for work, and what to train."""
+    """The mailbox that a rank asks for commands, and the spec of what it trains."""
 
     mailbox: Any
     learner: LearnerSpec
@@ -34,7 +34,7 @@ class WorkerSpec:
 
 
 def run_rank(config: dict[str, WorkerSpec]) -> None:
-    """Join the present incarnation, load, and obey until `stop`."""
+    """Join the present incarnation, load the model, and run commands until `stop`."""
     worker = config["worker"]
     rank = dist.get_rank()
     token = _shared_token()
@@ -46,7 +46,7 @@ def run_rank(config: dict[str, WorkerSpec]) -> None:
         return
     try:
         rank_loop = RankLoop(worker, rank, token)
-    except Exception as error:  # loading a model again would fail again: end here, without Ray Train's restarts
+    except Exception as error:  # a second load would fail too: returning keeps Ray Train from restarting the ranks
         traceback.print_exc()
         reason = f"learner rank {rank} cannot load {worker.learner.model!r}: {type(error).__name__}: {error}"
         ray.get(worker.mailbox.fail_pending.remote(reason))
@@ -57,14 +57,14 @@ def run_rank(config: dict[str, WorkerSpec]) -> None:
 
 
 def _shared_token() -> str:
-    """A name for this start of the ranks, drawn by rank 0."""
+    """Returns the token of this start of the ranks. Rank 0 draws it, because all ranks need the same one."""
     names = [os.urandom(8).hex()]
     dist.broadcast_object_list(names, src=0)
     return names[0]
 
 
 class RankLoop:
-    """One rank's answers to commands; each public method is a command of its name."""
+    """The answers of one rank to commands. Each public method is the command of its name."""
 
     def __init__(self, worker: WorkerSpec, rank: int, token: str) -> None:
         self._mailbox, self._rank, self._token = worker.mailbox, rank, token
@@ -74,7 +74,7 @@ class RankLoop:
         done = 0
         while True:
             command: Any = ray.get(self._mailbox.next_command.remote(self._token, self._rank, done))
-            if command is None:
+            if command is None:  # no command within the mailbox's poll time
                 continue
             if command.name == "stop":
                 return
@@ -83,7 +83,7 @@ class RankLoop:
             ray.get(self._mailbox.reply.remote(self._token, self._rank, done, value, error))
 
     def _obey(self, name: str, payload: object) -> tuple[object, str]:
-        """(value, "") or (None, message). An error ends the command, not the rank: the driver decides what follows."""
+        """Returns (value, "") or (None, message). An error ends the command and not the rank; the driver decides."""
         try:
             return (getattr(self, name)(payload) if payload is not None else getattr(self, name)()), ""
         except Exception as error:
@@ -101,7 +101,7 @@ class RankLoop:
         self._learner.remember_logprobs(payload)
 
     def logprobs(self, payload: list[MicroBatch]) -> list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]:
-        """A reference to them, in a list, so that the mailbox passes it on and fetches no numbers."""
+        """Returns a reference in a list. Ray would fetch a bare reference in the mailbox, and its numbers with it."""
         logprobs: dict[EpisodeKey, np.ndarray] = {}
         for micro_batch in payload:
             logprobs |= self._learner.logprobs(micro_batch)
@@ -114,7 +114,7 @@ class RankLoop:
         self._learner.forget_logprobs()
 
     def step(self, payload: tuple[float, float]) -> tuple[dict[str, float], dict[str, float]]:
-        """(what the optimizer says, this rank's summed loss and its parts)."""
+        """Returns (metrics of the optimizer, summed loss of this rank and its parts)."""
         denominator, lr = payload
         loss_sums = self._learner.take_loss_sums()
         return self._learner.step(denominator, lr), loss_sums
@@ -123,7 +123,7 @@ class RankLoop:
         return self._learner.weight_buckets()
 
     def save(self, payload: tuple[str, dict[str, str]]) -> None:
-        """Every rank reports its own files; Ray Train merges them into one checkpoint folder."""
+        """Report the files of this rank; Ray Train merges those of all ranks into one checkpoint folder."""
         import ray.train
 
         name, files = payload
@@ -132,6 +132,7 @@ class RankLoop:
             if self._rank == 0:
                 for filename, text in files.items():
                     Path(folder, filename).write_text(text)
+            # `report` is a barrier: it returns after every rank has called it, so every rank must save
             ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
 
     def load(self, path: str) -> None:
@@ -147,7 +148,7 @@ class RankLoop:
 
 @contextlib.contextmanager
 def _local(path: str) -> Iterator[Path]:
-    """The checkpoint as a local folder, downloaded where it is a URI."""
+    """Yields the checkpoint as a local folder. A URI is downloaded."""
     from ray.train import Checkpoint
 
     with Checkpoint(path).as_directory() as folder:

@@ -1,6 +1,6 @@
-"""Two strategies under one rank of the learner: plain torch, and DeepSpeed (ZeRO 0-3, bf16, optimizer offload).
+"""Two strategies of a learner's rank: plain torch, and DeepSpeed (ZeRO 0-3, bf16, optimizer offload).
 
-Both take unnormalised losses and divide once, at the step, by the token count over micro-batches and ranks.
+Both take unnormalised losses. They divide once, at the step, by the token count over all micro-batches and ranks.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +18,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
-REDUCE_BYTES = 256 * 2**20
+REDUCE_BYTES = 256 * 2**20  # one all-reduce for each parameter is slow, one for all of them needs a second copy
 
 
 @dataclass(frozen=True)
 class StrategyOptions:
-    """How a rank trains: the part of the configuration that the strategies read."""
+    """The part of the configuration that the strategies read."""
 
     strategy: Literal["torch", "deepspeed"] = "torch"
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -40,9 +41,10 @@ class StrategyOptions:
 
 
 class TorchStrategy:
-    """AdamW in torch; gradients are summed over ranks once a step, so ranks may differ in their micro-batches.
+    """AdamW in torch. Gradients are summed over ranks once a step, so ranks may have different micro-batches.
 
-    bfloat16 means autocast: weights and optimizer stay float32; an update of lr = 1e-6 is lost in bfloat16's 8 bits.
+    bfloat16 means autocast. Weights and optimizer stay float32, because the 8 bits of bfloat16 lose an update of
+    lr = 1e-6.
     """
 
     def __init__(self, module: nn.Module, options: StrategyOptions, device: torch.device) -> None:
@@ -53,16 +55,17 @@ class TorchStrategy:
             module.parameters(), lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
         )
 
-    def autocast(self) -> Any:
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which the forward pass runs."""
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._options.dtype == "bfloat16")
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
     def step(self, denominator: float, lr: float) -> float:
-        """Apply sum(gradients) / denominator and return its norm before clipping."""
+        """Returns the norm of sum(gradients) / denominator before clipping, and applies that gradient."""
         parameters = [p for p in self._policy.parameters() if p.requires_grad]
-        for parameter in parameters:  # a rank without rows takes part with zeros
+        for parameter in parameters:  # a rank without rows has no gradients, but must join the all-reduce
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         norm = reduce_gradients(parameters, denominator)
         torch.nn.utils.clip_grads_with_norm_(parameters, self._options.grad_clip, norm)
@@ -76,7 +79,7 @@ class TorchStrategy:
         yield from self._policy.named_parameters()
 
     def save(self, folder: Path) -> None:
-        if _rank() == 0:  # every rank holds the same
+        if process_rank() == 0:  # every rank has the same weights and optimizer
             state = {"model": self._policy.state_dict(), "optimizer": self._optimizer.state_dict()}
             torch.save(state, folder / "learner.pt")
 
@@ -92,15 +95,16 @@ class TorchStrategy:
 
 
 class DeepSpeedStrategy:
-    """DeepSpeed with the accumulation boundary in our hands.
+    """DeepSpeed that accumulates gradients until `step` is called.
 
-    DeepSpeed averages gradients over ranks and unscales them by the loss scale in `step`; with the scale 1 before the
-    backwards and Z / ranks before the step, what is applied is the sum over all ranks and micro-batches divided by Z.
+    DeepSpeed averages gradients over ranks, and `step` divides them by the loss scale. The scale is 1 before the
+    backward passes and Z / ranks before the step. So the applied gradient is the sum over all ranks and micro-batches
+    divided by Z.
     """
 
     def __init__(self, module: nn.Module, options: StrategyOptions, device: torch.device) -> None:
         if device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed reads it when it is imported
         import deepspeed
 
         self._deepspeed = deepspeed
@@ -112,11 +116,12 @@ class DeepSpeedStrategy:
             model=self._policy, model_parameters=list(module.parameters()), config=_deepspeed_config(options)
         )
         self._scaled = hasattr(self._optimizer, "override_loss_scale")
-        # stage 0 has no optimizer of ZeRO's that could unscale: there the gradients are summed and divided here
+        # stage 0 has no ZeRO optimizer that could unscale, so `step` sums and divides the gradients itself
         self.module.enable_backward_allreduce = self._scaled
         self._reset_scale()
 
-    def autocast(self) -> Any:
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which the forward pass runs; DeepSpeed's weights are in their precision already."""
         return contextlib.nullcontext()
 
     def _reset_scale(self) -> None:
@@ -124,10 +129,11 @@ class DeepSpeedStrategy:
             self._optimizer.override_loss_scale(1.0)
 
     def backward(self, loss: Tensor) -> None:
+        # DeepSpeed would divide the loss by the number of accumulation steps; `step` divides by Z instead
         self.module.backward(loss, scale_wrt_gas=False)
 
     def step(self, denominator: float, lr: float) -> float:
-        """Apply sum(gradients) / denominator and return its norm before clipping."""
+        """Returns the norm of sum(gradients) / denominator before clipping, and applies that gradient."""
         norm = None
         if self._scaled:
             self._optimizer.override_loss_scale(denominator / _world_size())
@@ -145,11 +151,12 @@ class DeepSpeedStrategy:
             if not hasattr(parameter, "ds_id"):
                 yield name, parameter
                 continue
-            # ZeRO-3: one parameter at a time is whole, and only while it is being copied
+            # ZeRO-3: a rank holds only a shard; each parameter is whole only inside this block
             with self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=None):
                 yield name, parameter
 
     def save(self, folder: Path) -> None:
+        """Write this rank's shard; every rank must call it."""
         self.module.save_checkpoint(str(folder), tag="deepspeed")
 
     def load(self, folder: Path) -> None:
@@ -173,7 +180,7 @@ Strategy = TorchStrategy | DeepSpeedStrategy
 
 
 def make_strategy(module: nn.Module, options: StrategyOptions, device: torch.device) -> Strategy:
-    """The strategy that `options.strategy` names."""
+    """Returns the strategy that `options.strategy` names."""
     return (DeepSpeedStrategy if options.strategy == "deepspeed" else TorchStrategy)(module, options, device)
 
 
@@ -187,7 +194,7 @@ def _deepspeed_config(options: StrategyOptions) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,
+        "managed_gradient_accumulation": False,  # `step` ends a batch; DeepSpeed must not count micro-batches itself
         "gradient_clipping": options.grad_clip,
         "zero_optimization": zero,
         "bf16": {"enabled": options.dtype == "bfloat16"},
@@ -200,7 +207,7 @@ def _deepspeed_config(options: StrategyOptions) -> dict[str, Any]:
                 "betas": list(options.betas),
                 "eps": 1e-8,
                 "weight_decay": options.weight_decay,
-                # torch's AdamW where the optimizer stays on the device: no compiler needed, the same arithmetic
+                # torch's AdamW has the same arithmetic as DeepSpeed's and needs no compiler; offload needs DeepSpeed's
                 "torch_adam": not offload_optimizer,
             },
         },
@@ -209,7 +216,8 @@ def _deepspeed_config(options: StrategyOptions) -> dict[str, Any]:
     }
 
 
-def _rank() -> int:
+def process_rank() -> int:
+    """Returns this process's rank; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -218,7 +226,7 @@ def _world_size() -> int:
 
 
 def reduce_gradients(parameters: list[nn.Parameter], denominator: float) -> Tensor:
-    """Sum the gradients over the ranks, divide by the global count, and return their total norm."""
+    """Returns the total norm () of the gradients, after they are summed over the ranks and divided, in place."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     _sum_over_ranks(gradients)
     torch._foreach_div_(gradients, denominator)
@@ -231,7 +239,7 @@ def _sum_over_ranks(gradients: list[Tensor]) -> None:
         return
     bucket: list[Tensor] = []
     size = 0
-    for gradient in [*gradients, None]:
+    for gradient in [*gradients, None]:  # None: the end, where the last bucket is reduced
         if bucket and (gradient is None or size + gradient.nbytes > REDUCE_BYTES):
             flat = _flatten_dense_tensors(bucket)
             dist.all_reduce(flat)

@@ -1,4 +1,4 @@
-"""The Ray Train run that a LearnerGroup is: where its ranks are placed, what is stored, and how often they restart."""
+"""The Ray Train run of a LearnerGroup: placement of the ranks, storage, and restarts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
     from ray.train.torch import TorchTrainer
 
-PLACE_S = 60.0  # Ray Train's default wait for a place, after which it counts a failure and asks again
+PLACE_S = 60.0  # Ray Train waits this long for resources, then counts a failure and asks again
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the ranks run: how many, and the Ray resources of one."""
+    """The number of ranks, and the Ray resources of each."""
 
     num_learners: int = 1
     num_cpus: float = 1.0
@@ -29,7 +29,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class TrainRun:
-    """What Ray Train does for the ranks: it stores their checkpoints, and starts them again."""
+    """The storage of checkpoints and the restarts, which Ray Train does for the ranks."""
 
     storage_path: str = "runs"
     name: str = "learners"
@@ -39,7 +39,7 @@ class TrainRun:
 
 
 def make_trainer(mailbox: ActorHandle[Mailbox], spec: LearnerSpec, placement: Placement, run: TrainRun) -> TorchTrainer:
-    """The Ray Train run whose ranks wait for the mailbox's commands."""
+    """Returns the Ray Train run whose ranks wait for the commands of the mailbox."""
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -55,7 +55,7 @@ def make_trainer(mailbox: ActorHandle[Mailbox], spec: LearnerSpec, placement: Pl
             storage_path=run.storage_path,
             failure_config=FailureConfig(
                 max_failures=run.max_restarts,
-                # by default ranks that lost their node would wait for a place for ever
+                # without a limit, ranks that have lost their node would wait for resources without end
                 controller_failure_limit=(run.max_restarts + 1) * math.ceil(run.start_timeout_s / PLACE_S),
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=run.keep_checkpoints),

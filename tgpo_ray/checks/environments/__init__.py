@@ -1,7 +1,7 @@
-"""What is wrong with an environment, found out before any GPU is rented: `tgpo-ray env check`.
+"""The checks of `tgpo-ray env check`, which find faults of an environment before any GPU is rented.
 
-Each check is a function of a `Subject` that returns a `CheckResult`: what was measured, the bound, the fix, and the
-rows that fail. Nothing here imports torch, Ray or vLLM.
+Each check is a function of a `Subject` that returns a `CheckResult`: the measurement, the bound, the fix, and the rows
+that fail. Nothing here imports torch, Ray or vLLM.
 """
 
 from tgpo_ray.checks.results import CheckResult, Finding

@@ -1,4 +1,4 @@
-"""Is it an environment at all: gymnasium's own checks, the same episodes everywhere, and the way to an actor."""
+"""Checks of the environment's contract: gymnasium's own checks, determinism, and pickling for an actor."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ FIXED_RESPONSES = ("A first answer: \\boxed{1}", "A second one: 2", "A third.")
 
 
 def check_api(subject: Subject) -> CheckResult:
-    """gymnasium's `check_env`: spaces, signatures, determinism of a seed, fresh objects from each call."""
+    """Returns the result of gymnasium's `check_env`: spaces, signatures, determinism of a seed, fresh objects."""
     from gymnasium.utils.env_checker import check_env
 
     bound, fix = "no exception", "fix what gymnasium says; TextEnv and SingleTurnEnv do all of it"
     env = subject.make()
     try:
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as records:
             warnings.simplefilter("always")
             check_env(env.unwrapped)
-    except Exception as error:  # assertions of the checker, and whatever the environment raises
+    except Exception as error:  # assertions of the checker, or any error of the environment
         return CheckResult("check_env", "failed", type(error).__name__, bound, fix, (Finding(None, str(error)),))
     finally:
         env.close()
-    findings = tuple(Finding(None, f"warning: {warning.message}") for warning in caught)
+    findings = tuple(Finding(None, f"warning: {warning.message}") for warning in records)
     return CheckResult("check_env", "ok", f"{len(findings)} warnings" if findings else "passes", bound, fix, findings)
 
 
 def check_info(subject: Subject) -> CheckResult:
-    """Observations are text; the last info has an outcome and named parts of the reward."""
+    """Returns whether observations are text, and the last info has an outcome and named parts of the reward."""
     findings = []
     for index in subject.indices[:MAX_SHOWN]:
         played = subject.play(index, FIXED_RESPONSES)
@@ -74,7 +74,7 @@ def _info_problems(prompt: object, info: Mapping[str, Any], *, done: bool) -> It
 
 
 def check_determinism(subject: Subject) -> CheckResult:
-    """The same seed and index give the same episode: in two instances, in another order, in another process."""
+    """Returns whether the same seed and index give the same episode in another instance, order and process."""
     episodes = [(index, subject.gold(index) or FIXED_RESPONSES) for index in subject.indices[:NUM_COMPARED]]
     first = _transcripts(subject.make(), episodes, subject.seed)
     backwards = _transcripts(subject.make(), episodes[::-1], subject.seed)[::-1]
@@ -114,7 +114,7 @@ def _differences(episodes: Iterable[PlayedEpisode], first: list[str], other: lis
 
 def _elsewhere(subject: Subject, episodes: Sequence[PlayedEpisode]) -> list[str]:
     job = {"id": subject.id, "kwargs": subject.kwargs, "seed": subject.seed, "episodes": episodes}
-    # another hash seed, so that what depends on the order of a set shows
+    # another hash seed changes the order of sets, which shows an environment that depends on it
     hash_seed = "1" if os.environ.get("PYTHONHASHSEED") == "0" else "0"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONHASHSEED": hash_seed}
     done = subprocess.run(
@@ -135,7 +135,7 @@ def _last_line(error: subprocess.SubprocessError) -> str:
 
 
 def check_pickling(subject: Subject) -> CheckResult:
-    """What travels to an actor is the id and the arguments; an environment that pickles whole is better still."""
+    """Returns whether the id and the arguments, which an actor receives, give the same episode after pickling."""
     bound = "the spec gives the same episode"
     if not subject.indices:
         return skipped("pickling", "no problem to play", bound)

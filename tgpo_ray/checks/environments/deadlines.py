@@ -1,4 +1,4 @@
-"""Is scoring bounded in time: what an environment hands to a verifier pool or to a sandbox is made to hang."""
+"""The check that scoring has a time limit, with a verifier or a program that hangs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .playing import Played, Subject
 
 HANG = f"{Path(__file__).with_name('hung_verifier.py')}:hang"
 LOOP = "while True:\n    pass\n"
-ANY_RESPONSE = "```python\npass\n```\n\\boxed{1}"  # where no right one is known: something that each kind can read
+ANY_RESPONSE = "```python\npass\n```\n\\boxed{1}"  # for an environment without gold responses: every kind can read it
 HUNG_DEADLINE_S, GRACE_S = 1.0, 2.0
-SANDBOX_GRACE_S = 10.0  # its clock starts when its interpreters are there, ours before
+SANDBOX_GRACE_S = 10.0  # its clock starts after its interpreters have started, and ours before
 
 
 class HasDeadline(Protocol):
@@ -30,13 +30,13 @@ class HasDeadline(Protocol):
 
 @dataclass(frozen=True)
 class Hung:
-    """One thing that was made to hang: the deadline that it was given, and the environment's own."""
+    """A call that was made to hang, with its deadline here and the environment's own deadline."""
 
     what: str  # verifier | candidate
     deadline_s: float
     own_deadline_s: float
     grace_s: float
-    outcomes: tuple[str, ...]  # what may come of it
+    outcomes: tuple[str, ...]  # the allowed outcomes
 
     @property
     def bound(self) -> str:
@@ -44,10 +44,10 @@ class Hung:
 
 
 def check_deadline(subject: Subject) -> CheckResult:
-    """A verifier that hangs, or code that loops for ever, is killed at its deadline, and the outcome says so.
+    """Returns whether a verifier or a program that hangs is killed at its deadline, with that outcome.
 
-    Whatever the environment hands to the verifier pool of `tgpo_ray.envs` is replaced by a function that never returns;
-    whatever code it hands to its sandbox by a loop without an end, under the environment's own deadline.
+    Each function for the verifier pool of `tgpo_ray.envs` is replaced by one that never returns. Each program for the
+    sandbox is replaced by an endless loop, under the environment's own deadline.
     """
     bound = "a hung verifier is killed"
     if not subject.indices:
@@ -79,7 +79,7 @@ def _problems(hung: Hung, played: Played, seconds: float) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _hanging(hangs: list[Hung]) -> Iterator[None]:
-    """Every pool's verifiers and every sandbox's code hang; `hangs` tells which did."""
+    """A context in which verifiers of all pools and code of all sandboxes hang; `hangs` receives those that did."""
     pool_class: Any = importlib.import_module(f"{BUILT_IN_ENVS}.verifiers").VerifierPool
     sandbox_class: Any = importlib.import_module(f"{BUILT_IN_ENVS}.sandbox").Sandbox
     submit, run = pool_class.submit, sandbox_class.run

@@ -1,4 +1,4 @@
-"""A verifier that never returns. Verifier processes load it by path: only the standard library."""
+"""A verifier that never returns. Verifier processes load it by path, so it imports only the standard library."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ import time
 
 
 def hang(*arguments: object) -> None:
-    """Sleeps for ever."""
+    """Sleep without end."""
     while True:
         time.sleep(3600.0)

@@ -1,23 +1,23 @@
-"""Wrong answers that look much like the right one."""
+"""Wrong answers that look similar to the right one."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 
-MAX_PLACES = 3  # numbers of an answer that are changed, one at a time
+MAX_PLACES = 3  # how many numbers of an answer are changed, one at a time
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 LETTER = re.compile(r"[^\W\d_]")
 
 
 def near_misses(response: str, answer: str | None) -> dict[str, list[str]]:
-    """Kind -> responses that differ from the gold `response` only in the answer.
+    """Returns kind -> responses that differ from the gold `response` only in the answer.
 
     Args:
-        answer: what the verifier read in the gold response; None, or not found in it: the whole response is changed.
+        answer: the part that the verifier reads. The whole response is changed if it is None or not in the response.
 
-    A kind has one response for each place, because a change need not change the value: `5 cm^2` is `5 cm^3` to a
-    verifier that drops units. A verifier is refuted by a kind of which it takes every response.
+    A kind has one response for each place, because a change may keep the value: `5 cm^2` is `5 cm^3` to a verifier that
+    drops units. A verifier fails if it accepts every response of a kind.
     """
     start = response.rfind(answer) if answer else -1
     start, stop = (start, start + len(answer)) if answer and start >= 0 else (0, len(response))

@@ -1,4 +1,4 @@
-"""The environment under check, episodes played in it, and transcripts that two of them can be compared by."""
+"""The environment under check, the episodes that are played in it, and transcripts to compare two episodes."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
     from tgpo_ray.models import Tokenizer
 
-NUM_PROCEDURAL = 50  # problems looked at where there is no last one
+NUM_PROCEDURAL = 50  # number of problems that are checked if they have no end
 
 
 @dataclass(frozen=True)
 class Played:
-    """One episode: what was answered, and what the environment said."""
+    """One episode: the responses, and the prompt, rewards and last info of the environment."""
 
     index: int
     responses: tuple[str, ...]
@@ -39,7 +39,7 @@ class Played:
 
     @property
     def outcome_text(self) -> str:
-        """`reward 0.0, wrong, read as '3'`."""
+        """The text `reward 0.0, wrong, read as '3'`."""
         parts = [f"reward {self.reward:g}"]
         parts += [str(self.info[key]) for key in ("outcome", "detail") if self.info.get(key)]
         if self.info.get("answer") is not None:
@@ -49,11 +49,11 @@ class Played:
 
 @dataclass
 class Subject:
-    """What is checked, and how thoroughly."""
+    """The environment that is checked, and the extent of the checks."""
 
     id: str
     kwargs: dict[str, Any] = field(default_factory=dict)
-    limit: int = 500  # rows looked at; 0: all
+    limit: int = 500  # number of rows that are checked; 0 means all
     seed: int = 0
     reward_range: tuple[float, float] = (0.0, 1.0)
     tokenizer: Tokenizer | None = None  # transformers', where prompt lengths are to be measured
@@ -61,7 +61,7 @@ class Subject:
     played: list[Played] = field(default_factory=list)  # every episode so far
 
     def make(self) -> Env[str, str]:
-        """A new instance."""
+        """Returns a new instance of the environment."""
         return make_env(self.id, self.kwargs)
 
     @cached_property
@@ -74,7 +74,7 @@ class Subject:
 
     @cached_property
     def indices(self) -> list[int]:
-        """The problems looked at: all, or `limit` of them, the same ones at each call."""
+        """The indices of the problems to check: all, or `limit` of them, the same ones at each call."""
         count = self.num_problems
         if count is None:
             return list(range(min(self.limit or NUM_PROCEDURAL, NUM_PROCEDURAL)))
@@ -84,22 +84,22 @@ class Subject:
 
     @property
     def looked_at(self) -> str:
-        """`200 of 8000 problems looked at`."""
+        """The text `200 of 8000 problems looked at`."""
         of_all = "" if self.num_problems is None else f" of {self.num_problems}"
         return f"{len(self.indices)}{of_all} problems looked at"
 
     def gold(self, index: int) -> tuple[str, ...] | None:
-        """The responses, one a turn, that the environment says are right; None where it knows none."""
+        """Returns the environment's right responses, one for each turn, or None if it knows none."""
         if not hasattr(self.env.unwrapped, "gold_response"):
             return None
-        self.env.reset(seed=self.seed, options={"index": index})  # what is right may depend on a shuffle
+        self.env.reset(seed=self.seed, options={"index": index})  # the right response may depend on a shuffle
         known = self.env.unwrapped.gold_response(index)  # pyright: ignore[reportAttributeAccessIssue]  (see hasattr)
         if known is None:
             return None
         return (known,) if isinstance(known, str) else tuple(known)
 
     def play(self, index: int, responses: Sequence[str], during: AbstractContextManager[Any] | None = None) -> Played:
-        """One episode in `env`, remembered; its steps within the context `during`."""
+        """Returns one episode in `env`, which `played` records. Its steps run within the context `during`."""
         prompt, _ = self.env.reset(seed=self.seed, options={"index": index})
         rewards: list[float] = []
         slowest, info, done = 0.0, {}, False
@@ -117,7 +117,7 @@ class Subject:
 
 
 def transcript(env: Env[str, str], index: int, seed: int, responses: Iterable[str]) -> str:
-    """Everything an episode says, as one line of JSON; durations are left out."""
+    """Returns all observations, rewards and infos of an episode as one line of JSON, without durations."""
     turns: list[Any] = list(env.reset(seed=seed, options={"index": index}))
     for response in responses:
         *turn, info = env.step(response)
@@ -128,7 +128,7 @@ def transcript(env: Env[str, str], index: int, seed: int, responses: Iterable[st
 
 
 def plain(value: object) -> Any:
-    """`value` in JSON's types; whatever JSON has no type for becomes its `repr`."""
+    """Returns `value` in JSON's types. A value of any other type becomes its `repr`."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -142,6 +142,6 @@ def plain(value: object) -> Any:
 
 
 def _is_duration(value: float) -> bool:
-    """True for `tgpo_ray.envs.Seconds`, of which any two are equal; this package never imports environments."""
+    """Returns whether `value` is a `tgpo_ray.envs.Seconds`. Any two of them are equal."""
     kind = type(value)
     return kind is not float and kind(0.0) == kind(1.0)

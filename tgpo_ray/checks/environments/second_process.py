@@ -1,4 +1,4 @@
-"""Prints the transcripts that a job on standard input asks for: the other process of the check for determinism."""
+"""The other process of the determinism check, which prints the transcripts of a job on standard input."""
 
 from __future__ import annotations
 

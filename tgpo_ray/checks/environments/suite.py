@@ -1,4 +1,4 @@
-"""All checks, in the order in which an author wants to read them."""
+"""All checks of an environment, in the order in which an author reads them."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CHECKS: tuple[Callable[[Subject], CheckResult], ...] = (
 
 
 def run_checks(subject: Subject) -> Iterator[CheckResult]:
-    """The results one by one, as they are there. A check that the environment makes raise has failed."""
+    """Yields the results one by one. A check has failed if the environment makes it raise an error."""
     for check in CHECKS:
         try:
             yield check(subject)
-        except Exception as error:  # whatever somebody's environment raises
+        except Exception as error:  # a user's environment may raise anything
             name = check.__name__.removeprefix("check_").replace("_", " ")
             finding = Finding(None, f"{type(error).__name__}: {error}")
             yield CheckResult(name, "failed", "raised", "runs to its end", "fix what raises", (finding,))

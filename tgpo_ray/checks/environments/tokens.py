@@ -1,4 +1,4 @@
-"""What the policy reads and what it is trained on: lengths of prompts, and who wrote which token."""
+"""Checks of the tokens that the policy reads and trains on: lengths of prompts, and the author of each token."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Message = Mapping[str, Any]
 
 
 def check_prompts(subject: Subject) -> CheckResult:
-    """Prompts within the tokens that a run allows, under the policy's tokenizer."""
+    """Returns whether prompts have at most the tokens that a run allows, under the policy's tokenizer."""
     limit = subject.max_prompt_tokens
     bound = "--max-prompt-tokens" if limit is None else f"at most {limit} tokens"
     if subject.tokenizer is None:
@@ -44,10 +44,11 @@ def check_prompts(subject: Subject) -> CheckResult:
 
 
 def check_masks(subject: Subject) -> CheckResult:
-    """Conversations as a runner puts them down: the policy's tokens are trained on, the environment's are not.
+    """Returns whether the tokens of conversations have their right author, as a runner records them.
 
-    Each turn of the environment is encoded on its own and appended; sampled ids stay as they were. So an observation is
-    only this turn's text: one that repeats the conversation would have the policy read it twice.
+    A run trains on the policy's tokens and not on the environment's. Each turn of the environment is encoded by itself
+    and appended, and sampled ids stay unchanged. So an observation must be only the text of its turn. If it repeated
+    the conversation, the policy would read that twice.
     """
     findings: list[Finding] = []
     turns = policy = environment = reencoded = 0
@@ -74,7 +75,7 @@ def check_masks(subject: Subject) -> CheckResult:
 
 
 class _Bytes:
-    """A tokenizer where none was given: bytes are the tokens, and a chat is its messages' contents."""
+    """The tokenizer in place of a missing one. Bytes are its tokens, and a chat is the contents of its messages."""
 
     chat_template = "the contents"
     eos_token_id = None
@@ -92,7 +93,7 @@ class _Bytes:
 
 
 class _Conversation:
-    """One episode through the runner's own `Rollout`, with the tokenizer at hand or else bytes as tokens."""
+    """One episode through the runner's own `Rollout`, with the given tokenizer or with bytes as tokens."""
 
     def __init__(self, subject: Subject, index: int) -> None:
         self._tokenizer = subject.tokenizer or _Bytes()
@@ -139,7 +140,7 @@ class _Conversation:
         return group.finish("the environment", 0, with_logprobs=False).episodes[0]
 
     def misattributed(self, episode: Episode) -> list[str]:
-        """A line where the policy's tokens are not those that it wrote, and where the environment's text is lost."""
+        """Returns a line if the policy's tokens are not those that it wrote, and one if environment text is lost."""
         problems = []
         wrote = [token for text in self.responses for token in self._encode(text).tolist()]
         if episode.response_ids[episode.origin == ORIGIN_POLICY].tolist() != wrote:
@@ -152,5 +153,5 @@ class _Conversation:
         return problems
 
     def would_change(self, episode: Episode) -> bool:
-        """Whether encoding the whole conversation at once gives other ids than its pieces."""
+        """Returns whether encoding the whole conversation at once gives other ids than encoding its pieces."""
         return self._encode(self._tokenizer.decode(episode.response_ids)).tolist() != episode.response_ids.tolist()

@@ -1,4 +1,4 @@
-"""Does the verifier tell right from wrong, and stay in a stated range."""
+"""Checks that the verifier tells right from wrong and that rewards stay in a stated range."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ODD_RESPONSES = (
 
 
 def check_gold(subject: Subject) -> CheckResult:
-    """The gold response of every row scores 1.0 and ends the episode."""
+    """Returns whether the gold response of every row scores 1.0 and ends the episode."""
     bound = "1.0 on every row"
     findings, known = [], 0
     for index in subject.indices:
@@ -39,7 +39,7 @@ def check_gold(subject: Subject) -> CheckResult:
 
 
 def check_near_misses(subject: Subject) -> CheckResult:
-    """Gold responses with another number or letter in the answer, and the empty response, do not score 1.0."""
+    """Returns whether the empty response and gold responses with a changed answer score below 1.0."""
     bound = "below 1.0"
     findings, tried, known = [], 0, 0
     for index in subject.indices[:NUM_PERTURBED]:
@@ -49,7 +49,7 @@ def check_near_misses(subject: Subject) -> CheckResult:
         known += 1
         right = subject.play(index, gold)
         if right.reward < 1.0:
-            continue  # the check of gold answers says so
+            continue  # the check of gold answers reports it
         answer = right.info.get("answer")
         for kind, responses in near_misses(gold[-1], answer if isinstance(answer, str) else None).items():
             missed = [subject.play(index, (*gold[:-1], response)) for response in responses]
@@ -66,13 +66,13 @@ def check_near_misses(subject: Subject) -> CheckResult:
 
 
 def check_rewards(subject: Subject) -> CheckResult:
-    """Every reward so far, and those of odd responses, is finite and in the range; nothing raises, nothing is slow."""
+    """Returns whether all rewards, also of odd responses, are finite and in the range, without errors or slow steps."""
     findings = []
     index = subject.indices[0] if subject.indices else 0
     for response in ODD_RESPONSES:
         try:
             subject.play(index, (response,))
-        except Exception as error:  # whatever a verifier raises on text that it did not expect
+        except Exception as error:  # a verifier may raise anything on text that it did not expect
             findings.append(Finding(index, f"{shortened(response)} raised {type(error).__name__}: {str(error)[:200]}"))
     low, high = subject.reward_range
     for played in subject.played:
