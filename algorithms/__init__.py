@@ -1,4 +1,4 @@
-"""Algorithms and their configurations, imported when first asked for."""
+"""The algorithms and their configurations. Each is imported at its first use."""
 
 from typing import TYPE_CHECKING
 
@@ -34,10 +34,10 @@ METHODS = {
     "tgpor": "TGPOR",
     "tropd": "TrOPD",
 }
-"""Module -> the method in it. Its configuration is called after it: TGPO, TGPOConfig."""
+"""Module -> the method in it. The name of its configuration ends in `Config`, as in TGPO and TGPOConfig."""
 
 CONFIG_CLASSES = {name: f"{__name__}.{module}:{name}Config" for module, name in METHODS.items()}
-"""What a YAML file's `algorithm` may be -> the import path of that method's configuration."""
+"""Name that a YAML file may give as `algorithm` -> the import path of that method's configuration."""
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, submod_attrs={module: [name, f"{name}Config"] for module, name in METHODS.items()}

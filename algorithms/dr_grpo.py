@@ -1,4 +1,4 @@
-"""Dr. GRPO as Oat-Zero runs it: no division by the group's deviation, none by a response's length."""
+"""Dr. GRPO as Oat-Zero runs it, which divides neither by the group's deviation nor by a response's length."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class DrGRPOTrainingConfig(GRPOTrainingConfig):
-    """`training`. Defaults of Oat-Zero's script: 128 x 8 responses and 8 updates of 128 of them, no entropy bonus."""
+    """`training`, with the defaults of Oat-Zero's script: 128 x 8 responses, 8 updates, no entropy bonus."""
 
     updates_per_iteration: Positive = Field(default=8, description="Optimizer steps that share an iteration's groups.")
     loss_aggregation: Literal["token", "sequence", "constant"] = Field(
@@ -44,8 +44,8 @@ class DrGRPO(GRPO[DrGRPOConfig]):
         A_i = R_i - mean_G R
         L   = 1/B sum_i 1/L_max sum_t m_it max(-A_i r_it, -A_i clip(r_it, 0.8, 1.2)),   L_max = max_response_tokens
 
-    B counts the responses of an update. L_max is a constant: dividing by the padded length instead, as some trainers
-    do, makes the step depend on the longest response of the batch. Truncated responses have reward 0.
+    B counts the responses of an update. L_max is a constant. Some trainers divide by the padded length instead, which
+    makes the step depend on the longest response of the batch. Truncated responses have reward 0.
     """
 
     config_class = DrGRPOConfig

@@ -1,4 +1,4 @@
-"""What GKD and MiniLLM share: the teacher's hidden states, and a divergence of whole distributions as the loss."""
+"""The parts that GKD and MiniLLM share: the teacher's head, and a divergence of whole distributions as the loss."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HIDDEN = "teacher.hidden"
 
 @dataclass(frozen=True)
 class DivergenceLoss(TokenLoss):
-    """The generalised Jensen-Shannon divergence from the teacher at each of the policy's tokens, and nothing else."""
+    """Only the generalised Jensen-Shannon divergence from the teacher, at each of the policy's tokens."""
 
     against: Divergence | None = None
 
@@ -32,15 +32,15 @@ class DivergenceLoss(TokenLoss):
         return self.against
 
     def __call__(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Tensor:
-        return torch.zeros_like(rows.mask)
+        return torch.zeros_like(rows.mask)  # (N,); the kernel adds the divergence itself
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
         return divergence_metrics(rows)
 
 
 def divergence_metrics(rows: TokenRows) -> Metrics:
-    """The mean divergence over the tokens that the teacher answered, and their share."""
-    hidden = rows.extra[HIDDEN]
+    """The mean divergence over the tokens that the teacher answered, and the share of these tokens."""
+    hidden = rows.extra[HIDDEN]  # (N, D), not a number where the teacher gave no answer
     answered = torch.isfinite(hidden.reshape(len(rows), -1)).all(-1).to(rows.mask.dtype) * rows.mask
     return {
         "guidance/divergence": masked_sum(rows.extra["divergence"].to(rows.mask.dtype), answered),
@@ -50,11 +50,11 @@ def divergence_metrics(rows: TokenRows) -> Metrics:
 
 @dataclass(frozen=True)
 class TeacherHead:
-    """The head that turns the teacher's hidden states into a distribution; the learners hold it.
+    """The head that turns the teacher's hidden states into a distribution. The learners load it.
 
-    One teacher, of the policy's vocabulary: its ids from 0 on must mean the same (Qwen2.5 and Qwen3 share theirs up to
-    the added tokens, which are left out). Hidden states are 4 D bytes a token: 16 KiB at D = 4096, where the argmax of
-    TGPO is 4 bytes.
+    There is one teacher, and its ids from 0 on must mean the same as the policy's. Qwen2.5 and Qwen3 share theirs up to
+    the added tokens, which are left out. Hidden states take 4 D bytes a token, 16 KiB at D = 4096. The argmax of TGPO
+    takes 4 bytes.
     """
 
     model: str  # folder
@@ -62,7 +62,7 @@ class TeacherHead:
 
     @classmethod
     def of(cls, config: TaughtConfig) -> TeacherHead:
-        """That of the teacher "default"; ValueError where the vocabularies do not begin alike."""
+        """The head of the teacher "default"; ValueError where the vocabularies do not begin alike."""
         from transformers import AutoTokenizer
 
         teacher = config.teachers["default"]

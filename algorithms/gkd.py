@@ -1,4 +1,4 @@
-"""GKD: generalised knowledge distillation, on the policy's own responses and on given ones."""
+"""GKD: generalised knowledge distillation, on the policy's own responses and on those of a file."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from tgpo_ray.config import (
 )
 from tgpo_ray.episode import ORIGIN_POLICY
 
+from .advantages import no_advantages
 from .full_vocabulary import DivergenceLoss, TeacherHead
 from .taught import Taught
 from .taught_config import TaughtConfig, TeacherTermConfig
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class GKDTrainingConfig(TrainingConfig):
-    """`training` of GKD: one update an iteration, since nothing in it is clipped."""
+    """`training` of GKD. An iteration is one update, because the loss has no clip."""
 
     unread = ("clip_low", "clip_high", "entropy_weight", "old_logprobs")
 
@@ -83,9 +84,9 @@ class GKDConfig(TaughtConfig):
 class GKD(Taught[GKDConfig]):
     """On-policy distillation by the generalised Jensen-Shannon divergence: L = 1/Z sum_it m_it JSD_beta(q_t || p_t).
 
-    Agarwal et al. 2024 (2306.13649), Algorithm 1; beta on the teacher, the ends as TRL defines them. No reward is
-    trained on and no gradient flows through sampling. An iteration is on-policy with probability
-    `training.on_policy_share`, else its responses are those of `traces`; its rewards are then not reported.
+    Agarwal et al. 2024 (2306.13649), Algorithm 1. Beta is the teacher's weight in the mixture, and beta 0 and 1 are
+    defined as in TRL. The loss has no reward, and no gradient flows through sampling. An iteration is on-policy with
+    probability `training.on_policy_share`. Otherwise it trains on responses of `traces` and reports no rewards.
     """
 
     config_class = GKDConfig
@@ -94,9 +95,9 @@ class GKD(Taught[GKDConfig]):
         from tgpo_ray.teachers import TraceData
 
         limit, key = config.longest_episode(), "env_runners.max_response_tokens"
-        self.given = None
+        self.traces = None
         if config.training.on_policy_share < 1.0:
-            self.given = TraceData.read(config, config.traces, limit, section="traces", limit_key=key)
+            self.traces = TraceData.read(config, config.traces, limit, section="traces", limit_key=key)
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         self.teacher_head = TeacherHead.of(self.config)
@@ -104,23 +105,24 @@ class GKD(Taught[GKDConfig]):
 
     @property
     def on_policy(self) -> bool:
-        """Whether this iteration samples; the same after a restart."""
+        """Whether this iteration samples. A restarted run decides the same."""
+        # 4 keeps this stream apart from the other uses of the seed
         draw = np.random.default_rng([self.config.seed, 4, self.iteration]).random()
-        return self.given is None or bool(draw < self.config.training.on_policy_share)
+        return self.traces is None or bool(draw < self.config.training.on_policy_share)
 
     def sample(self) -> Iterator[SampledGroup]:
-        if self.on_policy or self.given is None:
+        if self.on_policy or self.traces is None:
             return super().sample()
         training = self.config.training
         size = training.groups_per_iteration * training.group_size
-        # given responses count as the policy's own: they are trained on, and in the denominator
-        return iter(self.given.batch(self.iteration, size, training.groups_per_iteration, origin=ORIGIN_POLICY))
+        # Responses of the file count as the policy's own, so that the loss and its denominator include them.
+        return iter(self.traces.batch(self.iteration, size, training.groups_per_iteration, origin=ORIGIN_POLICY))
 
     def wanted(self) -> set[str]:
         return {"hidden"}
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
-        return [np.zeros(len(group.infos)) for group in groups]
+        return no_advantages(groups)
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         return DivergenceLoss(self.teacher_head.divergence(self.config.guidance.beta, self.guidance_weight))
@@ -129,4 +131,5 @@ class GKD(Taught[GKDConfig]):
         metrics = super().check_metrics(metrics)
         if self.on_policy:
             return metrics
+        # Rows of a file were not verified, so their rewards and outcomes are placeholders.
         return {name: value for name, value in metrics.items() if not name.startswith(("reward", "outcome/", "zero_"))}

@@ -1,5 +1,6 @@
-"""GRPO. As it stands it is the TGPO paper's baseline (GRPO++): token mean over the batch, no KL, clip 0.2, entropy
-0.001; DeepSeekMath's GRPO, DAPO and SimpleRL-Zero are options of `training` away."""
+"""GRPO. The defaults are the TGPO paper's baseline GRPO++: token mean over the batch, no KL, clip 0.2, entropy 0.001.
+
+Options of `training` turn it into DeepSeekMath's GRPO, DAPO or SimpleRL-Zero."""
 
 from __future__ import annotations
 
@@ -38,20 +39,20 @@ class GRPO(OnPolicyAlgorithm[GRPOConfigT]):
         A_i = (R_i - mean_G R) / (std_G R + 1e-6)
         L   = 1/Z sum_it m_it [ max(-A_i r_it, -A_i clip(r_it, 1 - low, 1 + high)) - entropy_weight H_it ]
 
-    GRPO++ of Teacher-Guided Policy Optimization. Groups of equal reward stay: their advantage is 0, and under TGPO they
-    still carry guidance. `training` has the rest of the family:
+    GRPO++ of Teacher-Guided Policy Optimization. Groups of equal reward stay in the batch. Their advantage is 0, and
+    under TGPO they still carry guidance. `training` has the rest of the family:
 
     - DeepSeekMath (2402.03300): `loss_aggregation: sequence, kl_weight: 0.04`;
-    - DAPO (2503.14476): `clip_high: 0.28, dynamic_sampling: true, overlong_buffer: ...`, no entropy bonus. Groups that
-      were refused are replaced one for one; verl draws three times the batch at once;
-    - SimpleRL-Zero (2503.18892): `kl_weight: 1e-4`; the rewards of its first recipe as `outcome_rewards`, without its
+    - DAPO (2503.14476): `clip_high: 0.28, dynamic_sampling: true, overlong_buffer: ...`, no entropy bonus. Each refused
+      group is replaced by one other, while verl draws three times the batch at once;
+    - SimpleRL-Zero (2503.18892): `kl_weight: 1e-4`, the rewards of its first recipe as `outcome_rewards`, and no
       critic.
     """
 
     config_class = GRPOConfig
 
     def rewards(self, group: SampledGroup) -> np.ndarray:
-        """(G,) what the advantages are made of."""
+        """(G,) the rewards from which the advantages are computed."""
         return shaped_rewards(group.infos, self.config.training, self.config.env_runners.max_response_tokens)
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
@@ -61,9 +62,9 @@ class GRPO(OnPolicyAlgorithm[GRPOConfigT]):
         return PolicyLoss(**policy_options(self.config.training))
 
     def denominator(self, groups: Sequence[SampledGroup]) -> float:
-        """Z of a token mean; else the number of episodes, times `max_response_tokens` where that is the constant.
+        """Z for a token mean, else the number of episodes, times `max_response_tokens` for the constant.
 
-        The constant is no padded length: a batch of short responses does not weigh more.
+        The constant is no padded length, so a batch of short responses does not weigh more.
         """
         aggregation = self.config.training.loss_aggregation
         if aggregation == "token":

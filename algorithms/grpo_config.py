@@ -1,4 +1,4 @@
-"""`training` of GRPO and of what is built on it: aggregation, clip, KL, importance correction, shaped rewards."""
+"""`training` of GRPO and of the methods built on it: aggregation, clip, KL, importance correction, shaped rewards."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 class OutcomeRewards(Section):
-    """`training.outcome_rewards`: what a verdict is worth, instead of the environment's own reward.
+    """`training.outcome_rewards`, the reward of each verdict in place of the environment's own reward.
 
-    A verification that failed (timeout, error) is worth what a wrong answer is.
+    A failed verification (timeout, error) has the reward of a wrong answer.
     """
 
     correct: float = Field(default=1.0, description="Reward of a right answer.")
@@ -24,11 +24,12 @@ class OutcomeRewards(Section):
     unparsable: float = Field(default=0.0, description="Reward of a response without a readable answer.")
 
 
+# A method that trains on no reward lists these keys as `unread`.
 REWARD_SHAPING = ("outcome_rewards", "zero_truncated", "overlong_buffer", "length_weight")
 
 
 class GRPOTrainingConfig(TrainingConfig):
-    """`training`. The defaults are those of the paper's scripts: 300 iterations of 128 x 8, two updates each."""
+    """`training`, with the defaults of the paper's scripts: 300 iterations of 128 x 8, two updates each."""
 
     updates_per_iteration: Positive = Field(default=2, description="Optimizer steps that share an iteration's groups.")
     loss_aggregation: Literal["token", "sequence", "constant"] = Field(
@@ -80,7 +81,7 @@ class GRPOTrainingConfig(TrainingConfig):
         return super().denominator_fact(episodes, tokens)
 
     def rules(self, run: RunView) -> Iterator[str]:
-        """Yields a line for each combination that has no meaning, with the reason."""
+        """Yields a line with the reason for each combination that has no meaning."""
         yield from super().rules(run)
         if self.kl_weight > 0.0:
             yield from self._kl_rules(run)

@@ -1,4 +1,4 @@
-"""KDRL: GRPO and knowledge distillation on the policy's own tokens, jointly."""
+"""KDRL: GRPO and knowledge distillation on the policy's own tokens in one loss."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class KDRLTermConfig(RatioConfig):
-    """`guidance` of KDRL. Annealed in the source: weight 5e-3, decay 5e-5, minimum 1e-3."""
+    """`guidance` of KDRL. The source's annealed run has weight 5e-3, decay 5e-5 and minimum 1e-3."""
 
     weight: NonNegativeFloat = Field(default=2e-3, description="beta at the first iteration.")
     style: Literal["loss", "advantage"] = Field(
@@ -42,7 +42,7 @@ class KDRLTermConfig(RatioConfig):
 
 
 class KDRLTrainingConfig(RatioTrainingConfig):
-    """`training` of KDRL: GRPO's without the entropy bonus."""
+    """`training` of GRPO without the entropy bonus."""
 
     entropy_weight: NonNegativeFloat = Field(default=0.0, description="Weight of the entropy bonus.")
 
@@ -60,7 +60,7 @@ class KDRLConfig(GRPOFamilyConfig, TaughtConfig):
 class KDRL(Taught[KDRLConfig], GRPO[KDRLConfig]):
     """Knowledge distillation and reinforcement learning in one loss: L = L_GRPO + beta_t mean_t KL estimate.
 
-    KDRL (2506.02208). Where it is silent we chose: the term is divided by all tokens of the batch unless
+    KDRL (2506.02208). It leaves two points open. Here the term is divided by all tokens of the batch unless
     `guidance.denominator: kept`, and end-of-sequence tokens are masked. Groups that `only` leaves out are not sent to
     the teacher. The KDRL row of Teacher-Guided Policy Optimization comes from code with another sign or estimator.
     """
@@ -71,10 +71,10 @@ class KDRL(Taught[KDRLConfig], GRPO[KDRLConfig]):
         return {"logprob"}
 
     def asks_teacher(self, group: SampledGroup) -> bool:
-        return self.kept_tokens([group]) > 0
+        return self._num_distilled_tokens([group]) > 0
 
-    def kept_tokens(self, groups: Sequence[SampledGroup]) -> int:
-        """The policy's tokens in the responses that are distilled."""
+    def _num_distilled_tokens(self, groups: Sequence[SampledGroup]) -> int:
+        """The number of the policy's tokens in the responses that are distilled."""
         return sum(info.num_policy_tokens for group in groups for info in group.infos if self._distils(group, info))
 
     def _distils(self, group: SampledGroup, info: EpisodeInfo) -> bool:
@@ -90,12 +90,18 @@ class KDRL(Taught[KDRLConfig], GRPO[KDRLConfig]):
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         guidance, weight, options = self.config.guidance, self.guidance_weight, policy_options(self.config.training)
         if guidance.denominator == "kept":
-            weight *= self.denominator(groups) / max(1, self.kept_tokens(groups))
-        kept = {"only_incorrect": guidance.only == "incorrect_responses"}
+            # The step divides by all tokens: this factor takes that out and divides by the distilled ones.
+            weight *= self.denominator(groups) / max(1, self._num_distilled_tokens(groups))
+        only_incorrect = guidance.only == "incorrect_responses"
         eos_ids = masked_ids(self.config.model, guidance)
         if guidance.style == "advantage":
-            return TeacherRatioLoss(**options, **kept, reward_weight=1.0, ratio_weight=weight, eos_ids=eos_ids)
-        estimator = guidance.kl_estimator
+            return TeacherRatioLoss(
+                **options, only_incorrect=only_incorrect, eos_ids=eos_ids, reward_weight=1.0, ratio_weight=weight
+            )
         return KDRLLoss(
-            **options, **kept, distillation_weight=weight, distillation_estimator=estimator, eos_ids=eos_ids
+            **options,
+            only_incorrect=only_incorrect,
+            eos_ids=eos_ids,
+            distillation_weight=weight,
+            distillation_estimator=guidance.kl_estimator,
         )

@@ -1,6 +1,6 @@
-"""Losses as functions of tensors: per token, unmasked, unnormalised, to be minimised.
+"""Losses as functions of tensors. Each is per token, unmasked, unnormalised and to be minimised.
 
-Shapes: every argument and result is (N,) or any one shape; log-probabilities are in nats. The caller multiplies by its
+Shapes: every argument and result is (N,) or any one shape. Log-probabilities are in nats. The caller multiplies by its
 mask, and the step divides by the global token count.
 """
 
@@ -15,7 +15,7 @@ KLEstimator = Literal["k1", "k2", "k3"]
 
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
-    """pi / pi_old of the sampled tokens; with `old_logprobs` None exactly 1, with the gradient of log pi."""
+    """pi / pi_old of the sampled tokens. With `old_logprobs` None it is exactly 1 and has the gradient of log pi."""
     return torch.exp(logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs))
 
 
@@ -32,11 +32,11 @@ def clipped_policy_loss(
         r = exp(logprobs - old_logprobs)
         L = max(-A r, -A clip(r, 1 - clip_low, 1 + clip_high));   where A < 0 and dual_clip = c:  L = min(L, -A c)
 
-    Schulman et al. 2017, Eq. 7; two clip widths as in DAPO (2503.14476, Eq. 8); the dual clip is Ye et al. 2020
-    (1912.09729, Eq. 5), which bounds the loss of a bad token that became likelier.
+    Schulman et al. 2017, Eq. 7. The two clip widths are DAPO's (2503.14476, Eq. 8). The dual clip is that of Ye et al.
+    2020 (1912.09729, Eq. 5), which bounds the loss of a bad token that became likelier.
 
     Args:
-        old_logprobs: under the weights that sampled; None where those are the present weights: then r = 1 exactly and
+        old_logprobs: under the weights that sampled. None means the present weights, for which r = 1 exactly and
             nothing is clipped.
         clip_low, clip_high: distances of the bounds from 1.
         dual_clip: c > 1, or None for none.
@@ -64,15 +64,15 @@ def negative_log_likelihood(logprobs: Tensor) -> Tensor:
 
 
 def kl_k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """log p - log q of the sampled token: unbiased for KL(p||q) in value.
+    """log p - log q of the sampled token, an unbiased estimate of the value of KL(p||q).
 
-    As a loss its expected gradient is 0, whatever q is: use it as an advantage or a metric.
+    As a loss its expected gradient is 0, whatever q is. Use it as an advantage or a metric.
     """
     return logprobs - reference_logprobs
 
 
 def kl_k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """(log p - log q)^2 / 2 of the sampled token; as a loss its expected gradient is that of KL(p||q).
+    """(log p - log q)^2 / 2 of the sampled token. As a loss its expected gradient is that of KL(p||q).
 
     Schulman, "Approximating KL divergence" (2020).
     """
@@ -80,13 +80,13 @@ def kl_k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
 
 
 def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """q/p - 1 + log(p/q) of the sampled token: never negative, unbiased for KL(p||q) in value.
+    """q/p - 1 + log(p/q) of the sampled token, an unbiased estimate of KL(p||q) that is never negative.
 
     Schulman, "Approximating KL divergence" (2020); DeepSeekMath (2402.03300) Eq. 4. As a loss its expected gradient is
-    that of the *forward* KL(q||p). The log-ratio is clamped to +-20, as q/p overflows otherwise.
+    that of the *forward* KL(q||p). The log-ratio is clamped to +-20, because q/p would overflow.
     """
     difference = (reference_logprobs - logprobs).clamp(-20.0, 20.0)
-    return torch.expm1(difference) - difference
+    return torch.expm1(difference) - difference  # expm1 is exact where p is near q
 
 
 def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: KLEstimator) -> Tensor:
@@ -98,9 +98,9 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: KLEstim
 
 
 def truncated_importance_weight(learner_logprobs: Tensor, sampler_logprobs: Tensor, cap: float = 2.0) -> Tensor:
-    """min(pi_learner / pi_sampler, cap) of the sampled tokens, without gradient: a weight for the policy loss.
+    """min(pi_learner / pi_sampler, cap) of the sampled tokens, a weight for the policy loss without gradient.
 
-    Corrects for an engine whose log-probabilities differ from the learner's (Yao et al. 2025, truncated importance
+    It corrects for an engine whose log-probabilities differ from the learner's (Yao et al. 2025, truncated importance
     sampling).
 
     Raises:
@@ -115,19 +115,19 @@ def sequence_importance_weight(
 ) -> Tensor:
     """min(prod_t pi_learner(y_t) / pi_sampler(y_t), cap) of each row's whole sequence, without gradient.
 
-    The product over a response is the weight that makes the policy gradient unbiased; the token form above is off by
-    the tokens before it, with far less variance. The summed log-ratio is clamped to +-20.
+    The product over a response is the weight that makes the policy gradient unbiased. The token form above leaves out
+    the earlier tokens, which makes it biased with far less variance. The summed log-ratio is clamped to +-20.
 
     Args:
         mask: (N,) 1.0 on the tokens that count.
-        sequence: (N,) int64, which sequence a row belongs to; all rows of a sequence must be here.
+        sequence: (N,) int64, the sequence of each row. All rows of a sequence must be here.
 
     Raises:
         ValueError: cap <= 0.
     """
     _require_cap(cap)
     ratios = mask * (learner_logprobs.detach() - sampler_logprobs)  # (N,)
-    sums = ratios.new_zeros(int(sequence.max()) + 1 if len(sequence) else 0).index_add(0, sequence, ratios)
+    sums = ratios.new_zeros(int(sequence.max()) + 1 if len(sequence) else 0).index_add(0, sequence, ratios)  # (B,)
     return torch.exp(sums.clamp(-20.0, 20.0)).clamp(max=cap)[sequence]
 
 

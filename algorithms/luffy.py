@@ -1,4 +1,4 @@
-"""LUFFY: one verified teacher trace in each group, its unlikely tokens weighed up."""
+"""LUFFY: one verified teacher trace in each group, with more weight on its unlikely tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class LUFFYTrainingConfig(GRPOTrainingConfig):
-    """`training` of LUFFY; the authors removed the clip and the division by length."""
+    """`training` of LUFFY. The authors removed the clip and the division by length."""
 
     ratio_clip: bool = Field(default=False, description="Apply clip_low and clip_high.")
     loss_aggregation: Literal["token", "sequence", "constant"] = Field(
@@ -46,7 +46,7 @@ class LUFFYTrainingConfig(GRPOTrainingConfig):
 
 
 class LUFFYConfig(GRPOFamilyConfig):
-    """Configuration of LUFFY. `training.group_size` counts the trace: 8 are 7 rollouts and one trace."""
+    """Configuration of LUFFY. `training.group_size` counts the trace, so 8 means 7 rollouts and one trace."""
 
     algo_class = "tgpo_ray.algorithms.luffy:LUFFY"
 
@@ -57,13 +57,13 @@ class LUFFYConfig(GRPOFamilyConfig):
 
 @dataclass(frozen=True)
 class LUFFYLoss(PolicyLoss):
-    """The policy loss on rollouts; on trace tokens the policy's own probability, shaped, in place of the ratio.
+    """The policy loss on rollouts, with the policy's shaped probability in place of the ratio on trace tokens.
 
         L_t = -A_i f(pi(y_t)),   f(x) = x / (x + gamma)          trace_loss "shaped"
         L_t = -log pi(y_t)                                       trace_loss "nll"
 
-    LUFFY (2504.14945), Eq. 6 and 7: the teacher's own probabilities are taken as 1, so none are needed. The gradient's
-    weight gamma p / (p + gamma)^2 is largest at p = gamma: unlikely tokens count more than under f(x) = x.
+    LUFFY (2504.14945), Eq. 6 and 7. The teacher's own probabilities are taken as 1, so none are needed. The gradient's
+    weight gamma p / (p + gamma)^2 is largest at p = gamma, so unlikely tokens count more than under f(x) = x.
     """
 
     trace_loss: Literal["shaped", "nll"] = "shaped"
@@ -74,16 +74,16 @@ class LUFFYLoss(PolicyLoss):
     trained_origins: ClassVar[tuple[int, ...]] = (ORIGIN_POLICY, ORIGIN_TEACHER)
 
     def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
-        """Those of `PolicyLoss`, and `trace`, which takes the place of `policy` on the tokens of traces."""
+        """The parts of `PolicyLoss`, and `trace`, which replaces `policy` on the tokens of traces."""
         parts = super().parts(logprobs, entropy, rows)
-        written_by_teacher = rows.extra["episode.origin"] == ORIGIN_TEACHER
+        written_by_teacher = rows.extra["episode.origin"] == ORIGIN_TEACHER  # (N,)
         trace = rows.mask * self.weighed(self.trace_weight * self.trace_term(logprobs[:, 0], rows), rows)
         parts["trace"] = torch.where(written_by_teacher, trace, 0.0)
         parts["policy"] = torch.where(written_by_teacher, 0.0, parts["policy"])
         return parts
 
     def trace_term(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
-        """(N,) what a trace's token costs."""
+        """(N,) the loss of a trace's tokens, before weight and mask."""
         if self.trace_loss == "nll":
             return -logprobs
         probability = logprobs.exp()
@@ -91,6 +91,7 @@ class LUFFYLoss(PolicyLoss):
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> LossMetrics:
         traced = rows.mask * (rows.extra["episode.origin"] == ORIGIN_TEACHER)
+        # Clip fraction and ratio would mean nothing on tokens that the policy did not sample.
         on_policy = rows.replace(
             target_mask=rows.target_mask * (rows.extra["episode.origin"] == ORIGIN_POLICY)[:, None]
         )
@@ -105,9 +106,10 @@ class LUFFY(GRPO[LUFFYConfig]):
 
         A_i = R_i - mean over the G - 1 rollouts and the trace;   L = 1/(B L_max) sum_it m_it L_t - entropy_weight H
 
-    LUFFY (2504.14945). Where we differ from its code: its sum over L_max is not divided by the number of responses, so
-    that the scale follows the micro-batch; ours is. Rewards in the metrics are of the rollouts alone: with the
-    always-right trace they would look better than the policy is. A problem without a trace trains on its rollouts.
+    LUFFY (2504.14945). Where we differ from its code: it does not divide the sum over L_max by the number of
+    responses, so its scale follows the micro-batch. Here the sum is divided. Rewards in the metrics are those of the
+    rollouts, because the trace is always right and would make the policy look better. A problem without a trace trains
+    on its rollouts.
     """
 
     config_class = LUFFYConfig
@@ -123,14 +125,14 @@ class LUFFY(GRPO[LUFFYConfig]):
 
     @property
     def rollouts_per_group(self) -> int:
-        return self.config.training.group_size - 1
+        return self.config.training.group_size - 1  # the trace is one of the group
 
     def complete(self, group: SampledGroup) -> SampledGroup:
         """The group with its problem's trace, where there is one."""
         return self.traces.joined(group)
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
-        """Add `guidance/traced_groups`, the share of the groups whose prompt had a trace."""
+        """The metrics with `guidance/traced_groups`, the share of the groups whose prompt had a trace."""
         return super().check_metrics(metrics) | {"guidance/traced_groups": self.traces.reset_counts()}
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:

@@ -1,4 +1,4 @@
-"""MiniLLM: the sequence-level reverse KL, split into one step and what follows it."""
+"""MiniLLM: the sequence-level reverse KL, split into the present step and the steps after it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class MiniLLMConfig(GRPOFamilyConfig, TaughtConfig):
 
 @dataclass(frozen=True)
 class MiniLLMLoss(TokenAdvantageLoss):
-    """PPO's clip on the long-term advantages, and the whole reverse KL of each position."""
+    """PPO's clipped loss of the long-term advantages, and the exact reverse KL of each position."""
 
     against: Divergence | None = None
 
@@ -86,14 +86,14 @@ class MiniLLMLoss(TokenAdvantageLoss):
 
 
 class MiniLLM(Taught[MiniLLMConfig], GRPO[MiniLLMConfig]):
-    """Reverse KL by policy gradient: long-term returns of the log-ratio, and the exact gradient of the single step.
+    """Reverse KL by policy gradient, with long-term returns of the log-ratio and an exact gradient of each step.
 
         r_t = log q(y_t) - log p_old(y_t);   R_t = sum_{s > t} gamma^(s - t - 1) r_s / (T - t - 1);   A = whiten(R)
         L = 1/Z sum_it m_it [ clipped(ratio, A_t) + single_step_weight KL(p_t || q_t) ]
 
-    Gu et al. 2024 (2306.08543), Eq. 3 to 6. Where we differ: no sampling from a mixture with the teacher (two engines
-    cannot mix their distributions at each decoded token), no pre-training loss, whitening over the tokens alone (the
-    authors' includes the padding), and R_t starts after t, the single step being exact.
+    Gu et al. 2024 (2306.08543), Eq. 3 to 6. Where we differ: there is no sampling from a mixture with the teacher,
+    because two engines cannot mix their distributions at each decoded token. There is no pre-training loss. Whitening
+    leaves out the padding, which the authors include. R_t starts after t, because the single step is exact.
     """
 
     config_class = MiniLLMConfig
@@ -122,6 +122,7 @@ class MiniLLM(Taught[MiniLLMConfig], GRPO[MiniLLMConfig]):
         return with_values(groups, compute, SCORER)
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
+        # beta 1 is the reverse KL
         single_step = self.teacher_head.divergence(1.0, self.config.guidance.single_step_weight)
         return MiniLLMLoss(**policy_options(self.config.training), against=single_step)
 
@@ -129,7 +130,7 @@ class MiniLLM(Taught[MiniLLMConfig], GRPO[MiniLLMConfig]):
 def long_term_advantages(
     groups: Sequence[GroupTokens], *, weight: float, discount: float, reward_clip: float, length_normalization: bool
 ) -> list[list[np.ndarray]]:
-    """(T,) for each episode, whitened over the batch's tokens; 0 where the policy did not write or nobody scored."""
+    """(T,) for each episode, whitened over the batch's tokens; 0 on tokens that the policy did not write."""
     returns = [
         [
             future_returns(log_ratio(group, i, reward_clip)[mask], discount, length_normalization=length_normalization)
@@ -142,7 +143,7 @@ def long_term_advantages(
 
 
 def log_ratio(group: GroupTokens, place: int, clip: float) -> np.ndarray:
-    """log q(y_t) - log p_old(y_t) (T,), cut to +- clip; 0 where the teacher gave no probability."""
+    """(T,) log q(y_t) - log p_old(y_t), cut to +- clip; 0 where the teacher gave no probability."""
     episode, teacher = group.episodes[place], group.guidance[place].get("teacher")
     if teacher is None or teacher.teacher_logprobs is None or episode.old_logprobs is None:
         return np.zeros(len(episode.response_ids))
@@ -151,9 +152,9 @@ def log_ratio(group: GroupTokens, place: int, clip: float) -> np.ndarray:
 
 
 def future_returns(rewards: np.ndarray, discount: float, *, length_normalization: bool) -> np.ndarray:
-    """sum_{s > t} discount^(s - t - 1) r_s (T,), over the number of its terms where asked; the last has none."""
+    """(T,) sum_{s > t} discount^(s - t - 1) r_s, with `length_normalization` over the number of its terms."""
     returns = np.zeros(len(rewards))
     for t in range(len(rewards) - 2, -1, -1):
         returns[t] = rewards[t + 1] + discount * returns[t + 1]
-    terms = np.maximum(1, np.arange(len(rewards))[::-1])
+    terms = np.maximum(1, np.arange(len(rewards))[::-1])  # (T,); the last return has no term and stays 0
     return returns / terms if length_normalization else returns

@@ -1,4 +1,4 @@
-"""OPDistill: on-policy distillation as Thinking Machines describe it."""
+"""OPDistill: the on-policy distillation that Thinking Machines describe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class OPDistillTrainingConfig(RatioTrainingConfig):
-    """`training` of OPDistill. Defaults: one update of groups of 4, the rate of full fine-tuning, no entropy bonus."""
+    """`training` of OPDistill: one update of groups of 4, the rate of full fine-tuning, no entropy bonus."""
 
     unread = ("clip_low", "clip_high", "dual_clip", *REWARD_SHAPING)
 
@@ -55,8 +55,8 @@ class OPDistill(Taught[OPDistillConfig], GRPO[OPDistillConfig]):
         A_t = -c (log pi_sampler(y_t) - log pi_T(y_t));   L = -sum_t pi(y_t) / pi_sampler(y_t) A_t
 
     Thinking Machines, "On-Policy Distillation" (2025), and its tinker-cookbook. The sampler's own log-probabilities are
-    both the KL's and the ratio's denominator. Where we differ: the token sum is divided by the number of tokens unless
-    `training.token_sum`, and end-of-sequence tokens are masked unless `guidance.mask_teacher_at_eos: false`.
+    the denominator of both the KL and the ratio. Where we differ: the token sum is divided by the number of tokens
+    unless `training.token_sum`. End-of-sequence tokens are masked unless `guidance.mask_teacher_at_eos: false`.
     """
 
     config_class = OPDistillConfig

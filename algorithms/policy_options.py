@@ -1,4 +1,4 @@
-"""From the `training` section to the options of `PolicyLoss` and of the losses that are built on it."""
+"""The options of `PolicyLoss`, and of the losses built on it, from the `training` section."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class PolicyOptions(TypedDict):
 
 
 def policy_options(training: GRPOTrainingConfig, *, clips: bool = True) -> PolicyOptions:
-    """The options of `training`: `PolicyLoss(**policy_options(training))`. `clips=False`: no ratio is clipped."""
+    """The options of `training`, for `PolicyLoss(**policy_options(training))`. `clips=False` clips no ratio."""
     return {
         "clip_low": training.clip_low if clips else 1.0,  # the ratio is never below 0
         "clip_high": training.clip_high if clips else math.inf,

@@ -1,4 +1,4 @@
-"""PRIME: a process-reward model, learned online from outcomes alone, gives every token its credit."""
+"""PRIME: a process-reward model, which learns online from outcomes only, gives every token its credit."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tgpo_ray.config import (
 )
 from tgpo_ray.driver import GroupTokens, placed, with_values
 
+from .advantages import no_advantages
 from .grpo import GRPO
 from .grpo_config import GRPOFamilyConfig, GRPOTrainingConfig
 from .policy_options import policy_options
@@ -39,7 +40,7 @@ JUDGE_FOLDER = "process_reward"  # in a copied checkpoint
 
 
 class PRIMETrainingConfig(GRPOTrainingConfig):
-    """`training` of PRIME: the authors' 256 problems of 4, filtered by accuracy."""
+    """`training` of PRIME: the authors' 256 problems with 4 responses each, filtered by accuracy."""
 
     groups_per_iteration: Positive = Field(default=256, description="Problems sampled in an iteration.")
     group_size: Positive = Field(default=4, description="Episodes of one problem.")
@@ -60,7 +61,7 @@ class PRIMETrainingConfig(GRPOTrainingConfig):
 
 
 class ProcessRewardConfig(Section):
-    """`process_reward`: the learner group of the process-reward model. Placement and engine are those of `learners`."""
+    """`process_reward`, the learner group of the process-reward model. `learners` gives its placement and engine."""
 
     lr: PositiveFloat = Field(default=1e-6, description="Learning rate of AdamW.")
     grad_clip: PositiveFloat = Field(default=10.0, description="Largest gradient norm; longer gradients are scaled.")
@@ -72,7 +73,7 @@ class ProcessRewardConfig(Section):
 
 
 class PRIMEConfig(GRPOFamilyConfig):
-    """Configuration of PRIME. `reference` is the frozen model of the log-ratio; null: the policy's first weights."""
+    """Configuration of PRIME. `reference` is the log-ratio's frozen model, by default the policy's first weights."""
 
     algo_class = "tgpo_ray.algorithms.prime:PRIME"
     learner_groups = ("learner", "process-reward learner")
@@ -93,10 +94,10 @@ class PRIME(GRPO[PRIMEConfig]):
 
         r_t = log pi_PRM(y_t) - log pi_ref(y_t);   A = whiten(leave-one-out returns of r and of the outcome)
 
-    PRIME (2502.01456). Each update's groups first teach the process-reward model, by cross-entropy on their verdicts,
-    then are scored by it (`process_reward.scores` turns that round), then train the policy by the clipped token mean.
-    Where we differ from the authors' code: the paper's leave-one-out of process rewards (process_advantages.py), and
-    whitening over an iteration's batch, not over each mini-batch's copy of it.
+    PRIME (2502.01456). The groups first teach the process-reward model, by cross-entropy on their verdicts. Then it
+    scores them (`process_reward.scores: before_update` reverses these two steps). Then they train the policy by the
+    clipped token mean. Where we differ from the authors' code: process rewards have the paper's leave-one-out
+    (process_advantages.py), and whitening is over an iteration's batch, not over each mini-batch's copy of it.
     """
 
     config_class = PRIMEConfig
@@ -106,9 +107,9 @@ class PRIME(GRPO[PRIMEConfig]):
         super().build_scorers(teachers)
         from tgpo_ray.learners import build_learners
 
-        section = self.config.process_reward
-        where = (self.config, self.run_folder, self.session, "process-reward")
-        self.judges = self._own(build_learners(*where, lr=section.lr, grad_clip=section.grad_clip))
+        options = self.config.process_reward
+        place = (self.config, self.run_folder, self.session, "process-reward")
+        self.judges = self._own(build_learners(*place, lr=options.lr, grad_clip=options.grad_clip))
         self.judge_metrics: Metrics = {}
 
     def keep(self, group: SampledGroup) -> bool:
@@ -120,21 +121,25 @@ class PRIME(GRPO[PRIMEConfig]):
         return True
 
     def score_batch(self, groups: list[SampledGroup]) -> list[SampledGroup]:
-        """The process-reward model's lesson, then everybody's advantages; the reference has answered already."""
+        """The groups with their advantages, after an update of the process-reward model.
+
+        The reference has answered before: its log-probabilities are in the groups.
+        """
         if not groups:
             return groups
         before = self.config.process_reward.scores == "before_update"
-        found = self.judges.logprobs(groups) if before else []
-        self._teach(groups)
-        return with_values(groups, advantages, SCORER, found or self.judges.logprobs(groups))
+        logprobs = self.judges.logprobs(groups) if before else []
+        self._update_judges(groups)
+        return with_values(groups, advantages, SCORER, logprobs or self.judges.logprobs(groups))
 
-    def _teach(self, batch: list[SampledGroup]) -> None:
-        section = self.config.process_reward
+    def _update_judges(self, batch: list[SampledGroup]) -> None:
+        """Updates the process-reward model on the same parts of the batch as the policy."""
+        options = self.config.process_reward
         updates: list[Metrics] = []
         for part in self.split(batch):
-            zeros = [np.zeros(len(group.infos)) for group in part]
-            self.judges.accumulate(part, zeros, ProcessRewardLoss(section.beta))
-            updates.append(self.judges.step(float(sum(len(group.infos) for group in part)), section.lr))
+            self.judges.accumulate(part, no_advantages(part), ProcessRewardLoss(options.beta))
+            num_episodes = float(sum(len(group.infos) for group in part))  # the loss is a mean over responses
+            updates.append(self.judges.step(num_episodes, options.lr))
         self.judge_metrics = {
             f"process_reward/{name.split('/')[-1]}": float(np.mean([update[name] for update in updates]))
             for name in updates[0]
@@ -145,11 +150,14 @@ class PRIME(GRPO[PRIMEConfig]):
         return TokenAdvantageLoss(**policy_options(self.config.training))
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
-        """Add what the process-reward model reported."""
+        """The metrics with those of the process-reward model."""
         return super().check_metrics(metrics) | self.judge_metrics
 
     def save(self, path: str | None = None) -> str:
-        """A checkpoint of both models: the policy's names the other's, and a copy at `path` holds it, too."""
+        """Writes a checkpoint of both models and returns its path.
+
+        The policy's checkpoint names the other's. A copy at `path` contains both.
+        """
         name, judge = f"checkpoint_{self.iteration:06d}_{self.num_recoveries}", self.judge_checkpoint
         if judge is None or not judge.endswith(name):
             self.judge_checkpoint = judge = self.judges.save(name, {})
@@ -163,22 +171,22 @@ class PRIME(GRPO[PRIMEConfig]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        copied = f"{self._last_checkpoint}/{JUDGE_FOLDER}"
-        self.judge_checkpoint = copied if is_folder(copied) else state.get("process_reward")
+        copy = f"{self._last_checkpoint}/{JUDGE_FOLDER}"  # only a copied checkpoint has it
+        self.judge_checkpoint = copy if is_folder(copy) else state.get("process_reward")
         if self.judge_checkpoint is not None:
             self.judges.load(self.judge_checkpoint)
 
 
 def advantages(groups: Sequence[GroupTokens]) -> list[list[np.ndarray]]:
-    """(T,) for each episode: PRIME's advantages on the policy's tokens, 0 elsewhere."""
+    """(T,) for each episode, PRIME's advantages on the policy's tokens and 0 elsewhere."""
     process = [[ratio(group, i)[mask] for i, mask in enumerate(group.masks)] for group in groups]
     return placed(groups, prime_advantages(process, [group.rewards for group in groups]))
 
 
 def ratio(group: GroupTokens, place: int) -> np.ndarray:
-    """r_t (T,) of one episode; 0 where the reference did not answer, so that the outcome alone counts."""
-    reference, judged = group.guidance[place].get("reference"), group.logprobs[place]
-    assert judged is not None, "the process-reward learners skipped an episode"
+    """(T,) r_t of one episode; 0 where the reference did not answer, so that only the outcome counts."""
+    reference, logprobs = group.guidance[place].get("reference"), group.logprobs[place]
+    assert logprobs is not None, "the process-reward learners skipped an episode"
     if reference is None or reference.teacher_logprobs is None:
-        return np.zeros(len(judged), np.float32)
-    return judged - reference.teacher_logprobs
+        return np.zeros(len(logprobs), np.float32)
+    return logprobs - reference.teacher_logprobs

@@ -1,6 +1,6 @@
-"""PRIME's advantages: process and outcome rewards, leave-one-out, returns, whitening. numpy alone.
+"""PRIME's advantages, with numpy only: process and outcome rewards, leave-one-out, returns, whitening.
 
-Shapes: a batch is a list of groups, a group a list of G arrays (T_i,), one number for each token that the policy wrote.
+Shapes: a batch is a list of groups. A group is a list of G arrays (T_i,), a number for each of the policy's tokens.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ Batch = list[list[np.ndarray]]
 
 
 def returns_to_go(rewards: np.ndarray) -> np.ndarray:
-    """sum_{s >= t} r_s, (T,)."""
+    """(T,) sum_{s >= t} r_s."""
     return np.cumsum(rewards[::-1])[::-1]
 
 
 def normalized_by_peak(batch: Batch) -> Batch:
-    """r / (max over the batch of |return to go| + 1e-6): PRIME's `batch_norm`: the scale of r is gone."""
+    """r / (max over the batch of |return to go| + 1e-6), PRIME's `batch_norm`, which removes the scale of r."""
     peak = max((float(np.abs(returns_to_go(r)).max()) for group in batch for r in group if len(r)), default=0.0)
     return [[r / (peak + 1e-6) for r in group] for group in batch]
 
@@ -35,7 +35,7 @@ def process_leave_one_out(group: Sequence[np.ndarray]) -> list[np.ndarray]:
         raise ValueError(
             f"group_size must be >= 2, got {len(group)}: leaving one out leaves no response to compare with"
         )
-    means = np.asarray([r.mean() if len(r) else 0.0 for r in group])
+    means = np.asarray([r.mean() if len(r) else 0.0 for r in group])  # (G,)
     others = (means.sum() - means) / (len(group) - 1)  # (G,)
     return [r - other for r, other in zip(group, others, strict=True)]
 
@@ -50,8 +50,8 @@ def whitened(batch: Batch) -> Batch:
 def prime_advantages(process: Batch, outcomes: Sequence[np.ndarray]) -> Batch:
     """A = whiten(sum_{s >= t} process_s + outcome), both sources leave-one-out in their group with weight 1.
 
-    PRIME (2502.01456), section 3.2 and Algorithm 1, gamma = 1; the outcome is paid at the last token, so every token's
-    return has it whole.
+    PRIME (2502.01456), section 3.2 and Algorithm 1, gamma = 1. The outcome is paid at the last token, so the return of
+    every token contains all of it.
 
     Args:
         process: log pi_PRM - log pi_ref of each token (times any constant).

@@ -1,4 +1,4 @@
-"""The loss of PRIME's process-reward model: a sequence's summed log-ratio as the logit of being right."""
+"""The loss of PRIME's process-reward model, whose logit of a right answer is the sequence's summed log-ratio."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ProcessRewardLoss(TokenLoss):
         L_i = -[acc_i log s_i + (1 - acc_i) log(1 - s_i)],   s_i = sigma(beta sum_t m_t q_t)
         dL_i/dlogprob_t = beta (s_i - acc_i) m_t
 
-    PRIME (2502.01456), its cross-entropy on outcomes; the step divides by the number of responses. Each row carries
-    1/|y_i| of the value and its own part of the gradient. Responses that the reference did not answer are left out.
+    PRIME (2502.01456), its cross-entropy on outcomes. The step divides by the number of responses. Each row has 1/|y_i|
+    of the value and its own part of the gradient. Responses that the reference did not answer are left out.
     """
 
     beta: float = 0.05
@@ -30,7 +30,7 @@ class ProcessRewardLoss(TokenLoss):
     needs_sequence: ClassVar[bool] = True
 
     def prepare(self, logprobs: Tensor, rows: TokenRows) -> TokenRows:
-        """Adds `logit` (N,), beta times the sum over the row's sequence, and `known` (N,), 0.0 where it has gaps."""
+        """The rows with `logit` (N,), beta times the sequence's sum, and `known` (N,), 0.0 where it has gaps."""
         reference = rows.extra[REFERENCE].to(logprobs.dtype)
         answered = torch.isfinite(reference).to(logprobs.dtype)
         ratios = rows.mask * (logprobs[:, 0] - torch.nan_to_num(reference))
@@ -42,6 +42,7 @@ class ProcessRewardLoss(TokenLoss):
         sampled, correct = logprobs[:, 0], rows.extra["episode.correct"].to(logprobs.dtype)
         slope = self.beta * (torch.sigmoid(rows.extra["logit"]) - correct)
         value = self._cross_entropy(rows) / rows.lengths.clamp(min=1.0)
+        # `sampled - sampled.detach()` is 0 in value and carries the gradient.
         return rows.mask * rows.extra["known"] * (value + slope * (sampled - sampled.detach()))
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What the methods of the teacher's log-ratio share in their configurations: RKL, OPDistill, KDRL, TrOPD, MiniLLM."""
+"""The sections that the log-ratio methods share: RKL, OPDistill, KDRL, TrOPD, MiniLLM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .taught_config import TeacherTermConfig
 
 
 class RatioConfig(TeacherTermConfig):
-    """What the `guidance` of every log-ratio method has."""
+    """`guidance` of the log-ratio methods."""
 
     mask_teacher_at_eos: bool = Field(
         default=True,

@@ -1,4 +1,4 @@
-"""Rewards as an algorithm reads them: by verdict, and with a price on length. Numpy alone, one group at a time.
+"""The rewards that an algorithm trains on, by verdict and with a price on length. Numpy only, one group at a time.
 
 Shapes: every array is (G,), one entry for each episode of a group.
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def outcome_rewards(outcomes: Sequence[str], worth: Mapping[str, float]) -> np.ndarray:
-    """(G,) the worth of each verdict; a failed verification (timeout, error) is worth what a wrong answer is.
+    """(G,) the worth of each verdict. A failed verification (timeout, error) is worth as much as a wrong answer.
 
     SimpleRL-Zero's first recipe: correct 1, wrong -0.5, unparsable -1. DAPO (2503.14476): 1, -1, -1.
     """
@@ -32,7 +32,7 @@ def overlong_penalty(lengths: np.ndarray, max_tokens: int, buffer: int) -> np.nd
     DAPO (2503.14476), Eq. 13, soft overlong punishment.
 
     Raises:
-        ValueError: a buffer outside 1..max_tokens - 1.
+        ValueError: the buffer is outside 1..max_tokens - 1.
     """
     if not 0 < buffer < max_tokens:
         raise ValueError(f"buffer must be in 1..{max_tokens - 1}, the tokens before the limit, got {buffer}")
@@ -40,11 +40,11 @@ def overlong_penalty(lengths: np.ndarray, max_tokens: int, buffer: int) -> np.nd
 
 
 def length_reward(lengths: np.ndarray, correct: np.ndarray) -> np.ndarray:
-    """(G,) between -0.5 and 0.5: for responses that are short within their group; a wrong one gains nothing by it.
+    """(G,) between -0.5 and 0.5, the higher the shorter a response is in its group. A wrong one gains nothing.
 
         l = 0.5 - (length - shortest) / (longest - shortest);   correct: l;   not correct: min(0, l)
 
-    Kimi k1.5 (2501.12599), section 2.3.3. All 0 where all are of one length.
+    Kimi k1.5 (2501.12599), section 2.3.3. All are 0 where all have one length.
     """
     lengths = np.asarray(lengths, float)
     span = lengths.max() - lengths.min()
@@ -55,9 +55,9 @@ def length_reward(lengths: np.ndarray, correct: np.ndarray) -> np.ndarray:
 
 
 def shaped_rewards(infos: Sequence[EpisodeInfo], training: GRPOTrainingConfig, max_tokens: int) -> np.ndarray:
-    """(G,) the rewards of a group's episodes after all that `training` says of them.
+    """(G,) the rewards of a group's episodes, shaped as `training` says.
 
-    Verdicts first, then the zero of truncated ones (Oat-Zero), then the two prices on length, which add up.
+    Verdicts come first, then the zero of truncated ones (Oat-Zero), then the two prices on length, which add up.
     """
     rewards = np.array([info.reward for info in infos], float)
     if training.outcome_rewards is not None:

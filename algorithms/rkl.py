@@ -1,4 +1,4 @@
-"""RKL: the teacher's reverse KL, token by token, as the only reward."""
+"""RKL: the reverse KL to the teacher, token by token, as the only reward."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class RKLTermConfig(RatioConfig):
 
 
 class RKLTrainingConfig(RatioTrainingConfig):
-    """`training` of RKL, which measures rewards and does not train on them."""
+    """`training` of RKL. Rewards are measured, and nothing is trained on them."""
 
     unread = REWARD_SHAPING
 
 
 class RKLConfig(GRPOFamilyConfig, TaughtConfig):
-    """Configuration of RKL: two updates an iteration, clip 0.2, entropy 0.001, as the authors of TGPO ran it."""
+    """Configuration of RKL as the authors of TGPO ran it: two updates an iteration, clip 0.2, entropy 0.001."""
 
     algo_class = "tgpo_ray.algorithms.rkl:RKL"
 
@@ -73,7 +73,7 @@ class RKL(Taught[RKLConfig], GRPO[RKLConfig]):
     """Reverse KL to the teacher as the sole reward: A_t = weight (log pi_T(y_t) - log pi_old(y_t)).
 
     Teacher-Guided Policy Optimization (arXiv 2605.13230), section 2, Eq. 1 and 8. The verifier's reward is measured
-    and not trained on; the rest is GRPO's clipped token mean. In the authors' code this and OPDistill are one run;
+    and not trained on. The rest is GRPO's clipped token mean. In the authors' code this and OPDistill are one run.
     `OPDistill` here is the method of its own authors.
     """
 

@@ -1,4 +1,4 @@
-"""SFT: the likelihood of given responses, prompts masked."""
+"""SFT: the likelihood of a file's responses, with the prompts masked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import Field
 
 from tgpo_ray.config import (
@@ -22,6 +21,7 @@ from tgpo_ray.config import (
 )
 from tgpo_ray.driver import Algorithm
 
+from .advantages import no_advantages
 from .token_losses import SFTLoss
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class SFTDataConfig(TraceFileConfig):
-    """`data`: prompts with responses, and how they are walked."""
+    """`data`: the file of prompts with responses, and their order."""
 
     shuffle: bool = Field(default=True, description="A new seeded order in each epoch.")
     max_tokens: Positive = Field(default=2048, description="Rows of more tokens are left out and counted.")
@@ -40,7 +40,7 @@ class SFTDataConfig(TraceFileConfig):
 
 
 class SFTTrainingConfig(OptimizerConfig):
-    """`training` of SFT. Defaults: the paper's, 3 epochs, batch 64, lr 5e-5, warm-up over a tenth of the steps."""
+    """`training` of SFT with the paper's defaults: 3 epochs, batch 64, lr 5e-5, warm-up over a tenth of the steps."""
 
     lr: PositiveFloat = Field(default=5e-5, description="Learning rate of AdamW, constant after the warm-up.")
     num_epochs: PositiveFloat = Field(default=3.0, description="Passes over the data; num_iterations goes first.")
@@ -62,7 +62,7 @@ class SFTTrainingConfig(OptimizerConfig):
 
 
 class SFTConfig(AlgorithmConfig):
-    """Configuration of SFT. Runners are started for evaluation only."""
+    """Configuration of SFT. Runners start for evaluation only."""
 
     algo_class = "tgpo_ray.algorithms.sft:SFT"
     needs_envs = False
@@ -80,7 +80,7 @@ class SFTConfig(AlgorithmConfig):
 class SFT(Algorithm[SFTConfig]):
     """Supervised fine-tuning on traces: L = 1/Z sum_it -log pi(y_it | x_i, y_i<t), Z the response tokens of the batch.
 
-    The end of a response is trained too: the tokenizer's end-of-sequence id is appended to it. Teacher-Guided Policy
+    The tokenizer's end-of-sequence id is appended to each response, so its end is trained too. Teacher-Guided Policy
     Optimization, section 5.1, trains 3 epochs on verified teacher traces at batch 64 and lr 5e-5.
     """
 
@@ -96,7 +96,7 @@ class SFT(Algorithm[SFTConfig]):
         batch = self.data.batch(self.iteration, training.batch_size, self.config.learners.num_learners)
         num_tokens = sum(info.num_response_tokens for group in batch for info in group.infos)
         with self.times.stage("update"):
-            self.learners.accumulate(batch, [np.zeros(len(group.infos)) for group in batch], SFTLoss())
+            self.learners.accumulate(batch, no_advantages(batch), SFTLoss())
             metrics = self.learners.step(num_tokens, self.learning_rate())
         tokens = {"tokens/response": float(num_tokens), "tokens/trained": float(num_tokens)}
         return metrics | {"optimizer/lr": self.learning_rate()} | tokens
@@ -107,17 +107,17 @@ class SFT(Algorithm[SFTConfig]):
         return training.num_iterations or math.ceil(training.num_epochs * len(self.data) / training.batch_size)
 
     def learning_rate(self) -> float:
-        """Linear warm-up over `warmup_ratio` of the steps, then constant or a half cosine to a twentieth."""
+        """The rate of this step: linear warm-up over `warmup_ratio`, then constant or a half cosine to a twentieth."""
         training, step = self.config.training, self.iteration
         warmup = training.warmup_ratio * self.num_iterations
         if step < warmup:
-            return training.lr * (step + 1) / (warmup + 1)
+            return training.lr * (step + 1) / (warmup + 1)  # above 0 at the first step, lr after the last
         if training.lr_schedule == "constant":
             return training.lr
         progress = (step - warmup) / max(1.0, self.num_iterations - warmup)
         return training.lr * (0.05 + 0.95 * 0.5 * (1.0 + math.cos(math.pi * progress)))
 
     def before_evaluation(self) -> None:
-        """The runners are idle while SFT trains: they get the weights when they are asked."""
+        """Sends the weights to the runners, which are idle while SFT trains."""
         if self.has_runners:
             self.weights.sync()

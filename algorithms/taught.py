@@ -1,4 +1,4 @@
-"""Taught: what the methods with a teacher share, whatever their loss is."""
+"""Taught: the part of an iteration that all methods with a teacher share."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ TaughtConfigT = TypeVar("TaughtConfigT", bound="TaughtConfig")
 
 
 class Taught(OnPolicyAlgorithm[TaughtConfigT]):
-    """Has teachers score the groups while the weight of their term, which follows a schedule, is above 0.
+    """An algorithm whose teachers score the groups while the scheduled weight of their term is above 0.
 
-    w_t is constant over the updates of iteration t, counted from 0. At w_t = 0 no teacher is called; once it stays 0
-    the teachers started here are ended, and their resources return to the cluster.
+    w_t is constant over the updates of iteration t, counted from 0. At w_t = 0 no teacher is called. Once it stays 0,
+    the teachers started here end, and their resources return to the cluster.
 
-    A method says what it asks for (`wanted`), of which groups (`asks_teacher`), and where the answer is in its loss.
+    A method defines the answers that it needs (`wanted`), the groups that it needs them for (`asks_teacher`), and their
+    place in its loss.
     """
 
     teachers: Mapping[str, TeacherGroup]  # by name; empty once they are released
 
     def wanted(self) -> set[str]:
-        """What the teacher is asked for: argmax, sample, logprob, topk:<k>, hidden."""
+        """The answers that the teacher gives: argmax, sample, logprob, topk:<k>, hidden."""
         return {"argmax"}
 
     def asks_teacher(self, group: SampledGroup) -> bool:
-        """Whether this group goes to its teacher. Each does here; one that does not is trained on without guidance."""
+        """Whether this group goes to its teacher. Others train without guidance. True by default."""
         return True
 
     # ---- the schedule
@@ -58,11 +59,11 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
             self._own(group)
 
     def begin_iteration(self) -> None:
-        """Release the teachers once their weight stays 0; start them again where a checkpoint took the run back."""
+        """Releases the teachers once their weight stays 0, and starts them where they are needed again."""
         super().begin_iteration()
         if self.guidance_weight == 0.0:
             self._release_teachers()
-        elif not self.teachers:
+        elif not self.teachers:  # a checkpoint took the run back behind their release
             self._start_teachers()
             for group in self.teachers.values():
                 group.wait_until_ready()
@@ -81,7 +82,7 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
         return [*self.teachers.values(), *super().scorers()]
 
     def scoring_requests(self, group: SampledGroup) -> list[ScoringRequest]:
-        """The reference's, where there is one, and that of the teacher of the group's environment."""
+        """The requests to the reference, where there is one, and to the teacher of the group's environment."""
         from tgpo_ray.teachers import ScoringRequest
 
         requests = super().scoring_requests(group)
@@ -91,7 +92,7 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
         return [*requests, ScoringRequest("teacher", teacher, self.wanted())]
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
-        """Add `guidance/weight`, `guidance/unmapped` and `guidance/unguided_episodes`.
+        """The metrics with `guidance/weight`, `guidance/unmapped` and `guidance/unguided_episodes`.
 
         Raises:
             RuntimeError: the policy's vocabulary lacks more than `guidance.max_unmapped_share` of the teacher's tokens.
@@ -100,6 +101,7 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
         if "guidance/coverage" not in metrics:
             return metrics
         unguided = [group for group in self.sampled if "teacher" not in group.guidance]
+        # A group that no teacher scored lacks guidance too, so its tokens are not counted as unmapped.
         unguided_share = num_tokens(unguided) / num_tokens(self.sampled)
         unmapped = max(0.0, 1.0 - unguided_share - metrics["guidance/coverage"])
         limit = self.config.guidance.max_unmapped_share
@@ -117,5 +119,5 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
 
 
 def num_tokens(groups: Sequence[SampledGroup]) -> int:
-    """The policy's tokens in these groups."""
+    """The number of the policy's tokens in these groups."""
     return sum(group.num_policy_tokens for group in groups)

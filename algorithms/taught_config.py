@@ -1,4 +1,4 @@
-"""What every method with a teacher has in its configuration: `teachers`, and `guidance` with a weight over time."""
+"""The sections of every method with a teacher: `teachers`, and `guidance` with a weight over time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class TeacherTermConfig(Section):
-    """What a teacher's term has in every method: a weight over time, and a rule for tokens that the policy lacks."""
+    """`guidance` of every method: a weight over time, and a rule for tokens that the policy lacks."""
 
     weight: NonNegativeFloat = Field(default=2e-3, description="w at the first iteration.")
     decay: NonNegativeFloat = Field(default=0.0, description="Linear schedule: what w loses at each iteration.")
@@ -58,9 +58,9 @@ class TeacherTermConfig(Section):
         return {"teacher": self.last_call(run.num_iterations or 0)}
 
     def last_call(self, iterations: int) -> str:
-        """Returns when the teacher is called for the last time.
+        """Returns the sentence that says when the teacher is called for the last time.
 
-        The schedule is 0 from step t on (steps counted from 0), so the last of the iterations 1..n that calls it is t.
+        The schedule is 0 from step t on, counted from 0. So the last of the iterations 1..n that calls it is t.
         """
         step = self.build_schedule(iterations).last_step()
         if step == 0:
@@ -89,10 +89,10 @@ class TaughtConfig(OnPolicyConfig):
 
     def rules(self) -> Iterator[str]:
         yield from super().rules()
-        known = [name for name, _ in self.teachers.items()]
-        if not known:
+        names = [name for name, _ in self.teachers.items()]
+        if not names:
             yield f"teachers: required: {self.algorithm_path} learns from one; write teacher: {{path: folder or id}}"
             return
         for index, env in enumerate(self.envs):
-            if env.teacher not in known:
-                yield f"envs.{index}.teacher: no teacher named {env.teacher!r}; `teachers` has {', '.join(known)}"
+            if env.teacher not in names:
+                yield f"envs.{index}.teacher: no teacher named {env.teacher!r}; `teachers` has {', '.join(names)}"

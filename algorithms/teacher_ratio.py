@@ -1,7 +1,7 @@
 """Losses of the teacher's log-ratio on the policy's own tokens: RKL, OPDistill, KDRL and TrOPD.
 
-Notation: d_t = log pi_T(y_t) - log pi_old(y_t), without gradient; pi_old is the present policy where nothing else is
-known. Rows that the teacher did not answer, or could not read, have d_t = 0 and no teacher term.
+Notation: d_t = log pi_T(y_t) - log pi_old(y_t), without gradient. pi_old is the present policy where no other is known.
+Rows that the teacher did not answer, or could not read, have d_t = 0 and no teacher term.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from tgpo_ray.guidance import UNREADABLE_LOGPROB
 from tgpo_ray.kernels import TokenRows
 
 from .losses import KLEstimator, importance_ratio, kl_estimate
-from .token_losses import Metrics, PolicyLoss, masked_sum
+from .token_losses import Metrics, PolicyLoss, masked_sum, old_or_present
 
 TEACHER_LOGPROBS, TOPK_IDS, TOPK_LOGPROBS = "teacher.teacher_logprobs", "teacher.topk_ids", "teacher.topk_logprobs"
 Gate = Literal["bernoulli", "expected", "threshold"]
 
 
 def known_tokens(rows: TokenRows, eos_ids: tuple[int, ...] = ()) -> Tensor:
-    """(N,) 1.0 on the policy's tokens whose probability the teacher gave, end-of-sequence tokens left out.
+    """(N,) 1.0 on the policy's tokens whose probability the teacher gave, without end-of-sequence tokens.
 
-    The policy's end-of-sequence token may be one that the teacher never writes; its log-ratio then is a huge penalty
-    on stopping, which lengthens responses without end (the mask of "OPD-then-RL", appendix A.2).
+    The teacher may never write the policy's end-of-sequence token. The log-ratio would then be a huge penalty on
+    stopping, which lengthens responses without end (the mask of "OPD-then-RL", appendix A.2).
     """
     logprobs = rows.extra[TEACHER_LOGPROBS]
     known = rows.mask * (torch.isfinite(logprobs) & (logprobs != UNREADABLE_LOGPROB)).to(rows.mask.dtype)
@@ -37,14 +37,13 @@ def known_tokens(rows: TokenRows, eos_ids: tuple[int, ...] = ()) -> Tensor:
 
 
 def teacher_log_ratio(logprobs: Tensor, rows: TokenRows, known: Tensor) -> Tensor:
-    """d_t (N,), 0 where `known` is: log pi_T(y_t) - log pi_old(y_t), without gradient."""
-    old = logprobs.detach() if rows.old_logprobs is None else rows.old_logprobs
-    return torch.where(known > 0, rows.extra[TEACHER_LOGPROBS] - old, 0.0)
+    """(N,) d_t = log pi_T(y_t) - log pi_old(y_t), without gradient; 0 where `known` is 0."""
+    return torch.where(known > 0, rows.extra[TEACHER_LOGPROBS] - old_or_present(logprobs, rows), 0.0)
 
 
 def discounted_returns(values: Tensor, sequence: Tensor, discount: float) -> Tensor:
-    """sum_{s >= t} discount^(s - t) v_s within each sequence, for (N,) rows whose sequences stand in order."""
-    counts = torch.bincount(sequence)
+    """(N,) sum_{s >= t} discount^(s - t) v_s within each sequence. The sequences follow each other in the rows."""
+    counts = torch.bincount(sequence)  # (B,)
     places = torch.arange(len(values), device=values.device) - (counts.cumsum(0) - counts)[sequence]  # (N,) t
     table = values.new_zeros(len(counts), int(counts.max()) if len(values) else 0)  # (B, T)
     table[sequence, places] = values
@@ -54,31 +53,41 @@ def discounted_returns(values: Tensor, sequence: Tensor, discount: float) -> Ten
 
 
 @dataclass(frozen=True)
-class TeacherRatioLoss(PolicyLoss):
+class KnownTokensLoss(PolicyLoss):
+    """A policy loss that has a teacher's term where the teacher gave the sampled token's probability."""
+
+    only_incorrect: bool = False  # the teacher's term only on incorrect responses
+    eos_ids: tuple[int, ...] = ()  # end-of-sequence ids, which have no teacher's term
+
+    fields: ClassVar[tuple[str, ...]] = (TEACHER_LOGPROBS, "episode.correct")
+
+    def known(self, rows: TokenRows) -> Tensor:
+        """(N,) 1.0 on the tokens that have the teacher's term."""
+        known = known_tokens(rows, self.eos_ids)
+        return known * (1.0 - rows.extra["episode.correct"]) if self.only_incorrect else known
+
+    def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
+        return super().metrics(logprobs, entropy, rows) | ratio_metrics(logprobs, rows, self.known(rows))
+
+
+@dataclass(frozen=True)
+class TeacherRatioLoss(KnownTokensLoss):
     """The policy loss with the teacher's log-ratio as each token's advantage.
 
         A_t = reward_weight A_i + ratio_weight sum_{s >= t} discount^(s - t) d_s
 
-    With discount 0 and r = 1 the expected gradient is that of ratio_weight KL(pi || pi_T) at each position; discount 1
-    is the sequence-level KL (Teacher-Guided Policy Optimization, Eq. 1 and 8), unbiased for it and far noisier.
+    With discount 0 and r = 1 the expected gradient is that of ratio_weight KL(pi || pi_T) at each position. Discount 1
+    gives the sequence-level KL (Teacher-Guided Policy Optimization, Eq. 1 and 8), without bias and far noisier.
     """
 
     reward_weight: float = 0.0
     ratio_weight: float = 1.0
     discount: float = 0.0
     advantage_clip: float | None = None  # the teacher's part is cut to +- this
-    only_incorrect: bool = False  # the teacher's part on incorrect responses alone
-    eos_ids: tuple[int, ...] = ()
-
-    fields: ClassVar[tuple[str, ...]] = (TEACHER_LOGPROBS, "episode.correct")
 
     @property
     def needs_sequence(self) -> bool:
         return super().needs_sequence or self.discount > 0.0
-
-    def known(self, rows: TokenRows) -> Tensor:
-        known = known_tokens(rows, self.eos_ids)
-        return known * (1.0 - rows.extra["episode.correct"]) if self.only_incorrect else known
 
     def prepare(self, logprobs: Tensor, rows: TokenRows) -> TokenRows:
         rows = super().prepare(logprobs, rows)
@@ -88,7 +97,7 @@ class TeacherRatioLoss(PolicyLoss):
         return rows.with_extra(teacher_return=discounted_returns(ratio, rows.sequence, self.discount))
 
     def advantages(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
-        signal = rows.extra.get("teacher_return")
+        signal = rows.extra.get("teacher_return")  # (N,), from `prepare`; None without a discount
         if signal is None:
             signal = teacher_log_ratio(logprobs, rows, self.known(rows))
         if self.advantage_clip is not None:
@@ -96,28 +105,21 @@ class TeacherRatioLoss(PolicyLoss):
         advantages = self.reward_weight * rows.advantages + self.ratio_weight * signal
         return super().advantages(logprobs, rows.replace(advantages=advantages))
 
-    def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
-        return super().metrics(logprobs, entropy, rows) | ratio_metrics(logprobs, rows, self.known(rows))
-
 
 @dataclass(frozen=True)
-class KDRLLoss(PolicyLoss):
+class KDRLLoss(KnownTokensLoss):
     """The policy loss plus an estimate of KL(pi || pi_T) on the policy's tokens.
 
         L_t = L_pg,t + distillation_weight m^T_t 1/2 (log pi_T(y_t) - log pi(y_t))^2
 
-    KDRL (2506.02208): `k2`, whose expected gradient is that of KL(pi || pi_T), is its default; `k3` has the gradient of
+    KDRL (2506.02208). Its default is `k2`, whose expected gradient is that of KL(pi || pi_T). `k3` has the gradient of
     KL(pi_T || pi). The authors of Teacher-Guided Policy Optimization ran this baseline with the opposite sign, or with
-    `k1`, whose gradient has no teacher in it: their row is no target. The sum is over the kept tokens, the step's
-    denominator that of all tokens.
+    `k1`, whose gradient has no teacher in it, so their row is no target. The sum is over the distilled tokens. The
+    step's denominator counts all tokens.
     """
 
     distillation_weight: float = 2e-3
     distillation_estimator: KLEstimator = "k2"
-    only_incorrect: bool = False
-    eos_ids: tuple[int, ...] = ()
-
-    fields: ClassVar[tuple[str, ...]] = (TEACHER_LOGPROBS, "episode.correct")
 
     def __post_init__(self) -> None:
         if self.distillation_estimator not in ("k2", "k3"):
@@ -126,31 +128,25 @@ class KDRLLoss(PolicyLoss):
                 "teacher in its gradient"
             )
 
-    def known(self, rows: TokenRows) -> Tensor:
-        known = known_tokens(rows, self.eos_ids)
-        return known * (1.0 - rows.extra["episode.correct"]) if self.only_incorrect else known
-
     def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
         known = self.known(rows)
+        # Unknown rows may be NaN, and 0 x NaN is NaN: the policy's own value stands in for them.
         teacher = torch.where(known > 0, rows.extra[TEACHER_LOGPROBS], logprobs[:, 0].detach())
         penalty = self.weighed(known * kl_estimate(logprobs[:, 0], teacher, self.distillation_estimator), rows)
         return super().parts(logprobs, entropy, rows) | {"distillation": self.distillation_weight * penalty}
 
-    def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
-        return super().metrics(logprobs, entropy, rows) | ratio_metrics(logprobs, rows, self.known(rows))
-
 
 @dataclass(frozen=True)
 class TrustRegionLoss(PolicyLoss):
-    """TrOPD: reverse KL where the teacher might have written the token, forward KL where not, NLL on teacher prefixes.
+    """TrOPD: reverse KL on tokens that the teacher might write, forward KL on others, NLL on teacher prefixes.
 
         P_t = min(pi_T(y_t) / pi_old(y_t), 1)                                  acceptance of speculative decoding
         L_t = w { -M_t r_t d_t + (1 - M_t) sum_{v in topk_T} pi_T(v) (log pi_T(v) - log pi(v)) }    the policy's tokens
         L_t = prefix_weight (-log pi(x_t))                                                          the teacher's tokens
 
-    TrOPD (2606.01249), of which no code is public. Our choices where it is silent: pi_old is the sampling policy, the
-    forward KL is not renormalised over the top k, and all tokens share one denominator. M_t is drawn (`bernoulli`),
-    replaced by its expectation P_t (`expected`, the same gradient with less noise) or P_t >= threshold.
+    TrOPD (2606.01249), of which no code is public. It leaves three points open. Here pi_old is the sampling policy, the
+    forward KL is not renormalised over the top k, and all tokens share one denominator. M_t is drawn (`bernoulli`), or
+    its expectation P_t (`expected`, the same gradient with less noise), or P_t >= threshold (`threshold`).
     """
 
     gate: Gate = "bernoulli"
@@ -169,17 +165,18 @@ class TrustRegionLoss(PolicyLoss):
             raise ValueError(f"gate must be bernoulli, expected or threshold, got {self.gate!r}")
 
     def trust(self, logprobs: Tensor, rows: TokenRows) -> tuple[Tensor, Tensor]:
-        """(M_t, tokens that it applies to), both (N,)."""
+        """(N,) M_t, and (N,) 1.0 on the tokens that it applies to."""
         known = known_tokens(rows, self.eos_ids) * (rows.extra["episode.origin"] == ORIGIN_POLICY)
         acceptance = teacher_log_ratio(logprobs[:, 0], rows, known).exp().clamp(max=1.0)
         if self.gate == "expected":
             return acceptance, known
         bound = rows.extra["episode.uniform"] if self.gate == "bernoulli" else self.threshold
-        drawn = acceptance > bound if self.gate == "bernoulli" else acceptance >= bound
-        return drawn.to(acceptance.dtype), known
+        # `uniform` is in [0, 1): with `>`, P_t = 0 is never drawn and P_t = 1 always
+        is_open = acceptance > bound if self.gate == "bernoulli" else acceptance >= bound
+        return is_open.to(acceptance.dtype), known
 
     def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
-        """`reverse_kl` where the gate is open, `forward_kl` where not, `prefix`, and `entropy` if it has a weight."""
+        """`reverse_kl` where the gate is open, `forward_kl` elsewhere, `prefix`, and `entropy` if it has a weight."""
         trusted, known = self.trust(logprobs, rows)
         ratio = importance_ratio(logprobs[:, 0], rows.old_logprobs)
         reverse = trusted * (-ratio * teacher_log_ratio(logprobs[:, 0], rows, known))
@@ -206,10 +203,10 @@ class TrustRegionLoss(PolicyLoss):
 
 
 def topk_forward_kl(target_logprobs: Tensor, rows: TokenRows) -> Tensor:
-    """sum_k pi_T(v_k) (log pi_T(v_k) - log pi(v_k)) (N,) over the teacher's best tokens that the policy has.
+    """(N,) sum_k pi_T(v_k) (log pi_T(v_k) - log pi(v_k)) over the teacher's best tokens that the policy has.
 
     Args:
-        target_logprobs: (N, K - 1) the policy's, of target columns 1, 2, ...
+        target_logprobs: (N, K - 1) the policy's log-probs of the target columns 1, 2, ...
     """
     mask = rows.target_mask[:, 1:]  # (N, K - 1)
     teacher = torch.where(mask > 0, rows.extra[TOPK_LOGPROBS], 0.0)
@@ -217,7 +214,7 @@ def topk_forward_kl(target_logprobs: Tensor, rows: TokenRows) -> Tensor:
 
 
 def ratio_metrics(logprobs: Tensor, rows: TokenRows, known: Tensor) -> Metrics:
-    """How far the policy is from the teacher on its own tokens: mean of log pi_old - log pi_T, and what was known."""
+    """The mean of log pi_old - log pi_T on the policy's own tokens, and the share of tokens where it is known."""
     ratio = teacher_log_ratio(logprobs[:, 0], rows, known)
     return {
         "guidance/log_ratio": masked_sum(-ratio, known),

@@ -1,4 +1,4 @@
-"""TGPO: GRPO with guidance, the log-probability of the teacher's token at each position of the policy's own text."""
+"""TGPO: GRPO with guidance, the log-probability of the teacher's token at each position of the policy's response."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class GuidanceConfig(TeacherTermConfig):
 
 
 class TGPOConfig(GRPOFamilyConfig, TaughtConfig):
-    """Configuration of TGPO. With `guidance.decay` 1e-5 it is the paper's TGPO-annealing, with 0 its constant TGPO."""
+    """Configuration of TGPO. `guidance.decay` 1e-5 is the paper's TGPO-annealing, and 0 is its constant TGPO."""
 
     algo_class = "tgpo_ray.algorithms.tgpo:TGPO"
 
@@ -60,8 +60,8 @@ class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
 
         L = L_GRPO + w_t / Z sum_it m^T_it [ -log pi(y^T_it | x_i, y_i<t) ],   w_t = max(w - decay * t, minimum)
 
-    y^T_it is the teacher's argmax; `guidance.label: sample` draws it from the teacher at temperature 1, which makes the
-    expected guidance gradient that of the forward KL; `topk` takes that KL on the teacher's `guidance.top_k` tokens.
+    y^T_it is the teacher's argmax. `guidance.label: sample` draws it from the teacher at temperature 1, which makes the
+    expected guidance gradient that of the forward KL. `topk` takes that KL on the teacher's `guidance.top_k` tokens.
     """
 
     config_class = TGPOConfig
@@ -72,9 +72,9 @@ class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
 
     @property
     def needs_batch(self) -> bool:
-        """Unless guidance and policy loss are divided alike, by tokens, guidance must know the whole batch's tokens."""
-        both = (self.config.guidance.normalization, self.config.training.loss_aggregation)
-        return self.guidance_weight > 0.0 and both != ("token", "token")
+        """Whether guidance needs the whole batch's tokens: unless it and the policy loss are both divided by tokens."""
+        units = (self.config.guidance.normalization, self.config.training.loss_aggregation)
+        return self.guidance_weight > 0.0 and units != ("token", "token")
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         weight, guidance, options = self.guidance_weight, self.config.guidance, policy_options(self.config.training)
@@ -84,8 +84,7 @@ class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
         if guidance.normalization == "sequence":
             mean_length = self.denominator(groups) / sum(len(group.infos) for group in groups)
             return kind(**options, guidance_weight=weight, normalization="sequence", mean_length=mean_length)
-        if (
-            self.config.training.loss_aggregation != "token"
-        ):  # takes the step's denominator out of guidance and puts Z in
+        if self.config.training.loss_aggregation != "token":
+            # The step divides by its own denominator: this factor takes that out of guidance and divides by Z.
             weight *= self.denominator(groups) / num_tokens(groups)
         return kind(**options, guidance_weight=weight)

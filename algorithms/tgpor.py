@@ -1,4 +1,4 @@
-"""TGPO_R: the teacher shapes the advantages instead of adding a loss of its own."""
+"""TGPO_R: a teacher that shapes the advantages instead of adding a term to the loss."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ShapingConfig(TeacherTermConfig):
-    """`guidance` of TGPO_R. Weight and decay are those of the authors' code; the paper gives none."""
+    """`guidance` of TGPO_R. Weight and decay are those of the authors' code. The paper gives none."""
 
     weight: NonNegativeFloat = Field(default=0.02, description="lambda at the first iteration.")
     decay: NonNegativeFloat = Field(default=1e-4, description="Linear schedule: what lambda loses at each iteration.")
@@ -37,7 +37,7 @@ class ShapingConfig(TeacherTermConfig):
 
 
 class TGPORConfig(GRPOFamilyConfig, TaughtConfig):
-    """Configuration of TGPO_R. The defaults are Eq. 5; with `guidance.signal: prob` it is the authors' run."""
+    """Configuration of TGPO_R. The defaults are Eq. 5, and `guidance.signal: prob` is the authors' run."""
 
     algo_class = "tgpo_ray.algorithms.tgpor:TGPOR"
 
@@ -47,10 +47,10 @@ class TGPORConfig(GRPOFamilyConfig, TaughtConfig):
 
 @dataclass(frozen=True)
 class ShapedPolicyLoss(PolicyLoss):
-    """`PolicyLoss` with A_i + shaping_weight s_it for A_i, s the detached term of `guidance_advantage`.
+    """`PolicyLoss` with A_i + shaping_weight s_it in place of A_i, where s is the term of `guidance_advantage`.
 
-    The policy's log-probability of the teacher's token is that of the weights being trained, held fixed: the same as
-    pi_old's in an iteration's first update, where nothing has moved yet. The paper's term is pi_old's in all of them.
+    The policy's log-probability of the teacher's token is that of the weights being trained, without gradient. In an
+    iteration's first update it equals pi_old's. The paper's term is pi_old's in all updates.
     """
 
     shaping_weight: float = 0.02
@@ -62,8 +62,8 @@ class ShapedPolicyLoss(PolicyLoss):
         return super().parts(logprobs, entropy, self.shaped(logprobs, rows))
 
     def shaped(self, logprobs: Tensor, rows: TokenRows) -> TokenRows:
-        """The rows with shaped advantages; unchanged where there is no guidance."""
-        sampled_ids, teacher_ids = rows.targets[:, 0], rows.targets[:, 1]
+        """The rows with shaped advantages, unchanged where there is no guidance."""
+        sampled_ids, teacher_ids = rows.targets[:, 0], rows.targets[:, 1]  # (N,) each
         shaping = guidance_advantage(
             logprobs[:, 1], rows.target_mask[:, 1], signal=self.signal, sampled_ids=sampled_ids, teacher_ids=teacher_ids
         )
@@ -83,9 +83,9 @@ class TGPOR(Taught[TGPORConfig], GRPO[TGPORConfig]):
         signal prob:   s = pi(y^T_it)         what the authors ran, lambda 0.02 falling to 0 at iteration 200
         signal match:  s = 1[y_it = y^T_it]   the paper's sentence: the token is rewarded that the teacher approves of
 
-    With `logp` and `prob` the term depends on the state alone, and its expected gradient is exactly 0: it adds
-    variance. `match` is the reading with an effect, the guidance gradient times the policy's own pi(y^T). Groups of
-    equal reward are shaped too; only guided tokens are.
+    With `logp` and `prob` the term depends only on the state. Its expected gradient is exactly 0, so it adds variance.
+    `match` has an effect, the guidance gradient times the policy's own pi(y^T). Guided tokens are shaped, also in
+    groups of equal reward.
     """
 
     config_class = TGPORConfig

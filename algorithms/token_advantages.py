@@ -1,4 +1,4 @@
-"""The policy loss with an advantage of its own for each token, made from the whole batch beforehand."""
+"""The policy loss with a separate advantage for each token, which was computed from the whole batch."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SCORER = "advantage"
 
 @dataclass(frozen=True)
 class TokenAdvantageLoss(PolicyLoss):
-    """`PolicyLoss` whose advantages are (N,) numbers of the tokens, `Guidance.values` of the scorer "advantage"."""
+    """`PolicyLoss` whose advantages (N,) are `Guidance.values` of the scorer "advantage"."""
 
     fields: ClassVar[tuple[str, ...]] = (f"{SCORER}.values",)
 
     def advantages(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
-        values = torch.nan_to_num(rows.extra[f"{SCORER}.values"]).to(logprobs.dtype)
+        values = torch.nan_to_num(rows.extra[f"{SCORER}.values"]).to(logprobs.dtype)  # (N,), 0 where none was given
         return super().advantages(logprobs, rows.replace(advantages=values))

@@ -1,4 +1,4 @@
-"""The token-level losses of SFT, GRPO and TGPO: what `tgpo_ray.kernels` calls for each chunk of response tokens."""
+"""The token-level losses of SFT, GRPO and TGPO, which `tgpo_ray.kernels` calls for each chunk of response tokens."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .losses import (
 Metrics = dict[str, tuple[Tensor, Tensor]]
 Importance = Literal["none", "truncated", "sequence"]
 
-SAMPLER = "episode.old_logprobs"  # what the engine reported when it sampled
+SAMPLER = "episode.old_logprobs"  # the log-probs that the engine reported when it sampled
 REFERENCE = "reference.teacher_logprobs"  # not a number where the reference did not answer
 
 
@@ -55,21 +55,21 @@ class SFTLoss(TokenLoss):
 
 @dataclass(frozen=True)
 class PolicyLoss(TokenLoss):
-    """GRPO and its relatives: the clipped policy loss, and what may stand beside it.
+    """The clipped policy loss of GRPO and its relatives, with their optional terms.
 
         L_t = m_t v_t [ u_t clipped_policy_loss(lp_t, old_t, A_t) + kl_weight kl(lp_t, ref_t) - entropy_weight H_t ]
 
-    As it stands it is the GRPO++ of Teacher-Guided Policy Optimization: no KL, v = u = 1.
+    The defaults are the GRPO++ of Teacher-Guided Policy Optimization: no KL, v = u = 1.
 
     Args:
-        per_sequence: v_t = 1/|y_i|, so that with the number of episodes as the step's denominator every response weighs
-            the same (DeepSeekMath's GRPO); else v_t = 1.
-        kl_weight, kl_estimator, kl_as: KL to a frozen reference, a scorer named "reference". As a `loss` by k2 or k3
-            (DeepSeekMath, 2402.03300, Eq. 3: k3), or as an `advantage`, A_t - kl_weight sg[k1], which is InstructGPT's
+        per_sequence: v_t = 1/|y_i|, else v_t = 1. With the number of episodes as the step's denominator every response
+            then weighs the same (DeepSeekMath's GRPO).
+        kl_weight, kl_estimator, kl_as: KL to a frozen reference, a scorer named "reference". A `loss` is k2 or k3
+            (DeepSeekMath, 2402.03300, Eq. 3: k3). An `advantage` is A_t - kl_weight sg[k1], which is InstructGPT's
             penalty in the reward with immediate credit.
-        importance: u_t, which corrects for a sampler whose log-probabilities are not the learner's: `truncated` has
-            min(pi_learner / pi_sampler, importance_cap) for each token, `sequence` the product over the response, cut
-            likewise. pi_learner is pi_old where it is known, else the present policy, which is the same then.
+        importance: u_t, which corrects for a sampler whose log-probabilities are not the learner's. `truncated` is
+            min(pi_learner / pi_sampler, importance_cap) for each token. `sequence` is the product over the response,
+            cut at the same cap. pi_learner is pi_old where it is known, else the present policy, which then equals it.
     """
 
     clip_low: float = 0.2
@@ -103,16 +103,16 @@ class PolicyLoss(TokenLoss):
         return (*super().row_fields, *reference, *sampler)
 
     def prepare(self, logprobs: Tensor, rows: TokenRows) -> TokenRows:
-        """Adds `importance` (N,), the weight of each row's whole sequence, where the loss asks for it."""
+        """The rows with `importance` (N,), the weight of each row's whole sequence, where the loss needs it."""
         if self.importance != "sequence":
             return rows
-        learner = logprobs[:, 0] if rows.old_logprobs is None else rows.old_logprobs
+        learner = old_or_present(logprobs[:, 0], rows)
         sampler = rows.extra[SAMPLER].to(learner.dtype)
         weights = sequence_importance_weight(learner, sampler, rows.mask, rows.sequence, self.importance_cap)
         return rows.with_extra(importance=weights)
 
     def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
-        """`policy`, and where they have a weight `reference_kl` and `entropy`."""
+        """`policy`, and `reference_kl` and `entropy` where they have a weight."""
         parts = {"policy": self.policy_term(logprobs[:, 0], rows)}
         if self.kl_weight != 0.0 and self.kl_as == "loss":
             reference, known = self.reference(rows)
@@ -123,27 +123,26 @@ class PolicyLoss(TokenLoss):
         return {name: rows.mask * self.weighed(values, rows) for name, values in parts.items()}
 
     def weighed(self, values: Tensor, rows: TokenRows) -> Tensor:
-        """v_t times the values (N,): over the length of their response where each response weighs the same."""
+        """(N,) v_t times the values: over the length of the response with `per_sequence`."""
         return values / rows.lengths.clamp(min=1.0) if self.per_sequence else values
 
     def policy_term(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
-        """u_t clipped_policy_loss(...) (N,) of the sampled tokens."""
+        """(N,) u_t clipped_policy_loss(...) of the sampled tokens."""
         losses = clipped_policy_loss(
             logprobs, rows.old_logprobs, self.advantages(logprobs, rows), self.clip_low, self.clip_high, self.dual_clip
         )
         return losses if self.importance == "none" else self.importance_weights(logprobs, rows) * losses
 
     def advantages(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
-        """(N,) what multiplies the ratio: the rows' advantages, the KL in them where `kl_as` says so."""
+        """(N,) the factor of the ratio: the rows' advantages, minus the KL where `kl_as` is `advantage`."""
         if self.kl_weight == 0.0 or self.kl_as != "advantage":
             return rows.advantages
-        sampled = logprobs.detach() if rows.old_logprobs is None else rows.old_logprobs
         reference, known = self.reference(rows)
-        return rows.advantages - self.kl_weight * known * kl_k1(sampled, reference)
+        return rows.advantages - self.kl_weight * known * kl_k1(old_or_present(logprobs, rows), reference)
 
     @staticmethod
     def reference(rows: TokenRows) -> tuple[Tensor, Tensor]:
-        """(N,) the reference's log-probs of the sampled tokens, and 1.0 where it answered (0.0: it failed)."""
+        """(N,) the reference's log-probs of the sampled tokens, and (N,) 1.0 where it answered, else 0.0."""
         logprobs = rows.extra[REFERENCE].to(rows.advantages.dtype)
         return torch.nan_to_num(logprobs), torch.isfinite(logprobs).to(logprobs.dtype)
 
@@ -151,7 +150,7 @@ class PolicyLoss(TokenLoss):
         """(N,) u_t, without gradient."""
         if self.importance == "sequence":
             return rows.extra["importance"]
-        learner = logprobs if rows.old_logprobs is None else rows.old_logprobs
+        learner = old_or_present(logprobs, rows)
         return truncated_importance_weight(learner, rows.extra[SAMPLER].to(learner.dtype), self.importance_cap)
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
@@ -164,8 +163,9 @@ class PolicyLoss(TokenLoss):
         if entropy is not None:
             metrics["policy/entropy"] = masked_sum(entropy, mask)
         if self.importance != "none":
-            learner = sampled if old is None else old
-            metrics["policy/sampler_gap"] = masked_sum((learner - rows.extra[SAMPLER]).abs(), mask)
+            metrics["policy/sampler_gap"] = masked_sum(
+                (old_or_present(sampled, rows) - rows.extra[SAMPLER]).abs(), mask
+            )
         if self.kl_weight != 0.0:
             reference, known = self.reference(rows)
             metrics["policy/reference_kl"] = masked_sum(kl_k3(sampled, reference), mask * known)
@@ -178,11 +178,11 @@ class GuidedPolicyLoss(PolicyLoss):
 
         L_t = L_pg,t + guidance_weight m^T_t [ -log pi(y^T_t | x, y_<t) ]
 
-    Teacher-Guided Policy Optimization, Eq. 4 and 6, with the guidance subtracted from the objective (the paper prints
-    the other sign, its code does this). Not multiplied by ratio or advantage, not clipped, on all guided tokens of all
-    responses. `normalization="sequence"` is Eq. 3 to the letter: each response weighs the same, by the factor
+    Teacher-Guided Policy Optimization, Eq. 4 and 6, with the guidance subtracted from the objective. The paper prints
+    the other sign, and its code subtracts. Guidance is on all guided tokens of all responses, without ratio, advantage
+    or clip. `normalization="sequence"` is Eq. 3 as printed. Each response then weighs the same, by the factor
     mean_length / |y_i|, where `mean_length` is the step's denominator for each response of the batch, Z / B under a
-    token mean; "token" is what the authors ran.
+    token mean. The authors ran "token".
     """
 
     guidance_weight: float = 2e-3
@@ -207,7 +207,7 @@ class GuidedPolicyLoss(PolicyLoss):
         return super().parts(logprobs, entropy, rows) | {"guidance": self.guidance_weight * guidance}
 
     def guidance(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
-        """(N,) masked, before weight and normalisation."""
+        """(N,) the masked guidance loss, before weight and normalisation."""
         return guidance_loss(logprobs[:, 1], rows.target_mask[:, 1])
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
@@ -217,12 +217,12 @@ class GuidedPolicyLoss(PolicyLoss):
 
 @dataclass(frozen=True)
 class SoftGuidedPolicyLoss(GuidedPolicyLoss):
-    """TGPO towards the teacher's top-k distribution: the forward KL on those k tokens, both sides renormalised.
+    """TGPO towards the teacher's top-k distribution, by the forward KL on those k tokens, both sides renormalised.
 
         L_t = L_pg,t + guidance_weight m^T_t sum_{v in K_t} q~(v) [ log q~(v) - log p~(v) ]
 
     q~ and p~ are the teacher's and the policy's probabilities on K_t, each divided by its sum there. The authors' later
-    code has it with k in 5, 20, 100; theirs is the cross-entropy, which differs by a constant.
+    code has it with k in 5, 20, 100, as the cross-entropy, which differs by a constant.
     """
 
     targets: ClassVar[tuple[str, ...]] = ("teacher.topk_ids",)  # k columns, the likeliest first
@@ -233,6 +233,11 @@ class SoftGuidedPolicyLoss(GuidedPolicyLoss):
         return topk_guidance_loss(logprobs[:, 1:], teacher.to(logprobs.dtype), rows.target_mask[:, 1:])
 
 
+def old_or_present(logprobs: Tensor, rows: TokenRows) -> Tensor:
+    """(N,) log pi_old of the sampled tokens, or the present policy's where none is known, without gradient."""
+    return logprobs.detach() if rows.old_logprobs is None else rows.old_logprobs
+
+
 def masked_sum(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """(sum of the values where mask is 1, how many): detached scalars."""
+    """The sum of the values where mask is 1, and the number of these values, as detached scalars."""
     return (values.detach() * mask).sum(), mask.sum()

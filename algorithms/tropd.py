@@ -1,4 +1,4 @@
-"""TrOPD: on-policy distillation within a trust region."""
+"""TrOPD: on-policy distillation in a trust region."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tgpo_ray.config import (
     section,
 )
 
+from .advantages import no_advantages
 from .end_of_sequence import masked_ids
 from .grpo_config import REWARD_SHAPING
 from .policy_options import policy_options
@@ -82,11 +83,11 @@ class TrOPDConfig(TaughtConfig):
 
 
 class TrOPD(Taught[TrOPDConfig]):
-    """Trust-region on-policy distillation: reverse KL where the teacher agrees to be asked, forward KL elsewhere.
+    """Trust-region on-policy distillation: reverse KL on tokens that the gate trusts, forward KL on the others.
 
-    TrOPD (2606.01249); the loss and our choices where it is silent: `TrustRegionLoss`. A response may begin with the
-    first tokens of a teacher's trace of its problem, which the policy continues; their part falls by a half cosine,
-    prefix_share (1 + cos(pi t / n)) / 2 at iteration t of n, to fully on-policy.
+    TrOPD (2606.01249). `TrustRegionLoss` has the loss and our choices where the paper is silent. A response may begin
+    with the first tokens of a teacher's trace of its problem, which the policy continues. Their part of the trace falls
+    by a half cosine to 0: prefix_share (1 + cos(pi t / n)) / 2 at iteration t of n.
     """
 
     config_class = TrOPDConfig
@@ -108,19 +109,19 @@ class TrOPD(Taught[TrOPDConfig]):
         return self.config.guidance.prefix_share * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     def sample(self) -> Iterator[SampledGroup]:
-        """The iteration's groups, begun by the teacher; evaluation is not."""
+        """The iteration's groups, whose responses begin with a teacher's prefix."""
         self.env_runners.prefixes = None if self.traces is None else self.traces.prefixes(self.prefix_share)
         yield from super().sample()
-        self.env_runners.prefixes = None
+        self.env_runners.prefixes = None  # evaluation has no prefixes
 
     def wanted(self) -> set[str]:
         return {"logprob", f"topk:{self.config.guidance.top_k}"}
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
-        return [np.zeros(len(group.infos)) for group in groups]
+        return no_advantages(groups)
 
     def denominator(self, groups: Sequence[SampledGroup]) -> float:
-        """All tokens that are trained on, of either writer."""
+        """The number of all trained tokens, those of teacher prefixes included."""
         return float(sum(info.num_response_tokens for group in groups for info in group.infos))
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:

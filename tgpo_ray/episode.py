@@ -1,4 +1,4 @@
-"""What one answer to one problem leaves behind: flat arrays, never a Python object for each token.
+"""The data of one response to one problem, in flat arrays without a Python object for each token.
 
 `Episode` and `Guidance` travel between actors through Ray's object store, where numpy arrays are read without a copy.
 The driver sees only `EpisodeInfo`.
@@ -21,9 +21,9 @@ STOP_REASONS = ("stop", "length", "abort")
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
-    """What one scorer said at each of the T response positions of one episode. Fields that nobody asked for are None.
+    """One scorer's answer at each of the T response positions of an episode. Fields outside the request are None.
 
-    Position t is aligned with response token t: the scorer saw the prompt and the tokens before t.
+    Position t is aligned with response token t. There the scorer read the prompt and the tokens before t.
     """
 
     teacher_ids: np.ndarray | None = None  # (T,) int32, the scorer's token in the policy's ids; -1: no guidance here
@@ -34,7 +34,7 @@ class Guidance:
     values: np.ndarray | None = None  # (T,) float32, any number a scorer gives a token, e.g. a process advantage
 
     def arrays(self) -> list[np.ndarray]:
-        """What is there of the fields, each of T rows."""
+        """The fields that are not None, each of T rows."""
         arrays = (getattr(self, field.name) for field in fields(self))
         return [values for values in arrays if values is not None]
 
@@ -65,12 +65,12 @@ class Episode:
 
     @property
     def correct(self) -> float:
-        """1.0 where the verifier said so, else 0.0."""
+        """1.0 if the verifier judged the response right, else 0.0."""
         return float(self.outcome == "correct")
 
     @property
     def uniform(self) -> np.ndarray:
-        """(T,) float32 in [0, 1): noise that follows from what the episode is, wherever and how often it is drawn."""
+        """(T,) float32 in [0, 1), noise that depends only on the episode's content."""
         entropy = [self.problem_index, self.seed, self.weights_version, *self.response_ids.tolist()]
         return np.random.default_rng(np.abs(entropy)).random(len(self.response_ids), np.float32)
 
@@ -88,7 +88,7 @@ class Episode:
 
 @dataclass(frozen=True, slots=True)
 class EpisodeInfo:
-    """All that the driver knows of an episode; the tokens stay where the group's reference points."""
+    """The figures of an episode for the driver. The tokens stay behind the group's reference."""
 
     reward: float
     num_prompt_tokens: int
@@ -117,7 +117,7 @@ class EpisodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One line of work for a runner: which problem, and its number in the iteration (`ordinal` orders the results)."""
+    """A problem for a runner, with its number in the iteration. `ordinal` orders the results."""
 
     env_index: int  # into the configuration's `envs`
     problem_index: int
@@ -127,17 +127,17 @@ class Task:
 
 @dataclass(frozen=True)
 class SampledGroup:
-    """A finished group as the driver holds it: figures here, tokens where `ref` points."""
+    """A finished group on the driver, with figures here and tokens behind `ref`."""
 
     ordinal: int
     task: Task
     infos: tuple[EpisodeInfo, ...]
     ref: Any  # ObjectRef of an EpisodeGroup
     guidance: dict[str, Any] = field(default_factory=dict)  # scorer -> ObjectRef of a list of Guidance, one an episode
-    members: tuple[int, ...] | None = None  # which episodes behind `ref` the infos are of; None: all of them
+    members: tuple[int, ...] | None = None  # indices behind `ref` of the episodes in `infos`; None: all
 
     def keeping(self, indices: Sequence[int]) -> SampledGroup:
-        """The group without its other episodes: neither advantages nor learners see them."""
+        """The group with only these episodes. Advantages and learners do not see the others."""
         members = range(len(self.infos)) if self.members is None else self.members
         return replace(self, infos=tuple(self.infos[i] for i in indices), members=tuple(members[i] for i in indices))
 

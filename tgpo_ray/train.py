@@ -1,7 +1,7 @@
-"""`python -m tgpo_ray.train yaml/x.yaml [key=value ...] [--resume FOLDER]`: one run, from a YAML file.
+"""One run from a YAML file: `python -m tgpo_ray.train yaml/x.yaml [key=value ...] [--resume FOLDER]`.
 
-What `ray job submit --working-dir . -- python -m tgpo_ray.train yaml/x.yaml` executes. If the run fails, the last line
-of its output is the reason.
+`ray job submit --working-dir . -- python -m tgpo_ray.train yaml/x.yaml` executes it on a cluster. If the run fails, the
+last line of its output is the reason.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PACKAGE = Path(__file__).parent
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run and return the exit status: 0 done, 1 failed, 2 bad configuration, 130 interrupted."""
+    """Returns the exit status of the run: 0 done, 1 failed, 2 bad configuration, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="python -m tgpo_ray.train", description="Run the job of a YAML file.")
     add_train_arguments(parser)
     options = parser.parse_args(arguments)
@@ -35,12 +35,12 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def train_overrides(options: argparse.Namespace) -> list[str]:
-    """The overrides of a command line, its switches included."""
+    """Returns the overrides of a command line, its switches included."""
     return [*options.overrides, *(["fault_tolerance.preflight=false"] if options.no_preflight else [])]
 
 
 def train(path: str, overrides: Sequence[str], resume: str | None) -> int:
-    """Load, check and run; problems become one message on standard error."""
+    """Returns the exit status of the run in `path`. Problems become one message on standard error."""
     from tgpo_ray.config import AlgorithmConfig, ConfigError
 
     quiet_other_packages()
@@ -60,15 +60,15 @@ def train(path: str, overrides: Sequence[str], resume: str | None) -> int:
 
 
 def quiet_other_packages() -> None:
-    """Keep banners of other packages out of a run's output; what they say of errors stays."""
+    """Keeps banners of other packages out of a run's output. Their errors stay."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-    # a filter, for DeepSpeed sets its logger's level when it is imported
+    # A filter, because DeepSpeed sets its logger's level when it is imported.
     logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def report_failure(what: str, error: Exception) -> int:
-    """Print the traceback where it helps, and the reason as the last line; returns the exit status."""
+    """Returns the exit status, after printing the traceback where it helps and the reason as the last line."""
     from tgpo_ray.cluster import root_cause
 
     if not _raised_on_purpose(error):
@@ -77,10 +77,10 @@ def report_failure(what: str, error: Exception) -> int:
 
 
 def _raised_on_purpose(error: Exception) -> bool:
-    """Whether this package raised it, here or in an actor, to say something to the user: the message then says all."""
+    """Whether this package raised the error, here or in an actor, with a message that tells the user enough."""
     if not isinstance(error, ValueError | RuntimeError | TimeoutError | ArithmeticError):
         return False
-    # an actor's error carries its traceback as text
+    # An actor's error has its traceback as text.
     files = re.findall(r'File "([^"]+)", line', str(error)) or [
         frame.filename for frame in traceback.extract_tb(error.__traceback__)
     ]
@@ -88,7 +88,7 @@ def _raised_on_purpose(error: Exception) -> bool:
 
 
 def _fail(message: str, status: int) -> int:
-    sys.stdout.flush()
+    sys.stdout.flush()  # so that the reason is the last line where both streams go to one file
     print(message, file=sys.stderr, flush=True)
     return status
 

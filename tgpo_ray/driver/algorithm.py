@@ -1,4 +1,4 @@
-"""Algorithm: builds the actors that a configuration describes, trains iteration by iteration, and ends them all."""
+"""Algorithm, which starts the actors of a configuration, trains iteration by iteration and ends them all."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Metrics = dict[str, float]
 
 
 class ActorGroup(Protocol):
-    """What an algorithm starts, waits for and ends: runners, learners, teachers."""
+    """A group of actors that an algorithm starts, waits for and ends: runners, learners, teachers."""
 
     def wait_until_ready(self) -> None: ...
 
@@ -46,19 +46,19 @@ GroupT = TypeVar("GroupT", bound=ActorGroup)
 class Algorithm(Generic[ConfigT]):
     """Base of all algorithms: actors, checkpoints, evaluation. A subclass defines `training_step`.
 
-    `Algorithm[MyConfig]` has a `config` of that class. `env_runners`, `weights` and `cursor` are there where
-    `has_runners` is true: the algorithm samples, or evaluates.
+    `Algorithm[MyConfig]` has a `config` of that class. `env_runners`, `weights` and `cursor` exist where `has_runners`
+    is true, which means that the algorithm samples or evaluates.
 
     Args:
         config: checked here, before Ray starts.
-        env_runners, teachers: ready groups to use instead of building them; they are left running at `stop`.
-        run_folder: where checkpoints go; default `<checkpointing.storage_path>/<name>`.
-        session: how many times this run has been started, counted from 1: each has its own checkpoint folder.
-        with_runners: False leaves the engines out, where only weights are wanted (export).
+        env_runners, teachers: ready groups to use instead of new ones. `stop` leaves them running.
+        run_folder: the folder of the checkpoints, by default `<checkpointing.storage_path>/<name>`.
+        session: the number of this start of the run, counted from 1. Each start has its own checkpoint folder.
+        with_runners: False starts no engines, for uses that need only the weights (export).
 
     Raises:
-        ConfigError: a rule between keys, a missing model or data file, too small a cluster.
-        ActorStartError: an engine did not come up.
+        ConfigError: a rule between keys is broken, a model or data file is missing, or the cluster is too small.
+        ActorStartError: an engine did not start.
     """
 
     config_class: ClassVar[type[AlgorithmConfig]] = AlgorithmConfig
@@ -86,9 +86,9 @@ class Algorithm(Generic[ConfigT]):
         self.num_recoveries = 0
         self.sampled: list[SampledGroup] = []  # the last iteration's groups, as they were trained on
         self.teachers: Mapping[str, TeacherGroup] = {}  # by name
-        self.reference: TeacherGroup | None = None  # the frozen one of a KL term
+        self.reference: TeacherGroup | None = None  # the frozen model of a KL term
         self.times = StageTimes()  # of the present iteration
-        self._owned: list[ActorGroup] = []
+        self._owned: list[ActorGroup] = []  # in the order of their starts
         try:
             check_resources(config, ray.cluster_resources(), cluster.node_resources())
             self.config = config.resolved(gpus=cluster.has_gpus())
@@ -105,7 +105,7 @@ class Algorithm(Generic[ConfigT]):
 
     @classmethod
     def fit(cls, config: AlgorithmConfig) -> Result:
-        """Run the whole job of `config`: iterations, evaluation, checkpoints, report. See `tgpo_ray.driver.fit`."""
+        """The Result of the whole job of `config`: iterations, evaluation, checkpoints, report. See `driver.fit`."""
         from tgpo_ray.driver.run import fit  # it imports this module
 
         return fit(config)
@@ -125,9 +125,9 @@ class Algorithm(Generic[ConfigT]):
         *,
         with_runners: bool,
     ) -> None:
-        """Start everything at once, then wait: the engines' start-ups overlap."""
-        wanted = with_runners and (self.config.needs_envs or bool(self.config.evaluation.envs))
-        if env_runners is None and wanted:
+        """Starts all groups, then waits for them, so that the engines' start-ups overlap."""
+        needs_runners = with_runners and (self.config.needs_envs or bool(self.config.evaluation.envs))
+        if env_runners is None and needs_runners:
             env_runners = self._own(build_env_runners(self.config))
         self.build_scorers(teachers)
         for group in self._owned:
@@ -136,11 +136,11 @@ class Algorithm(Generic[ConfigT]):
             self._connect(env_runners)
 
     def _connect(self, env_runners: EnvRunnerGroup) -> None:
-        """Give the runners the learners' weights, and begin to walk the problems."""
+        """Gives the runners the learners' weights and sets the cursor to the first problem."""
         self.has_runners, self.env_runners = True, env_runners
         self.weights = WeightSync(self.learners, env_runners)
         self.weights.sync()
-        rows = env_runners.num_problems[: len(self.config.envs)]
+        rows = env_runners.num_problems[: len(self.config.envs)]  # held-out sets come after the training sets
         self.cursor = Cursor(rows, [env.weight for env in self.config.envs], self.config.seed)
 
     def _own(self, group: GroupT) -> GroupT:
@@ -148,27 +148,27 @@ class Algorithm(Generic[ConfigT]):
         return group
 
     def _disown(self, group: ActorGroup) -> None:
-        """End a group now, if it was started here."""
+        """Ends a group now, if it was started here."""
         if group in self._owned:
             self._owned.remove(group)
             group.stop()
 
-    # ---- what an algorithm must say
+    # ---- the parts that an algorithm defines
 
     def read_data(self, config: ConfigT) -> None:
-        """Read the files that the algorithm trains on, before Ray starts. None here."""
+        """Reads the files that the algorithm trains on, before Ray starts. Does nothing by default."""
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
-        """Start the teachers that the algorithm needs (or take the ready ones). None here."""
+        """Starts the teachers that the algorithm needs, or takes the ready ones. Does nothing by default."""
 
     def training_step(self) -> Metrics:
-        """One iteration: from problems (or data) to updated weights; returns what it measured."""
+        """Returns the metrics of one iteration, which goes from problems (or data) to updated weights."""
         raise NotImplementedError(f"{type(self).__name__} must define training_step() -> metrics")
 
     def train(self) -> Metrics:
-        """One iteration; returns its metrics (names: tgpo_ray.reporting.metrics.METRICS).
+        """Returns the metrics of one iteration. `tgpo_ray.reporting.METRICS` has their names.
 
-        If learners die on the way, everything goes back to the last checkpoint and on from there.
+        If learners die, everything goes back to the last checkpoint and continues from there.
         """
         start = time.monotonic()
         self.times = StageTimes()
@@ -194,7 +194,7 @@ class Algorithm(Generic[ConfigT]):
 
     @property
     def num_iterations(self) -> int:
-        """Iterations of the whole run; a method whose data decide says so itself."""
+        """Iterations of the whole run. A method whose data decide overrides this."""
         if self.config.num_iterations is None:
             raise NotImplementedError(f"{type(self).__name__} must define num_iterations: training leaves it open")
         return self.config.num_iterations
@@ -213,10 +213,10 @@ class Algorithm(Generic[ConfigT]):
         return metrics | {"time/evaluate_s": time.monotonic() - start}, groups
 
     def before_evaluation(self) -> None:
-        """Nothing: the runners have the newest weights after every iteration."""
+        """Prepares the runners. Does nothing by default: they have the newest weights after every iteration."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What the driver knows and a restored run needs; schedules follow from `iteration`."""
+        """The driver's state that a restored run needs. Schedules follow from `iteration`."""
         return {
             "algorithm": self.config.algorithm,
             "iteration": self.iteration,
@@ -230,24 +230,24 @@ class Algorithm(Generic[ConfigT]):
             self.cursor.load_state_dict(state["cursor"])
 
     def save(self, path: str | None = None) -> str:
-        """Write a checkpoint into the run's folder, and a copy of it to `path` (a folder or a URI); returns where."""
+        """Returns the path of a new checkpoint in the run's folder, or of its copy at `path` (a folder or a URI)."""
         name = f"checkpoint_{self.iteration:06d}"
         if self.num_recoveries:  # the iteration may have been saved before it was taken back
             name += f"_{self.num_recoveries}"
         if not self._last_checkpoint.endswith(name):
             state = self.state_dict()
             self._last_checkpoint = self.learners.save(name, {STATE_FILE: json.dumps(state)})
-            self._last_state = state  # only now: a save that failed is nothing to go back to
+            self._last_state = state  # after the save: one that fails is nothing to go back to
         if path is None:
             return self._last_checkpoint
         copy_folder(self._last_checkpoint, path)
         return absolute(path)
 
     def restore(self, path: str) -> None:
-        """Continue from a checkpoint: weights, optimizer, step, schedule, cursor and random state.
+        """Restores a checkpoint: weights, optimizer, step, schedule, cursor and random state.
 
         Raises:
-            ValueError: no checkpoint there, or one of another algorithm.
+            ValueError: `path` is no checkpoint, or one of another algorithm.
         """
         path = absolute(path)
         try:
@@ -263,7 +263,7 @@ class Algorithm(Generic[ConfigT]):
             self.weights.sync(state["weights_version"])
 
     def recover(self, error: LearnersRestartedError | None) -> None:
-        """Go back to the last checkpoint (or the start), where Ray Train has put the learners."""
+        """Goes back to the last checkpoint, or the start, where Ray Train has put the learners."""
         while error is not None:
             self.num_recoveries += 1
             print(f"{error}: going back from iteration {self.iteration} to {self._last_state['iteration']}", flush=True)
@@ -273,18 +273,18 @@ class Algorithm(Generic[ConfigT]):
                 if self.has_runners:
                     self.weights.sync()
                 error = None
-            except LearnersRestartedError as again:
+            except LearnersRestartedError as again:  # they died once more: Ray Train counts the restarts
                 error = again
 
     def export(self, path: str) -> str:
-        """Write the policy as a Hugging Face folder that transformers and a vLLM server load; returns where."""
+        """Returns the path of the policy as a Hugging Face folder, which transformers and a vLLM server load."""
         self.learners.export(absolute(path))
         return absolute(path)
 
     def stop(self) -> None:
-        """End every actor that was started here, and Ray if it was; safe to call twice."""
+        """Ends every actor that was started here, and Ray if it was started here. Safe to call twice."""
         owned, self._owned = self._owned, []
-        with ExitStack() as stack:  # whichever fails to end, the others and Ray are ended too
+        with ExitStack() as stack:  # if one fails to end, the others and Ray still do
             if self._owns_ray:
                 self._owns_ray = False
                 stack.callback(ray.shutdown)

@@ -1,4 +1,4 @@
-"""Held-out evaluation on the runners' engines: every problem by index, avg@k and pass@k."""
+"""Held-out evaluation on the runners' engines, by index, with avg@k and pass@k."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def evaluate(
 ) -> tuple[dict[str, float], list[SampledGroup]]:
     """Metrics under `evaluation/`, and some groups for the report.
 
-    The sets are walked by index with seeds of their own, so that two evaluations see the same problems.
+    Problems are taken by index and have fixed seeds, so that two evaluations see the same problems.
     """
     from tgpo_ray.env_runners import evaluation_sampling
 
     section = config.evaluation
-    first = len(config.envs)
+    first = len(config.envs)  # runners have the training environments, then the held-out ones
     metrics: dict[str, float] = {}
     sets: list[list[SampledGroup]] = []
     for i, env in enumerate(section.envs):
@@ -36,6 +36,7 @@ def evaluate(
         sets.append(sorted(groups, key=lambda group: group.ordinal))
         if len(section.envs) > 1:
             metrics |= {f"evaluation/{env.label}/{name}": value for name, value in summary(sets[-1]).items()}
+    # Each set weighs the same, whatever its size.
     for name in ("accuracy", "reward", "response_length", "truncated"):
         metrics[f"evaluation/{name}"] = float(np.mean([summary(groups)[name] for groups in sets]))
     metrics["evaluation/num_problems"] = float(sum(map(len, sets)))
@@ -46,7 +47,7 @@ def evaluate(
 
 
 def summary(groups: Sequence[SampledGroup]) -> dict[str, float]:
-    """avg@k, pass@k (any of the k samples is right), mean reward and length of one set."""
+    """avg@k, pass@k (any of the k samples is right), mean reward and mean length of one set."""
     right = np.asarray([[info.outcome == "correct" for info in group.infos] for group in groups])  # (P, k)
     infos = [info for group in groups for info in group.infos]
     return {
@@ -59,7 +60,7 @@ def summary(groups: Sequence[SampledGroup]) -> dict[str, float]:
 
 
 def sample_rows(groups: Iterable[SampledGroup], iteration: int, phase: str) -> list[dict[str, Any]]:
-    """Rows of samples.jsonl: prompts, responses and their rewards, fetched from the object store."""
+    """Rows of samples.jsonl with prompts, responses and rewards, fetched from the object store."""
     rows = []
     for group in groups:
         episodes: EpisodeGroup = ray.get(group.ref)

@@ -1,4 +1,4 @@
-"""Handover: scored groups on their way to the learners."""
+"""Handover, which passes scored groups to the learners."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from tgpo_ray.episode import SampledGroup
 
 
 class Handover:
-    """Gathers an iteration's groups, and hands them to the learners while others are still being written.
+    """An iteration's groups, which go to the learners while others are still being written.
 
     Args:
-        accumulate: gives groups to the learners, and returns at once.
-        enough_tokens: padded tokens, those of a micro-batch on each rank, at which waiting groups are handed over;
-            None: they are gathered only.
+        accumulate: gives groups to the learners and returns at once.
+        enough_tokens: number of padded tokens at which waiting groups are handed over, a micro-batch on each rank.
+            With None they are only gathered.
     """
 
     def __init__(self, accumulate: Callable[[Sequence[SampledGroup]], None], enough_tokens: int | None) -> None:
@@ -23,11 +23,11 @@ class Handover:
 
     @property
     def streams(self) -> bool:
-        """Whether groups are handed over as they come."""
+        """Whether groups go to the learners as they arrive."""
         return self._enough_tokens is not None
 
     def take(self, group: SampledGroup) -> None:
-        """Gather a group; hand over what waits, once it fills a micro-batch on each rank."""
+        """Adds a group, and hands the waiting ones over once they fill a micro-batch on each rank."""
         self.groups.append(group)
         if self._enough_tokens is None:
             return
@@ -36,11 +36,12 @@ class Handover:
             self.flush()
 
     def flush(self) -> None:
-        """Hand over what waits."""
+        """Hands the waiting groups over."""
         waiting, self._waiting = self._waiting, []
         if waiting:
             self._accumulate(waiting)
 
 
 def _padded_tokens(group: SampledGroup) -> int:
+    # A micro-batch is padded to its longest sequence.
     return len(group.infos) * max(info.num_tokens for info in group.infos)

@@ -1,4 +1,4 @@
-"""OnPolicyAlgorithm: sample, verify, score, hand over, update, sync. A method says only its advantages and its loss."""
+"""OnPolicyAlgorithm, the loop of sample, verify, score, hand over, update and sync."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ MAX_EMPTY_ITERATIONS = 3
 class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
     """The loop of the algorithms that sample from the policy that they train.
 
-    A subclass defines `advantages` and `loss`, and where it has scorers of its own `scoring_requests`.
+    A subclass defines `advantages` and `loss`. With scorers of its own it also defines `scoring_requests`.
     """
 
     reference: TeacherGroup | None  # the frozen reference, where the loss has a KL to it
-    refused: Sequence[tuple[EpisodeInfo, ...]] = ()  # groups that dynamic sampling replaced: what the driver knows
+    refused: Sequence[tuple[EpisodeInfo, ...]] = ()  # of the groups that dynamic sampling replaced
     _num_empty_iterations = 0
 
-    # ---- what a method is made of: override these
+    # ---- the parts of a method: override these
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
-        """Start the frozen reference where the loss has a KL to it, or take the ready one, `teachers["reference"]`."""
+        """Starts the frozen reference where the loss has a KL to it, or takes `teachers["reference"]`."""
         self.reference = None
         if self.config.uses_reference:
             ready = (teachers or {}).get("reference")
             self.reference = ready or self._own(build_reference(self.config))
 
     def begin_iteration(self) -> None:
-        """Called before anything is sampled: a method starts or releases what this iteration needs. Nothing here."""
+        """Starts or releases the actors of this iteration, before sampling. Does nothing by default."""
 
     def keep(self, group: SampledGroup) -> bool:
-        """Whether dynamic sampling trains on this group: not where all rewards are equal, so that nothing is learned.
+        """Whether dynamic sampling trains on this group. It refuses groups of equal rewards, which teach nothing.
 
-        DAPO (2503.14476), section 3.2. The environment's own rewards count, before any shaping.
+        DAPO (2503.14476), section 3.2. It compares the environment's own rewards, before any shaping.
         """
         return len(set(group.rewards)) > 1
 
     def complete(self, group: SampledGroup) -> SampledGroup:
-        """The group as it is scored and trained on, with what a method adds to it. Unchanged here."""
+        """The group with the episodes that a method adds before scoring. Unchanged by default."""
         return group
 
     def scoring_requests(self, group: SampledGroup) -> list[ScoringRequest]:
-        """Which pools score this group: the reference here, where there is one."""
+        """The requests to the pools that score this group, by default to the reference, where there is one."""
         return [] if self.reference is None else [ScoringRequest("reference", self.reference, {"logprob"})]
 
     def scorers(self) -> list[TeacherGroup]:
@@ -63,34 +63,34 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         return [] if self.reference is None else [self.reference]
 
     def score_batch(self, groups: list[SampledGroup]) -> list[SampledGroup]:
-        """The iteration's groups with scores that need all of them; its method says `needs_batch`. Unchanged here."""
+        """The groups with scores that need the whole batch (see `needs_batch`). Unchanged by default."""
         return groups
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
-        """One (G,) array of advantages a group."""
+        """A (G,) array of advantages for each group."""
         raise NotImplementedError(f"{type(self).__name__} must define advantages(groups) -> list of (G,) arrays")
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        """The loss of these groups: all of an update's where the method says `needs_batch`, else some of them."""
+        """The loss of these groups, which are all of an update's with `needs_batch`, else some of them."""
         raise NotImplementedError(f"{type(self).__name__} must define loss(groups) -> TokenLoss")
 
     @property
     def needs_batch(self) -> bool:
-        """Whether `loss` or `score_batch` must know the whole batch: nothing is handed over while sampling goes on."""
+        """Whether `loss` or `score_batch` needs the whole batch. Groups then wait until sampling ends."""
         return False
 
     def denominator(self, groups: Sequence[SampledGroup]) -> float:
-        """What the summed loss of an update is divided by: Z, the policy's tokens in it."""
+        """Z, the divisor of an update's summed loss, by default the number of the policy's tokens in it."""
         return float(sum(group.num_policy_tokens for group in groups))
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
-        """The iteration's metrics with what the method adds; here it may refuse to go on. Unchanged here."""
+        """The metrics with those that the method adds. It may raise to end the run. Unchanged by default."""
         return metrics
 
     # ---- one iteration
 
     def training_step(self) -> Metrics:
-        """Sample, verify, score, hand over, update, sync; each group goes on as soon as it is there."""
+        """The metrics of one iteration. Each group moves to the next stage as soon as it is ready."""
         self.begin_iteration()
         failures, handover = VerifierFailures.of(self.config), self.handover()
         with Scoring() as scoring:
@@ -101,7 +101,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
                     scoring.submit(completed, self.scoring_requests(completed))
                 for scored in scoring.finished():
                     handover.take(scored)
-            failures.check()
+            failures.check()  # raises before the wait for the slowest scorer
             for scored in self.times.waiting("guidance", scoring.drain()):
                 handover.take(scored)
         self.sampled = self.batch_of(handover)
@@ -113,20 +113,20 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
 
     @property
     def rollouts_per_group(self) -> int:
-        """Episodes that the policy writes for each problem: all of the group's."""
+        """Episodes that the policy writes for each problem, by default the whole group."""
         return self.config.training.group_size
 
     def sample(self) -> Iterator[SampledGroup]:
-        """The iteration's groups, as they finish; with dynamic sampling those that `keep` approves of."""
+        """The iteration's groups as they finish, with dynamic sampling only those that `keep` accepts."""
         training = self.config.training
         refused: list[tuple[EpisodeInfo, ...]] = []
         self.refused = refused
 
         def keep_or_note(group: SampledGroup) -> bool:
-            kept = self.keep(group)
-            if not kept:
+            is_accepted = self.keep(group)
+            if not is_accepted:
                 refused.append(group.infos)
-            return kept
+            return is_accepted
 
         return self.env_runners.sample(
             self.cursor.next(training.groups_per_iteration),
@@ -139,36 +139,36 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         )
 
     def handover(self) -> Handover:
-        """The iteration's way to the learners.
+        """The iteration's path to the learners.
 
-        With one update, they work on what has arrived while the rest is being written. With several, who is in which
-        update must not depend on who finished first: groups wait for each other.
+        With one update, they work on the groups that have arrived while the rest is being written. With several, the
+        groups of an update must not depend on the order in which they finish, so they wait for each other.
         """
         if self.config.training.updates_per_iteration > 1 or self.needs_batch:
             return Handover(self.accumulate, enough_tokens=None)
         return Handover(self.accumulate, self.learners.token_budget * self.learners.placement.num_learners)
 
     def accumulate(self, groups: Sequence[SampledGroup]) -> None:
-        """Hand groups to the learners, which add up their gradients."""
+        """Hands groups to the learners, which add up their gradients."""
         with self.times.stage("update"):
             self.learners.accumulate(groups, self.advantages(groups), self.loss(groups))
 
     def batch_of(self, handover: Handover) -> list[SampledGroup]:
-        """All groups, in the order in which they are trained on."""
+        """All groups in the order of training."""
         if handover.streams:
             return handover.groups
         with self.times.stage("guidance"):
             return self.score_batch(sorted(handover.groups, key=lambda group: group.ordinal))
 
     def update_all(self, handover: Handover) -> list[Metrics]:
-        """What each of the iteration's updates measured."""
+        """The metrics of each of the iteration's updates."""
         if handover.streams:
             handover.flush()
             return [self.update(self.sampled, 0)]
         batches = self.split(self.sampled)
         if self.config.training.old_logprobs == "learner":
-            for batch in batches[1:]:  # the first update's ratio is one: no pass for it
-                self.learners.remember_logprobs(batch)  # dealt over the ranks as its update will be
+            for batch in batches[1:]:  # the first update's ratio is one, so it needs no pass
+                self.learners.remember_logprobs(batch)  # on the ranks that will train on them
         updates: list[Metrics] = []
         for number, batch in enumerate(batches):
             self.accumulate(batch)
@@ -177,7 +177,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         return updates
 
     def update(self, groups: Sequence[SampledGroup], number: int) -> Metrics:
-        """One optimizer step on groups that were handed over; `number` counts the iteration's updates from 0."""
+        """The metrics of one optimizer step on the groups. `number` counts the iteration's updates from 0."""
         with self.times.stage("update"):
             return self.learners.step(self.denominator(groups), self.learning_rate(number))
 
@@ -187,14 +187,15 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         return [groups[start : start + size] for start in range(0, len(groups), size)]
 
     def learning_rate(self, update: int) -> float:
-        """The rate of this iteration's update number `update`: constant after a linear warm-up."""
+        """The rate of this iteration's update number `update`, constant after a linear warm-up."""
         training = self.config.training
         step = self.iteration * training.updates_per_iteration + update
         return training.lr * min(1.0, (step + 1) / max(1, training.lr_warmup_steps))
 
     def measured(self, infos: Sequence[tuple[EpisodeInfo, ...]], updates: Sequence[Metrics]) -> Metrics:
-        """The iteration's metrics: of all episodes that were sampled, of the scorers, and the mean over the updates."""
+        """The metrics of all sampled episodes and of the scorers, and the means over the updates."""
         infos = [*infos, *self.refused]
+        # The sync after the updates has raised the version by one.
         metrics = rollout_metrics(infos, weights_version=self.weights.version - 1)
         if self.config.training.dynamic_sampling:
             metrics["sampling/refused_groups"] = len(self.refused) / len(infos)
@@ -203,7 +204,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         return metrics | {"tokens/trained": float(sum(group.num_policy_tokens for group in self.sampled))}
 
     def _check_collapse(self) -> None:
-        """Stop a run that has nothing to learn from: no group at all, or responses without a token."""
+        """Raises RuntimeError where nothing is left to learn from: no group, or responses without a token."""
         if not self.sampled and self.refused:
             training = self.config.training
             raise RuntimeError(
@@ -211,6 +212,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
                 "the problems are too hard or too easy for this policy. Mix in others, raise training.group_size or "
                 "training.max_sampling_rounds, or write training.dynamic_sampling: false"
             )
+        # An empty response has one token, its end of sequence.
         longest = max(info.num_policy_tokens for group in self.sampled for info in group.infos)
         self._num_empty_iterations = self._num_empty_iterations + 1 if longest <= 1 else 0
         if self._num_empty_iterations >= MAX_EMPTY_ITERATIONS:
@@ -222,6 +224,6 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
 
 
 def _mean(updates: Sequence[Metrics]) -> Metrics:
-    """Mean over an iteration's updates of every metric that any of them has."""
+    """The mean over an iteration's updates of every metric, over the updates that have it."""
     names = {name for update in updates for name in update}
     return {name: float(np.mean([update[name] for update in updates if name in update])) for name in sorted(names)}

@@ -1,4 +1,4 @@
-"""A whole run: evaluate, iterate, checkpoint, report; whatever happens, metrics and checkpoints stay and actors end."""
+"""A whole run: evaluate, iterate, checkpoint, report. A failure leaves metrics and checkpoints and ends all actors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Metrics = dict[str, float]
 
 
 class Runnable(RunningAlgorithm, Protocol):
-    """What a run needs of an algorithm; `Algorithm` has it."""
+    """The interface of an algorithm that a run needs. `Algorithm` has it."""
 
     num_recoveries: int
     sampled: list[SampledGroup]
@@ -58,15 +58,15 @@ def fit(
     env_runners: EnvRunnerGroup | None = None,
     teachers: Mapping[str, TeacherGroup] | None = None,
 ) -> Result:
-    """Run the job to its end and return Ray Train's Result: last metrics, last checkpoint, the run's folder.
+    """Returns Ray Train's Result of the whole job: last metrics, last checkpoint, the run's folder.
 
     Args:
-        resume: the folder of an earlier run, to continue from its last checkpoint, in the same folder.
-        env_runners, teachers: ready groups to use, as Algorithm takes them; they are left running.
+        resume: the folder of an earlier run, which continues there from its last checkpoint.
+        env_runners, teachers: ready groups to use, as in Algorithm. They keep running.
 
     Raises:
-        ConfigError, ActorStartError: before anything was trained; no folder is left.
-        Exception: whatever ended the run; its last checkpoint and metrics are on disk.
+        ConfigError, ActorStartError: the run did not start. It leaves no folder.
+        Exception: the error that ended the run. Its last checkpoint and metrics are on disk.
     """
     run = Run(config, resume)
     with terminated_by_signal():
@@ -85,11 +85,11 @@ def fit(
 
 
 class Run:
-    """One run's folder and what is written into it."""
+    """The folder of one run, with everything that is written into it."""
 
     def __init__(self, config: AlgorithmConfig, resume: str | None) -> None:
         storage = config.checkpointing.storage_path
-        self.remote = storage if "://" in storage else None  # a URI: the folder lies here first, and is copied there
+        self.remote = storage if "://" in storage else None  # a URI, to which the local folder is copied at the end
         self.restored = _read_run_file(resume) if resume else None
         if resume:
             self.folder = Path(resume).resolve()
@@ -100,7 +100,7 @@ class Run:
         self._checkpoint: str | None = None
 
     def go(self, algorithm: Runnable) -> Result:
-        """Run the algorithm to its end and write the report."""
+        """The Result of the algorithm, run to its end, with the report on disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.restored:
             self._checkpoint = str(self.folder / self.restored["checkpoint"])
@@ -122,7 +122,7 @@ class Run:
         return self._result(last)
 
     def discard_if_empty(self) -> None:
-        """Remove the folder where only Ray Train's empty one is in it: a failed start leaves no trace."""
+        """Removes the folder if it contains only Ray Train's empty one, so that a failed start leaves no trace."""
         folders = [folder for folder in self.folder.glob("checkpoints*") if not any(folder.glob("[!.]*"))]
         if self.folder.is_dir() and len(folders) == len(list(self.folder.iterdir())):
             shutil.rmtree(self.folder)
@@ -131,19 +131,19 @@ class Run:
         metrics: Metrics = {}
         evaluation = algorithm.config.evaluation
         if algorithm.iteration == 0 and evaluation.at_start and evaluation.envs:
-            metrics = _evaluated(algorithm, log)
+            metrics = _evaluate(algorithm, log)
             progress.update(algorithm.iteration, log.write(algorithm.iteration, metrics))
         while algorithm.iteration < algorithm.num_iterations:
-            recoveries = algorithm.num_recoveries
+            recoveries = algorithm.num_recoveries  # rises where `train` went back to a checkpoint
             metrics = algorithm.train()
             if algorithm.num_recoveries > recoveries:
                 log.take_back(algorithm.iteration - 1)
             try:
                 if evaluation.envs and _is_due(algorithm, evaluation.every, at_end=evaluation.at_end):
-                    metrics |= _evaluated(algorithm, log)
+                    metrics |= _evaluate(algorithm, log)
                 if _is_due(algorithm, algorithm.config.checkpointing.every):
-                    metrics |= self._saved(algorithm)
-            except LearnersRestartedError as error:  # they died after the update: it is not in any checkpoint
+                    metrics |= self._save(algorithm)
+            except LearnersRestartedError as error:  # they died after the update, which is in no checkpoint
                 algorithm.recover(error)
                 log.take_back(algorithm.iteration)
                 continue
@@ -153,14 +153,14 @@ class Run:
             progress.update(algorithm.iteration, row)
         return metrics
 
-    def _saved(self, algorithm: Runnable) -> Metrics:
+    def _save(self, algorithm: Runnable) -> Metrics:
         start = time.monotonic()
         self._checkpoint = algorithm.save()
         name = os.path.relpath(self._checkpoint, self.folder)  # relative: a run's folder may be moved
         state = {"checkpoint": name, "iteration": algorithm.iteration, "session": self.session}
         temporary = self.folder / f"{RUN_FILE}.tmp"
         temporary.write_text(json.dumps(state))
-        temporary.replace(self.folder / RUN_FILE)
+        temporary.replace(self.folder / RUN_FILE)  # atomic: a crash leaves the old file or the new one
         return {"time/checkpoint_s": time.monotonic() - start}
 
     def _publish(self) -> None:
@@ -176,27 +176,27 @@ class Run:
         return Result(metrics=dict(metrics), checkpoint=checkpoint, error=None, path=absolute(str(self.folder)))
 
 
-def _evaluated(algorithm: Runnable, log: RunLog) -> Metrics:
+def _evaluate(algorithm: Runnable, log: RunLog) -> Metrics:
     metrics, groups = algorithm.evaluate()
     log.write_samples(groups, algorithm.iteration, "evaluation")
     return metrics
 
 
 def _is_due(algorithm: Runnable, every: int | None, *, at_end: bool = True) -> bool:
-    """Whether this iteration ends with an evaluation or a checkpoint: every k-th does, and the last."""
+    """Whether this iteration ends with an evaluation or a checkpoint, as every k-th and the last do."""
     if algorithm.iteration == algorithm.num_iterations:
         return at_end
     return every is not None and algorithm.iteration % every == 0
 
 
 def _shows_samples(algorithm: Runnable) -> bool:
-    """Whether some of this iteration's episodes go to the report: the first's, the last's, and every k-th's."""
+    """Whether samples of this iteration go to the report, as those of the first, the last and every k-th do."""
     every = algorithm.config.reporting.samples_every
     return algorithm.iteration % every == 0 or algorithm.iteration in (1, algorithm.num_iterations)
 
 
 def free_folder(folder: Path) -> Path:
-    """`folder`, or `folder-2`, `folder-3`, ... where that exists: an earlier run is never written over."""
+    """`folder`, or the first of `folder-2`, `folder-3`, ... that does not exist, to keep earlier runs."""
     number, candidate = 1, folder
     while candidate.exists():
         number += 1

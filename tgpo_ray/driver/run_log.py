@@ -1,4 +1,4 @@
-"""RunLog: the rows that a run writes into its folder while it goes on."""
+"""RunLog, which writes the rows of a run into its folder."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 
 class RunLog:
-    """Metrics through every writer, texts of some episodes, and the run's totals of tokens and seconds.
+    """The writers of metrics and of some episodes' texts, with the run's totals of tokens and seconds.
 
     Args:
-        folder: the run's, which exists.
-        resume_after: the restored iteration: later rows are cut, and the totals go on from its row. None: a new run.
+        folder: the run's folder, which exists.
+        resume_after: the restored iteration, or None for a new run. Later rows are cut, and the totals continue from
+            its row.
     """
 
     def __init__(self, folder: Path, reporting: ReportingConfig, resume_after: int | None) -> None:
@@ -35,7 +36,7 @@ class RunLog:
         self._start = time.monotonic()
 
     def write(self, iteration: int, metrics: Metrics) -> Metrics:
-        """Write an iteration's metrics, the run's totals with them; returns the whole row."""
+        """Returns the row of an iteration, its metrics and the run's totals, after writing it."""
         self._tokens += metrics.get("tokens/response", 0.0)
         seconds = self._seconds_before + time.monotonic() - self._start
         row = metrics | {"tokens/total": self._tokens, "time/total_s": seconds}
@@ -44,23 +45,24 @@ class RunLog:
         return row
 
     def write_samples(self, groups: Iterable[SampledGroup], iteration: int, phase: str) -> None:
-        """Write the texts of these groups."""
+        """Writes the texts of these groups."""
         for row in sample_rows(groups, iteration, phase):
             self._samples.append(row)
 
     def take_back(self, iteration: int) -> None:
-        """Learners went back to a checkpoint: rows of iterations that did not happen go."""
+        """Cuts the rows after `iteration`, to which the learners went back."""
+        # TensorBoard and W&B take no rows back: the repeated iterations overwrite theirs.
         for writer in [*self._writers, self._samples]:
             if isinstance(writer, JsonlWriter):
                 writer.truncate_after(iteration)
 
     def close(self) -> None:
-        """Close every file."""
+        """Closes every writer."""
         for writer in [*self._writers, self._samples]:
             writer.close()
 
 
 def _last_row(path: Path, iteration: int) -> Metrics:
-    """The last row up to `iteration`; empty where there is none."""
+    """The last row up to `iteration`, empty where there is none."""
     rows = [row for row in read_metrics(path) if row["iteration"] <= iteration]
     return rows[-1] if rows else {}

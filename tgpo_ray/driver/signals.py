@@ -1,4 +1,4 @@
-"""What a run does about SIGTERM and Ctrl-C."""
+"""The handling of SIGTERM and Ctrl-C in a run."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from types import FrameType
 
 @contextmanager
 def terminated_by_signal() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, through `finally`: schedulers send it before they kill."""
-    if threading.current_thread() is not threading.main_thread():
+    """A block that SIGTERM ends as Ctrl-C does, through `finally`. Schedulers send SIGTERM before they kill."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
 
@@ -25,7 +25,7 @@ def terminated_by_signal() -> Iterator[None]:
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
-    except KeyboardInterrupt:  # Ray raises one of its own where it was waiting
+    except KeyboardInterrupt:  # Ray raises another, without a name, where it was waiting
         raise KeyboardInterrupt(names[-1]) from None
     finally:
         for number, handler in before.items():
@@ -34,7 +34,7 @@ def terminated_by_signal() -> Iterator[None]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """A second Ctrl-C must not leave actors behind: clean-up is bounded in time anyway."""
+    """A block that ignores Ctrl-C, so that a second one leaves no actors behind. Clean-up has time limits."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Where the seconds of an iteration go, stage by stage."""
+"""The seconds of an iteration, stage by stage."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ ItemT = TypeVar("ItemT")
 
 
 class StageTimes:
-    """The seconds of one iteration's stages by name, each counted from 0."""
+    """The seconds of one iteration's stages by name."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the seconds of the block to the stage."""
+        """A block whose seconds are added to the stage."""
         start = time.monotonic()
         try:
             yield
@@ -26,7 +26,7 @@ class StageTimes:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
 
     def waiting(self, name: str, items: Iterator[ItemT]) -> Iterator[ItemT]:
-        """Yield the items; the stage gets the seconds of waiting for each, not those of what is done with it."""
+        """Yields the items. The stage gets the seconds of waiting for them, not those of the loop's body."""
         while True:
             with self.stage(name):
                 try:
@@ -36,5 +36,5 @@ class StageTimes:
             yield item
 
     def metrics(self) -> dict[str, float]:
-        """`time/<stage>_s` of every stage that there was."""
+        """`time/<stage>_s` of every stage that ran."""
         return {f"time/{name}_s": seconds for name, seconds in self.seconds.items()}

@@ -1,4 +1,4 @@
-"""Learner weights to engines: one versioned interface."""
+"""WeightSync, the versioned path of the learners' weights to the engines."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from tgpo_ray.learners import LearnerGroup
 
 
 class WeightSync:
-    """Carries the learners' weights to the runners and counts the versions."""
+    """The path of the learners' weights to the runners, with a count of the versions."""
 
     def __init__(self, learners: LearnerGroup, runners: EnvRunnerGroup) -> None:
         self._learners, self._runners = learners, runners
         self.version = runners.weights_version
 
     def sync(self, version: int | None = None) -> int:
-        """Send the learners' weights to every runner and return the new version, `version` or the last one plus one.
+        """Returns the new version, `version` or the last one plus one, after every runner has the weights.
 
-        A version never goes back, also where a restored run counts its updates again: an episode's
-        `weights_version` names one set of weights only.
+        A version never goes back, also where a restored run counts its updates again. So an episode's
+        `weights_version` names only one set of weights.
         """
         refs = self._learners.weight_buckets()
         self.version = max(self.version + 1, self._runners.weights_version + 1, version or 0)

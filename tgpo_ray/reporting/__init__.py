@@ -1,4 +1,4 @@
-"""What a run tells: metrics with their writers, the progress line, the HTML report."""
+"""The outputs of a run: metrics with their writers, the progress line, the HTML report."""
 
 from typing import TYPE_CHECKING
 

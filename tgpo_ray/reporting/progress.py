@@ -1,4 +1,4 @@
-"""The line that tells a watcher how the run goes: live in a terminal, plain lines every few seconds in a job's log."""
+"""The progress of a run: a live line in a terminal, plain lines every few seconds in a job's log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
-WINDOW = 20  # iterations that the time left is estimated from: lengths change while a policy learns
+WINDOW = 20  # iterations for the estimate of the time left; few, because lengths change while a policy learns
 
 Format = Callable[[float], str]
 COLUMNS: tuple[tuple[str, str, Format], ...] = (
@@ -24,10 +24,10 @@ COLUMNS: tuple[tuple[str, str, Format], ...] = (
 
 
 class Progress:
-    """A context manager that shows where a run of `num_iterations` stands.
+    """A context manager that shows the progress of a run of `num_iterations`.
 
-    Figures that an iteration does not report (held-out accuracy, mostly) keep their last value. Where the output is not
-    a terminal, one plain line appears at most every `every_s` seconds; evaluations and the last iteration always do.
+    Figures that an iteration does not report (mostly held-out accuracy) keep their last value. Where the output is not
+    a terminal, a plain line appears at most every `every_s` seconds. Evaluations and the last iteration always appear.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Progress:
         self.every_s = every_s
         self._console = console or Console()
         self._clock = clock
-        self._shown: dict[str, float] = {}
+        self._figures: dict[str, float] = {}  # the last value of each
         self._times: deque[tuple[int, float]] = deque(maxlen=WINDOW + 1)
         self._last_line = -float("inf")
         self._live = self._live_bar() if enabled and self._console.is_terminal else None
@@ -63,7 +63,7 @@ class Progress:
     def update(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         """Shows the figures of `iteration` (0: the base policy's evaluation)."""
         self._times.append((iteration, self._clock()))
-        self._shown.update({name: metrics[name] for name, _, _ in COLUMNS if metrics.get(name) is not None})
+        self._figures.update({name: metrics[name] for name, _, _ in COLUMNS if metrics.get(name) is not None})
         if self._live:
             self._live.update(self._live.task_ids[0], completed=iteration, status=self._status())
         elif self.enabled and self._line_is_due(iteration, evaluated="evaluation/accuracy" in metrics):
@@ -76,16 +76,16 @@ class Progress:
             self._print(text)
 
     def seconds_left(self) -> float | None:
-        """Estimate from the last iterations; None before two updates were seen."""
+        """The estimate from the last iterations, None before the second update."""
         if len(self._times) < 2:
             return None
         (first, start), (last, now) = self._times[0], self._times[-1]
-        if last <= first:
+        if last <= first:  # a restored run repeats iterations
             return None
         return (now - start) / (last - first) * (self.num_iterations - last)
 
     def _status(self) -> str:
-        parts = [f"{label} {form(self._shown[name])}" for name, label, form in COLUMNS if name in self._shown]
+        parts = [f"{label} {form(self._figures[name])}" for name, label, form in COLUMNS if name in self._figures]
         left = self.seconds_left()
         return "  ".join([*parts, f"left {format_seconds(left)}"] if left else parts)
 

@@ -27,7 +27,10 @@ def record(
             if problems is not None:
                 row["evaluation/num_problems"] = problems
         rows.append(row)
-    return RunRecord(label, rows, config or {"algorithm": label})
+    config = {"algorithm": label, **config}
+    if config["algorithm"] == "TGPO":  # its resolved configuration has teachers
+        config = {"teachers": {"default": {"path": "t"}}, **config}
+    return RunRecord(label, rows, config)
 
 
 def sample(iteration: int, outcomes: list[str], text: str = "text") -> dict:
@@ -264,7 +267,7 @@ def test_a_run_folder_is_read_back(tmp_path):
     writer = JsonlWriter(tmp_path / "metrics.jsonl")
     writer.write(0, {"evaluation/accuracy": 0.5, "loss/total": float("nan")})
     writer.close()
-    (tmp_path / "config.yaml").write_text("algorithm: TGPO\ntraining: {lr: 0.5}\n")
+    (tmp_path / "config.yaml").write_text("algorithm: TGPO\ntraining: {lr: 0.5}\nteachers: {default: {path: t}}\n")
     (tmp_path / "samples.jsonl").write_text('{"iteration": 1, "phase": "train", "prompt": "p"}\n{"iterat')
     run = load_run(tmp_path)
     assert (run.label, run.config["training"], len(run.samples)) == ("TGPO", {"lr": 0.5}, 1)

@@ -1,8 +1,8 @@
 """Names, reduction and writers of the figures that a run reports.
 
 A metric is a float with a slash-separated name (`guidance/nll`). Ranks and micro-batches send (sum, count) pairs, which
-`reduce` turns into means; the driver adds what it measures itself and hands one dictionary an iteration to the writers.
-Iteration 0 is the state before the first update: its row holds the evaluation of the base policy.
+`reduce` turns into means. The driver adds its own metrics and gives the writers one dictionary an iteration. Iteration
+0 is the state before the first update, and its row has the evaluation of the base policy.
 """
 
 from .names import METRICS, MetricInfo

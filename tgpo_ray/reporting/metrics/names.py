@@ -1,4 +1,4 @@
-"""Every metric that the package writes, with its unit and what it means. The documentation prints this table."""
+"""Every metric that the package writes, with unit and meaning. The documentation prints this table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class MetricInfo(NamedTuple):
-    """What a metric's figure means; `unit` is empty for pure numbers."""
+    """The unit and the meaning of a metric. `unit` is empty for pure numbers."""
 
     unit: str
     meaning: str
@@ -101,9 +101,10 @@ METRICS: dict[str, MetricInfo] = {
     "evaluation/truncated": MetricInfo("share", "held-out responses cut by the token limit"),
     "evaluation/num_problems": MetricInfo("problems", "problems in the held-out sets"),
 }
-"""Every name that the package writes. An evaluation set of its own name adds `evaluation/<set>/accuracy` and so on;
-`pass@k` appears as `evaluation/pass_at_<k>`. Algorithms may add names under `loss/`, `policy/` and `guidance/`."""
+"""Every name that the package writes. A named evaluation set adds `evaluation/<set>/accuracy` and so on. `pass@k` has
+the name `evaluation/pass_at_<k>`. Algorithms may add names under `loss/`, `policy/` and `guidance/`."""
 
+# The same metrics by the position in the response: a policy may leave its teacher late in a long answer.
 for _name in ("agreement", "argmax_agreement", "log_ratio"):
     for _stretch in ("0-63", "64-255", "256-1023", "1024-4095", "4096+"):
         _unit = METRICS[f"guidance/{_name}"].unit

@@ -1,4 +1,4 @@
-"""From what ranks and episodes report to one figure per name."""
+"""One figure for each name, from the reports of ranks and episodes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ Sums = Mapping[str, tuple[float, float]]
 
 
 def reduce(parts: Sequence[Sums]) -> dict[str, float]:
-    """Means over micro-batches and ranks: sum of the sums over sum of the counts; a name counted 0 times is left out.
+    """Means over micro-batches and ranks: the sum of the sums over the sum of the counts.
 
-    Means of means would give a short micro-batch the same say as a long one.
+    A name with count 0 is left out. Means of means would give a short micro-batch the same weight as a long one.
     """
     sums: dict[str, float] = {}
     counts: dict[str, float] = {}
@@ -28,10 +28,10 @@ def reduce(parts: Sequence[Sums]) -> dict[str, float]:
 
 
 def rollout_metrics(groups: Sequence[Sequence[EpisodeInfo]], *, weights_version: int) -> dict[str, float]:
-    """Reward, lengths, outcomes and staleness of one iteration's episodes, given as groups of one problem each.
+    """Reward, lengths, outcomes and staleness of one iteration's episodes, in groups of one problem each.
 
     Raises:
-        ValueError: no episode came back.
+        ValueError: there is no episode.
     """
     episodes = [episode for group in groups for episode in group]
     if not episodes:
@@ -58,6 +58,6 @@ def rollout_metrics(groups: Sequence[Sequence[EpisodeInfo]], *, weights_version:
 
 
 def zero_advantage_share(groups: Sequence[Sequence[EpisodeInfo]]) -> float:
-    """Share of groups whose rewards are all the same; empty groups are not counted."""
-    spans = [len({episode.reward for episode in group}) for group in groups if group]
-    return sum(span == 1 for span in spans) / len(spans) if spans else 0.0
+    """The share of groups whose rewards are all equal, among groups that have episodes."""
+    num_values = [len({episode.reward for episode in group}) for group in groups if group]
+    return sum(num == 1 for num in num_values) / len(num_values) if num_values else 0.0

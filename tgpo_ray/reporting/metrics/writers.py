@@ -1,4 +1,4 @@
-"""Where an iteration's figures go: a JSON-lines file always, TensorBoard and Weights & Biases on request."""
+"""The writers of an iteration's figures: always a JSON-lines file, and on request TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 
 
 class MetricsWriter(Protocol):
-    """Where the figures of an iteration go."""
+    """An output for the figures of each iteration."""
 
     def write(self, iteration: int, metrics: Mapping[str, Any]) -> None: ...
 
@@ -23,9 +23,9 @@ class MetricsWriter(Protocol):
 
 
 class JsonlWriter:
-    """Appends one JSON object a line, each with its `iteration`, flushed line by line.
+    """A JSON-lines file. Each line is an object with its `iteration` and is flushed at once.
 
-    A half-written last line, left by a crash, is cut when the file is opened, so that the next row starts on its own.
+    Opening the file cuts a half-written last line, which a crash may leave, so that the next row has its own line.
     """
 
     def __init__(self, path: str | os.PathLike[str]):
@@ -39,12 +39,12 @@ class JsonlWriter:
         self.append({"iteration": iteration, **metrics})
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Any row with an `iteration` key: metrics, sample episodes."""
+        """Appends a row with an `iteration` key, such as metrics or a sample."""
         self._file.write(_line(row))
         self._file.flush()
 
     def truncate_after(self, iteration: int) -> None:
-        """Cuts the rows of later iterations: a restored run writes them again."""
+        """Cuts the rows of later iterations, which a restored run writes again."""
         self._file.close()
         self._replace([row for row in read_metrics(self.path) if row["iteration"] <= iteration])
         self._file = self.path.open("a", encoding="utf-8")
@@ -60,7 +60,7 @@ class JsonlWriter:
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The rows of a JSON-lines file; an unreadable last line (the process died while writing it) is left out.
+    """The rows of a JSON-lines file, without an unreadable last line (the process died while writing it).
 
     Raises:
         ValueError: a line before the last is unreadable, or lacks `iteration`.
@@ -70,7 +70,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            row["iteration"]
+            row["iteration"]  # KeyError where it is missing, TypeError where the line is no object
         except (ValueError, KeyError, TypeError) as error:
             if number == len(lines):
                 break
@@ -83,7 +83,7 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 class TensorBoardWriter:
-    """Writes TensorBoard event files; after a restore, hides the points past `resume_after`."""
+    """A writer of TensorBoard event files. After a restore it hides the points past `resume_after`."""
 
     def __init__(self, folder: str | os.PathLike[str], *, resume_after: int | None = None):
         require_logging_package("tensorboard")
@@ -102,18 +102,18 @@ class TensorBoardWriter:
 
 
 class WandbWriter:
-    """Writes to Weights & Biases; `iteration` is the step of every chart, so that a restored run overlaps cleanly.
+    """A writer to Weights & Biases. `iteration` is the step of every chart, so a restored run overwrites its points.
 
-    The id that W&B gave lies in the run's folder, for a restored run to go on with.
+    The run's folder stores the id that W&B gave, with which a restored run continues.
     """
 
     def __init__(self, project: str, folder: str | os.PathLike[str]):
         require_logging_package("wandb")
         wandb: Any = importlib.import_module("wandb")
-        kept = Path(folder).resolve() / "wandb_id"
-        known = kept.read_text() if kept.exists() else None
-        self._run = wandb.init(project=project, name=kept.parent.name, id=known, dir=str(folder), resume="allow")
-        kept.write_text(self._run.id)
+        id_file = Path(folder).resolve() / "wandb_id"
+        run_id = id_file.read_text() if id_file.exists() else None
+        self._run = wandb.init(project=project, name=id_file.parent.name, id=run_id, dir=str(folder), resume="allow")
+        id_file.write_text(self._run.id)
         self._run.define_metric("*", step_metric="iteration")
 
     def write(self, iteration: int, metrics: Mapping[str, Any]) -> None:
@@ -124,7 +124,7 @@ class WandbWriter:
 
 
 class ReportingLike(Protocol):
-    """What `open_writers` reads of the configuration's `reporting` section."""
+    """The part of the configuration's `reporting` section that `open_writers` reads."""
 
     @property
     def tensorboard(self) -> bool: ...
@@ -136,16 +136,16 @@ class ReportingLike(Protocol):
 def open_writers(
     reporting: ReportingLike, folder: str | os.PathLike[str], *, resume_after: int | None = None
 ) -> list[MetricsWriter]:
-    """The writers that a run asked for: `metrics.jsonl` always, TensorBoard and W&B (a project's name) as configured.
+    """The writers of a run: always `metrics.jsonl`, and TensorBoard and W&B (a project's name) as configured.
 
     Args:
-        resume_after: the restored iteration; rows written after it are cut. None for a new run.
+        resume_after: the restored iteration, or None for a new run. Later rows are cut.
 
     Raises:
-        ValueError: a logging package that the run asked for is not installed.
+        ValueError: a configured logging package is not installed.
     """
     for package, is_on in (("tensorboard", reporting.tensorboard), ("wandb", bool(reporting.wandb))):
-        if is_on:  # asked before a file is opened, cut or created
+        if is_on:  # checked before a file is opened, cut or created
             require_logging_package(package)
     folder = Path(folder)
     jsonl = JsonlWriter(folder / "metrics.jsonl")
@@ -160,7 +160,7 @@ def open_writers(
 
 
 def require_logging_package(package: str) -> None:
-    """Raises ValueError, naming the extra to install, where an optional logging package is missing."""
+    """Raises ValueError with the extra to install if an optional logging package is missing."""
     if importlib.util.find_spec(package) is None:
         raise ValueError(
             f"reporting.{package} is on, but the package {package} is not installed: "
@@ -169,7 +169,7 @@ def require_logging_package(package: str) -> None:
 
 
 def finite(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The entries that are finite numbers, as floats; what a chart can show."""
+    """The entries that are finite numbers, as floats, which a chart can show."""
     plain = {name: _plain(value) for name, value in metrics.items()}
     return {name: float(value) for name, value in plain.items() if isinstance(value, int | float)}
 
@@ -179,7 +179,7 @@ def _line(row: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The same value in JSON's types; NaN and infinities become None (JSON has no word for them)."""
+    """The same value in JSON's types. NaN and infinities, which JSON lacks, become None."""
     if isinstance(value, np.generic | np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, float):

@@ -1,6 +1,6 @@
-"""A one-page HTML report of one run, or of several side by side: figures, plots, sample episodes, configuration.
+"""An HTML report of one run, or of several side by side, with figures, plots, sample episodes and configuration.
 
-The page is one file that loads nothing from elsewhere and runs no script. matplotlib is imported when a plot is drawn.
+The page is one file that loads nothing from elsewhere and runs no script. A plot imports matplotlib when it is drawn.
 """
 
 from .conclusions import conclude

@@ -1,4 +1,4 @@
-"""The headline figures of a run, and the sentences that say which run did better: computed, not chosen."""
+"""The headline figures of a run, and computed sentences that say which run did better."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 from .record import ACCURACY, RunRecord
 
 REWARD_WINDOW = 10  # iterations that the final training reward is a mean of
-SAME = 0.005  # accuracies nearer than this print alike at two digits
-MANY = 8  # runs from which on they are ranked: nobody reads a sentence for each pair of them
+SAME = 0.005  # accuracies with a smaller gap print alike at two digits
+MANY = 8  # at this number of runs a ranking replaces a sentence for each pair, which nobody would read
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A run in one line; None where the run did not record it."""
+    """The figures of one run, None where the run did not record them."""
 
     label: str
     start: float | None  # held-out accuracy of the first evaluation
@@ -38,7 +38,7 @@ Measured = tuple[RunRecord, Summary]
 
 
 def summarize(run: RunRecord) -> Summary:
-    """The headline figures, from the run's rows alone."""
+    """The headline figures of a run, from its rows only."""
     iterations, accuracy = run.series(ACCURACY)
     _, reward = run.series("reward")
     best = int(accuracy.argmax()) if len(accuracy) else None
@@ -62,17 +62,17 @@ def conclude(runs: Sequence[RunRecord]) -> list[str]:
     """Sentences about held-out accuracy: guided runs against others of their seed, then each run against its start.
 
     Two ends count as different when their gap exceeds 1.96 sqrt(se_1^2 + se_2^2), the 95 % range of a gap between two
-    independent samples of problems. Runs are mostly tested on the same problems, which makes this bound a careful one.
-    Many runs are ranked instead.
+    independent samples of problems. Most runs are tested on the same problems, so this bound is careful. `MANY` or more
+    runs are ranked instead.
     """
-    measured = [(run, summarize(run)) for run in runs]
-    missing = [summary.label for _, summary in measured if summary.end is None]
-    compared = [(run, summary) for run, summary in measured if summary.end is not None]
-    summaries = [summary for _, summary in compared]
-    if len(compared) >= MANY:
+    pairs = [(run, summarize(run)) for run in runs]
+    missing = [summary.label for _, summary in pairs if summary.end is None]
+    complete = [(run, summary) for run, summary in pairs if summary.end is not None]
+    summaries = [summary for _, summary in complete]
+    if len(complete) >= MANY:
         sentences = _ranking(summaries)
     else:
-        sentences = [_against(subject, rival) for subject, rival in _pairs(compared)]
+        sentences = [_against(subject, rival) for subject, rival in _pairs(complete)]
         sentences += [_against_start(summary) for summary in summaries]
     if missing:
         sentences.append(f"{_and(missing)} recorded no held-out accuracy after training: nothing is concluded.")
@@ -80,12 +80,12 @@ def conclude(runs: Sequence[RunRecord]) -> list[str]:
 
 
 def _ranking(summaries: Sequence[Summary]) -> list[str]:
-    """Best first, who fell, and how far apart two runs may be by chance."""
+    """Sentences on the order of the runs, on those that fell, and on the gap that chance explains."""
     ranked = sorted(summaries, key=lambda summary: -(summary.end or 0.0))
-    told = ", ".join(f"{summary.label} {summary.end:.2f}" for summary in ranked)
+    ends = ", ".join(f"{summary.label} {summary.end:.2f}" for summary in ranked)
     sentences = [
         f"{ranked[0].label} ended highest of {len(ranked)} runs, at {ranked[0].end:.2f}.",
-        f"In order: {told}.",
+        f"In order: {ends}.",
     ]
     fallen = [summary.label for summary in ranked if (summary.change or 0.0) < -_start_noise(summary) - SAME]
     if fallen:
@@ -99,7 +99,7 @@ def _ranking(summaries: Sequence[Summary]) -> list[str]:
 
 
 def _pairs(runs: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
-    """Who is compared with whom: each guided run with the others of its seed (with all others where none has it)."""
+    """The pairs to compare: each guided run with the unguided ones of its seed, or with all if none has its seed."""
     guided = [pair for pair in runs if pair[0].is_guided]
     others = [pair for pair in runs if not pair[0].is_guided]
     if not guided or not others:
@@ -146,7 +146,7 @@ def _against_start(summary: Summary) -> str:
 
 
 def _start_noise(summary: Summary) -> float:
-    """How far two evaluations of this many problems may differ by chance (95 %); 0 where their number is unknown."""
+    """The gap that chance explains (95 %) between two evaluations; 0 where the number of problems is unknown."""
     return 1.96 * 2**0.5 * (summary.standard_error or 0.0)
 
 
@@ -159,14 +159,14 @@ def _after_best(summary: Summary) -> str:
 
 
 def _caveats(summaries: Sequence[Summary]) -> list[str]:
-    """What makes the comparison uneven: other budgets, other starting points."""
+    """Sentences on what makes the comparison uneven: other budgets, other starting points."""
     if len(summaries) < 2:
         return []
     caveats = []
     budgets = {summary.label: summary.num_iterations for summary in summaries}
     if len(set(budgets.values())) > 1:
-        told = _and([f"{label} {number}" for label, number in budgets.items()])
-        caveats.append(f"The budgets differ, in iterations: {told}.")
+        numbers = _and([f"{label} {number}" for label, number in budgets.items()])
+        caveats.append(f"The budgets differ, in iterations: {numbers}.")
     starts = [summary.start for summary in summaries if summary.start is not None]
     if starts and max(starts) - min(starts) > 0.02:
         caveats.append(f"The runs did not start from the same accuracy ({min(starts):.2f} to {max(starts):.2f}).")
@@ -182,7 +182,7 @@ def _standard_error(run: RunRecord, accuracy: np.ndarray) -> float | None:
 
 
 def _total(run: RunRecord, running: str, each: str) -> float | None:
-    """A running total's last value, else the sum of what each iteration reports."""
+    """The last value of a running total, else the sum over the iterations."""
     _, totals = run.series(running)
     if len(totals):
         return float(totals[-1])

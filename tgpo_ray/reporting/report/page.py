@@ -1,4 +1,4 @@
-"""The page itself: every text that comes from a run is escaped, every figure comes from the run's rows."""
+"""The report's page. Every text of a run is escaped, and every figure comes from the run's rows."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from .record import RunRecord
 from .samples import samples_section
 from .stylesheet import CSS
 
-NONE = "&ndash;"  # stands where a run recorded nothing
+NONE = "&ndash;"  # in place of a figure that a run did not record
 
 
 def write_report(
     path: str | os.PathLike[str], runs: Sequence[RunRecord], *, title: str, notes: str | Sequence[str] = ()
 ) -> Path:
-    """Writes one self-contained HTML page about `runs` and returns its path.
+    """Returns the path of a self-contained HTML page about `runs`, after writing it.
 
     Args:
-        notes: sentences under the title: what the task is, what was held equal.
+        notes: sentences under the title, such as the task and what is equal in all runs.
 
     Raises:
-        ValueError: no run was given.
+        ValueError: `runs` is empty.
     """
     if not runs:
         raise ValueError("a report needs at least 1 run, got 0: give the folders of finished or running runs")
@@ -120,17 +120,18 @@ def _legend(runs: Sequence[RunRecord]) -> str:
 
 
 def _key(index: int) -> str:
-    """A short line in the run's colour and dash."""
+    """SVG of a short line in the run's colour and dash."""
     color, dash, _ = style(index)
+    # matplotlib's dashes in SVG's notation; "2 3" is the dotted one
     pattern = {"-": "none", "--": "7 4", "-.": "8 3 2 3"}.get(str(dash), "2 3")
     line = f'<line x1="1" y1="5" x2="27" y2="5" stroke="{color}" stroke-width="2.5" stroke-dasharray="{pattern}"/>'
     return f'<svg class="key" width="28" height="10" aria-hidden="true">{line}</svg>'
 
 
 def _differences(runs: Sequence[RunRecord]) -> str:
-    """A table of the settings in which the runs differ: what a reader must know before comparing curves."""
+    """HTML of the settings in which the runs differ, which a reader needs before comparing curves."""
     flat = [flatten(run.config) for run in runs]
-    names = dict.fromkeys(name for config in flat for name in config)
+    names = dict.fromkeys(name for config in flat for name in config)  # a set that keeps the order
     rows = [name for name in names if len({repr(config.get(name)) for config in flat}) > 1]
     if not rows:
         return ""
@@ -148,7 +149,7 @@ def _differences(runs: Sequence[RunRecord]) -> str:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"training": {"lr": 1}} -> {"training.lr": 1}; lists stay whole."""
+    """The config with dotted keys: {"training": {"lr": 1}} -> {"training.lr": 1}. Lists stay whole."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
         if isinstance(value, Mapping) and value:

@@ -1,4 +1,4 @@
-"""The report's plots, as inline SVG: every run in the same axes, told apart by colour, dash and marker together."""
+"""The report's plots as inline SVG. Runs share their axes and differ in colour, dash and marker."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ INK, MUTED, GRID = "#1f2430", "#5b6472", "#e6e8ec"
 WIDTH, HEIGHT = 4.0, 2.7  # inches; one inch is 72 units of the SVG
 
 TIGHT_LEGEND: dict[str, Any] = {"handlelength": 0.9, "columnspacing": 1, "handletextpad": 0.4, "borderaxespad": 0.1}
-METADATA = ("Creator", "Date", "Format", "Type")  # what matplotlib would write into the file: dates and addresses
+METADATA = ("Creator", "Date", "Format", "Type")  # dates and addresses, which matplotlib would write into the file
 
 RC_PARAMS: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's font
@@ -57,7 +57,7 @@ class Panel:
     title: str
     unit: str
     from_zero: bool = False
-    is_sparse: bool = False  # evaluations: a mark at each point
+    is_sparse: bool = False  # True for evaluations: a mark at each point
     is_noisy: bool = True  # drawn thin, with a moving average over it
 
 
@@ -76,11 +76,11 @@ PANELS = (
 
 
 def accuracy_plot(runs: Sequence[RunRecord]) -> str:
-    """Held-out accuracy over iterations, the base policy's accuracy as a dotted line; empty without evaluations."""
-    drawn = [run for run in runs if len(run.series(ACCURACY)[0])]
-    if not drawn:
+    """Held-out accuracy over iterations, with the base policy's as a dotted line. Empty without evaluations."""
+    curves = [run.series(ACCURACY) for run in runs if len(run.series(ACCURACY)[0])]
+    if not curves:
         return ""
-    bases = [values[0] for iterations, values in (run.series(ACCURACY) for run in drawn) if iterations[0] == 0]
+    bases = [values[0] for iterations, values in curves if iterations[0] == 0]
 
     def draw(axes: Axes) -> None:
         if bases:
@@ -96,7 +96,7 @@ def accuracy_plot(runs: Sequence[RunRecord]) -> str:
 
 
 def metric_plot(runs: Sequence[RunRecord], panel: Panel) -> str:
-    """One metric of every run; empty where no run recorded it."""
+    """One metric of every run. Empty where no run recorded it."""
     if not any(len(run.series(panel.metric)[0]) for run in runs):
         return ""
 
@@ -112,7 +112,7 @@ def metric_plot(runs: Sequence[RunRecord], panel: Panel) -> str:
 
 
 def set_panels(runs: Sequence[RunRecord]) -> list[Panel]:
-    """A panel for the accuracy on each named held-out set, where there are several."""
+    """A panel for the accuracy on each named held-out set. Empty with fewer than two sets."""
     names = {name for run in runs for row in run.metrics for name in row}
     sets = sorted(name for name in names if re.fullmatch(r"evaluation/.+/accuracy", name))
     if len(sets) < 2:
@@ -124,7 +124,7 @@ def set_panels(runs: Sequence[RunRecord]) -> list[Panel]:
 
 
 def time_plot(runs: Sequence[RunRecord]) -> str:
-    """Where an iteration's seconds go: one stacked bar a run, mean seconds an iteration; empty without times."""
+    """Mean seconds an iteration, as one bar a run with a piece for each stage. Empty without times."""
     bars = [(run.label, stage_seconds(run)) for run in runs]
     if not any(sum(seconds.values()) for _, seconds in bars):
         return ""
@@ -147,7 +147,7 @@ def time_plot(runs: Sequence[RunRecord]) -> str:
 
 
 def stage_seconds(run: RunRecord) -> dict[str, float]:
-    """Mean seconds an iteration for each stage, and for what no stage accounts for (`other`)."""
+    """Mean seconds an iteration for each stage, and the rest as `other`."""
     iterations = max(run.num_iterations, 1)
     totals = {stage: float(run.series(f"time/{stage}_s")[1].sum()) / iterations for stage in STAGES}
     whole = float(run.series("time/iteration_s")[1].sum()) / iterations
@@ -155,20 +155,20 @@ def stage_seconds(run: RunRecord) -> dict[str, float]:
 
 
 def style(index: int) -> tuple[str, str | tuple[int, tuple[float, ...]], str]:
-    """(colour, dash, marker) of the run at `index`: the same in every plot and in the legend."""
+    """(colour, dash, marker) of the run at `index`, the same in every plot and in the legend."""
     return COLORS[index % len(COLORS)], DASHES[index % len(DASHES)], MARKERS[index % len(MARKERS)]
 
 
 def moving_average(values: np.ndarray, width: int) -> np.ndarray:
-    """(n,) -> (n,): at each place the mean of the last `width` values, of fewer at the beginning."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
+    """(n,) the mean of the last `width` values at each place, of fewer at the beginning."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])  # (n + 1,)
     stop = np.arange(1, len(values) + 1)
     start = np.maximum(stop - width, 0)
     return (sums[stop] - sums[start]) / (stop - start)
 
 
 def smoothing_width(num_values: int) -> int:
-    """A twelfth of the run; 1 (nothing is smoothed) for runs of fewer than 24 iterations."""
+    """A twelfth of the run, or 1 (no smoothing) for runs of fewer than 24 iterations."""
     return max(num_values // 12, 1)
 
 
@@ -200,7 +200,7 @@ def _draw_lines(axes: Axes, runs: Sequence[RunRecord], panel: Panel) -> None:
 
 
 def _svg(name: str, draw: Callable[[Axes], None], *, width: float = WIDTH, height: float = HEIGHT) -> str:
-    """An `<svg>` element whose ids start with `name`, free of addresses and of anything outside the element."""
+    """An `<svg>` element whose ids start with `name`, without addresses or anything outside the element."""
     import matplotlib
     from matplotlib.figure import Figure
 

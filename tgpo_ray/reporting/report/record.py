@@ -1,4 +1,4 @@
-"""What the report knows of a run: the rows, the resolved configuration and the samples that the run's folder holds."""
+"""RunRecord, the data of a run for the report: rows, resolved configuration and samples from the run's folder."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ import numpy as np
 from tgpo_ray.reporting.metrics import read_metrics
 
 ACCURACY = "evaluation/accuracy"
-GUIDED_ALGORITHMS = ("TGPO",)
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run. A sample is `{"iteration", "phase": "train" | "evaluation", "prompt", "responses": [...], "rewards":
-    [...], "outcomes": [...]}`, the lists being as long as the group."""
+    """One run.
+
+    A sample is `{"iteration", "phase": "train" | "evaluation", "prompt", "responses": [...], "rewards": [...],
+    "outcomes": [...]}`. The lists are as long as the group.
+    """
 
     label: str
     metrics: Sequence[Mapping[str, Any]]
@@ -28,7 +30,7 @@ class RunRecord:
     samples: Sequence[Mapping[str, Any]] = ()
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(iterations, values), each (n,): the rows where the metric is a number."""
+        """(n,) iterations and (n,) values of the rows where the metric is a number."""
         points = [(row["iteration"], row[name]) for row in self.metrics if is_number(row.get(name))]
         iterations, values = zip(*points, strict=True) if points else ((), ())
         return np.array(iterations, np.float64), np.array(values, np.float64)
@@ -39,19 +41,18 @@ class RunRecord:
 
     @property
     def is_guided(self) -> bool:
-        """Whether a teacher took part, by the configuration's teachers; without any, by the algorithm or the label."""
-        name = str(self.config.get("algorithm", self.label)).upper()
-        return bool(self.config.get("teachers")) or name.startswith(GUIDED_ALGORITHMS)
+        """Whether the configuration has teachers."""
+        return bool(self.config.get("teachers"))  # config.yaml has the full form, never the shorthand `teacher`
 
 
 def load_run(folder: str | os.PathLike[str], *, label: str | None = None) -> RunRecord:
-    """Reads `metrics.jsonl`, and `config.yaml` and `samples.jsonl` where they exist, from a run's folder.
+    """The record of a run's folder: `metrics.jsonl`, and `config.yaml` and `samples.jsonl` where they exist.
 
     Args:
-        label: the run's name in the report; by default the configuration's algorithm, else the folder's name.
+        label: the run's name in the report, by default the configuration's algorithm, else the folder's name.
 
     Raises:
-        ValueError: the folder holds no metrics.jsonl, or an unreadable file.
+        ValueError: the folder has no metrics.jsonl, or an unreadable file.
     """
     folder = Path(folder)
     if not (folder / "metrics.jsonl").exists():

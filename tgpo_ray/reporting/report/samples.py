@@ -1,4 +1,4 @@
-"""Sample episodes of the first and the last recorded iteration: what the policy wrote before and after."""
+"""Sample episodes of the first and the last recorded iteration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD, TAIL = 1500, 700  # characters of a long text that are shown from its begi
 
 @dataclass(frozen=True)
 class Response:
-    """One response of a sample, with what the verifier said of it."""
+    """One response of a sample, with the verifier's reward and outcome."""
 
     text: str
     reward: float | None
@@ -26,7 +26,7 @@ class Response:
 
 
 def samples_section(run: RunRecord) -> str:
-    """HTML of one run's samples; empty when the run kept none."""
+    """HTML of one run's samples, empty if there are none."""
     iterations = sorted({int(sample["iteration"]) for sample in run.samples})
     parts = []
     for iteration in dict.fromkeys(iterations[:1] + iterations[-1:]):
@@ -36,7 +36,7 @@ def samples_section(run: RunRecord) -> str:
 
 
 def pick(samples: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The first sample that holds a right and a wrong response; else one with a right one; else the first."""
+    """The first sample with a right and a wrong response, else the first with a right one, else the first."""
 
     def kinds(sample: Mapping[str, Any]) -> tuple[bool, bool]:
         rights = [response.is_right for response in responses(sample)]
@@ -46,7 +46,7 @@ def pick(samples: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def responses(sample: Mapping[str, Any]) -> list[Response]:
-    """The sample's responses; a reward or an outcome that is missing from its list shows as unknown."""
+    """The sample's responses. A reward or an outcome that is missing from its list is unknown."""
     rewards, outcomes = sample.get("rewards", []), sample.get("outcomes", [])
     return [
         Response(
@@ -59,18 +59,18 @@ def responses(sample: Mapping[str, Any]) -> list[Response]:
 
 
 def _sample_html(label: str, sample: Mapping[str, Any]) -> str:
-    written = responses(sample)
-    num_right = sum(response.is_right for response in written)
-    right = next((response for response in written if response.is_right), None)
-    wrong = next((response for response in written if not response.is_right), None)
-    shown = "".join(_response_html(response) for response in (right, wrong) if response)
+    all_responses = responses(sample)
+    num_right = sum(response.is_right for response in all_responses)
+    right = next((response for response in all_responses if response.is_right), None)
+    wrong = next((response for response in all_responses if not response.is_right), None)
+    pair = "".join(_response_html(response) for response in (right, wrong) if response)
     phase = {"train": "training", "evaluation": "held-out"}.get(str(sample.get("phase")), str(sample.get("phase", "")))
     title = f"{label}, iteration {int(sample['iteration'])}"
     return (
         f'<div class="sample"><h3>{html.escape(title)} <span class="muted small">{html.escape(phase)}; '
-        f"{num_right} of {len(written)} right</span></h3>"
+        f"{num_right} of {len(all_responses)} right</span></h3>"
         f"<pre>{shorten(str(sample.get('prompt', '')))}</pre>"
-        f'<div class="pair">{shown}</div></div>'
+        f'<div class="pair">{pair}</div></div>'
     )
 
 
@@ -85,7 +85,7 @@ def _response_html(response: Response) -> str:
 
 
 def shorten(text: str) -> str:
-    """Escaped text; the middle of a long one is replaced by a count of what is left out."""
+    """The escaped text. In a long one a count of characters replaces the middle."""
     if len(text) <= HEAD + TAIL:
         return html.escape(text)
     omitted = len(text) - HEAD - TAIL

@@ -1,4 +1,4 @@
-"""The report's style sheet: light, readable on a phone, printed as it looks."""
+"""The report's style sheet, which is light, readable on a phone and printable."""
 
 CSS = """
 :root { color-scheme: light; --ink: #1f2430; --muted: #5b6472; --line: #e2e5ea; --card: #fff; --right: #00694b;
