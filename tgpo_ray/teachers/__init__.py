@@ -1,4 +1,4 @@
-"""Teachers read what the policy wrote and say at every position what they would have written."""
+"""Teachers that read the policy's responses and predict the token at every position."""
 
 from typing import TYPE_CHECKING
 
