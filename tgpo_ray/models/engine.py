@@ -166,7 +166,7 @@ class Engine:
 
     def _take_rows(self) -> ScoredRows | None:
         """Returns the rows that the workers scored, or None without any."""
-        # one answer a worker of the tensor-parallel group; all answers with rows are equal
+        # one answer a worker of the tensor-parallel group, None from workers without logits
         return next((rows for rows in self._engine.collective_rpc("tgpo_take_rows") if rows is not None), None)
 
     def prompt_logprobs(self, token_ids: Sequence[int] | np.ndarray, *, top_k: int) -> str:

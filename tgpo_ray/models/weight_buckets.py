@@ -19,7 +19,7 @@ Bucket = list[tuple[str, str, np.ndarray]]
 
 def to_array(tensor: torch.Tensor) -> tuple[str, np.ndarray]:
     """Returns (dtype name, numpy array). A bfloat16 tensor becomes its int16 bits, because numpy has no bfloat16."""
-    tensor = tensor.detach().cpu().contiguous()  # in the weight's own shape; a view of a tied weight may be strided
+    tensor = tensor.detach().cpu().contiguous()  # in the weight's own shape
     name = str(tensor.dtype).removeprefix("torch.")
     return name, (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
