@@ -10,7 +10,7 @@ from tgpo_ray.driver import OnPolicyAlgorithm
 if TYPE_CHECKING:
     from tgpo_ray.driver import Metrics
     from tgpo_ray.episode import SampledGroup
-    from tgpo_ray.teachers import ScoringRequest, TeacherGroup
+    from tgpo_ray.teachers import GroupRequest, TeacherGroup
 
     from .taught_config import TaughtConfig
 
@@ -81,15 +81,15 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
     def scorers(self) -> list[TeacherGroup]:
         return [*self.teachers.values(), *super().scorers()]
 
-    def scoring_requests(self, group: SampledGroup) -> list[ScoringRequest]:
+    def scoring_requests(self, group: SampledGroup) -> list[GroupRequest]:
         """The requests to the reference, where there is one, and to the teacher of the group's environment."""
-        from tgpo_ray.teachers import ScoringRequest
+        from tgpo_ray.teachers import GroupRequest
 
         requests = super().scoring_requests(group)
         if self.guidance_weight == 0.0 or not self.asks_teacher(group):
             return requests
         teacher = self.teachers[self.config.envs[group.task.env_index].teacher]
-        return [*requests, ScoringRequest("teacher", teacher, self.wanted())]
+        return [*requests, GroupRequest("teacher", teacher, self.wanted())]
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
         """The metrics with `guidance/weight`, `guidance/unmapped` and `guidance/unguided_episodes`.

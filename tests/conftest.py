@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.paths import DATA
+from tests.train_processes import start_train, write_job  # noqa: F401  (fixtures for every folder of tests)
 
 SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]
 MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS = 16, 32

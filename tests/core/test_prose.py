@@ -14,13 +14,20 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "ex
 PACKAGES = (
     "envs",
     "algorithms",
+    "benchmarks",
+    "examples",
     "tgpo_ray/checks",
     "tgpo_ray/cli",
     "tgpo_ray/cluster",
     "tgpo_ray/config",
+    "tgpo_ray/driver",
+    "tgpo_ray/env_runners",
     "tgpo_ray/guidance",
     "tgpo_ray/kernels",
     "tgpo_ray/learners",
+    "tgpo_ray/models",
+    "tgpo_ray/reporting",
+    "tgpo_ray/teachers",
 )
 INSTEAD = {
     r"(can|cannot|to) be had": "is available, is not available",

@@ -15,7 +15,7 @@ from tgpo_ray.env_runners import training_sampling
 from tgpo_ray.episode import EpisodeInfo, SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.reporting import rollout_metrics
-from tgpo_ray.teachers import Scoring, ScoringRequest, TeacherGroup, build_reference, scoring_metrics
+from tgpo_ray.teachers import GroupRequest, Scoring, TeacherGroup, build_reference, scoring_metrics
 
 OnPolicyConfigT = TypeVar("OnPolicyConfigT", bound=OnPolicyConfig)
 MAX_EMPTY_ITERATIONS = 3
@@ -54,9 +54,9 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         """The group with the episodes that a method adds before scoring. Unchanged by default."""
         return group
 
-    def scoring_requests(self, group: SampledGroup) -> list[ScoringRequest]:
+    def scoring_requests(self, group: SampledGroup) -> list[GroupRequest]:
         """The requests to the pools that score this group, by default to the reference, where there is one."""
-        return [] if self.reference is None else [ScoringRequest("reference", self.reference, {"logprob"})]
+        return [] if self.reference is None else [GroupRequest("reference", self.reference, {"logprob"})]
 
     def scorers(self) -> list[TeacherGroup]:
         """Every pool that may score a group."""

@@ -1,4 +1,4 @@
-"""From a resolved configuration to its runners, and to how they sample."""
+"""Env runners and their sampling settings, built from a resolved configuration."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def engine_spec(config: AlgorithmConfig) -> EngineSpec:
-    """The runners' engine."""
+    """Returns the settings of the runners' engine."""
     model, runners = config.model, config.env_runners
     return EngineSpec.of_sections(
         model,
@@ -26,6 +26,7 @@ def engine_spec(config: AlgorithmConfig) -> EngineSpec:
 
 
 def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:
+    """Returns the settings of one runner."""
     runners = config.env_runners
     return EnvRunnerSpec(
         engine=engine_spec(config),
@@ -37,6 +38,7 @@ def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:
 
 
 def build_env_runners(config: AlgorithmConfig) -> EnvRunnerGroup:
+    """Returns the pool of runners, whose actors start at once."""
     runners, faults = config.env_runners, config.fault_tolerance
     return EnvRunnerGroup(
         env_runner_spec(config),
@@ -50,6 +52,7 @@ def build_env_runners(config: AlgorithmConfig) -> EnvRunnerGroup:
 
 
 def training_sampling(config: OnPolicyConfig) -> Sampling:
+    """Returns the sampling settings of training."""
     runners = config.env_runners
     return Sampling(
         max_tokens=runners.max_response_tokens,
@@ -61,5 +64,6 @@ def training_sampling(config: OnPolicyConfig) -> Sampling:
 
 
 def evaluation_sampling(config: AlgorithmConfig) -> Sampling:
+    """Returns the sampling settings of evaluation."""
     runners = config.env_runners
     return Sampling(runners.max_response_tokens, temperature=config.evaluation.temperature, stop=tuple(runners.stop))

@@ -1,8 +1,8 @@
-"""Later turns of a chat: what the model's chat template writes between two responses of the policy.
+"""Later turns of a chat, as the text that the chat template writes between two responses of the policy.
 
-Only that difference is encoded and appended; what the policy sampled stays as it was sampled. So a template must be
-append-only. Some are not: Qwen3's drops the thoughts of earlier turns once a user speaks again, and what the policy
-was trained on would not be what the template shows it later. Those are refused.
+Only this text is encoded and appended. The sampled ids stay as they are, so a template must be append-only. Some
+templates are not. Qwen3's drops the thoughts of earlier turns once a user speaks again. Training would then use another
+text than the template shows in later turns, so this module refuses these templates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Message = Mapping[str, Any]
 """One chat message: `role` and `content`."""
 
 OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
-# What the policy may have written: the template's rendering of its real words is never used, only of these.
+# These stand for the policy's responses. The template renders only them, never the sampled text.
 MARK = "[response {} of the policy]"
 AFTER_THOUGHT = f"[thought {{}}]\n{CLOSE_THOUGHT}\n\n{MARK}"
 THOUGHT = f"{OPEN_THOUGHT}\n{AFTER_THOUGHT}"
@@ -27,18 +27,19 @@ TURN = "[message {} of the environment]"
 
 
 def chat_turn_ids(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], response_ids: np.ndarray) -> np.ndarray:
-    r"""(T,) int32: what the environment's last turn adds to the conversation under the tokenizer's chat template.
+    r"""Returns (T,) int32, the ids that the environment's last turn adds under the tokenizer's chat template.
 
-    For ChatML `<|im_end|>\n<|im_start|>user\n...<|im_end|>\n<|im_start|>assistant\n`, without what the policy has
-    already written of its turn's end: its sampled end-of-sequence token, mostly; nothing where a stop string ended it.
+    For ChatML these are `<|im_end|>\n<|im_start|>user\n...<|im_end|>\n<|im_start|>assistant\n`. The policy may have
+    sampled the beginning of this text, and that part is left out. Mostly it is the end-of-sequence token. After a stop
+    string it is nothing.
 
     Args:
-        turns: the environment's messages, one list a turn: the prompt's, then each turn's up to this one. Between two
-            of them the policy has spoken.
-        response_ids: (R,) what the policy sampled before this turn.
+        turns: the environment's messages, one list a turn. The first list is the prompt, the last is the new turn. The
+            policy has spoken between any two of them.
+        response_ids: (R,) ids that the policy sampled before this turn.
 
     Raises:
-        ValueError: the template cannot render the turn, or would rewrite what came before it.
+        ValueError: the template cannot render the turn, or would rewrite an earlier one.
     """
     delta, closing = _delta_and_closing(tokenizer, turns)
     ids, end = (tokenizer.encode(text, add_special_tokens=False) for text in (delta, closing))
@@ -46,9 +47,10 @@ def chat_turn_ids(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], resp
 
 
 def why_refused(tokenizer: Tokenizer, prompt: Sequence[Message], role: str) -> str:
-    """Why conversations that begin with `prompt`, and go on in turns of `role`, are refused; "" where they are not."""
+    """Returns why conversations of `prompt` and later turns of `role` are refused, or "" where they are accepted."""
     turn = [{"role": role, "content": "[a turn of the environment]"}]
     try:
+        # two later turns: some templates rewrite only what is older than the last turn
         chat_turn_ids(tokenizer, [prompt, turn], np.zeros(0, np.int32))
         chat_turn_ids(tokenizer, [prompt, turn, turn], np.zeros(0, np.int32))
     except ValueError as error:
@@ -57,10 +59,10 @@ def why_refused(tokenizer: Tokenizer, prompt: Sequence[Message], role: str) -> s
 
 
 def _delta_and_closing(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]]) -> tuple[str, str]:
-    """The text of the last turn, and the part of it that ends the policy's own turn."""
+    """Returns the text of the last turn, and the part of it that ends the policy's own turn."""
     opening = _rendered(tokenizer, turns[:1], MARK).rstrip()
-    contents = [MARK] if opening.endswith(CLOSE_THOUGHT) else [THOUGHT]  # a thought is what templates drop
-    if opening.endswith(OPEN_THOUGHT):  # some want the opening in the message, some do not
+    contents = [MARK] if opening.endswith(CLOSE_THOUGHT) else [THOUGHT]  # templates drop thoughts
+    if opening.endswith(OPEN_THOUGHT):  # some templates expect the opening tag in the message, some do not
         contents.append(AFTER_THOUGHT)
     for content in contents:
         after = _rendered(tokenizer, turns, content)
@@ -72,22 +74,22 @@ def _delta_and_closing(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]])
     _check_all_speak(tokenizer, turns, content)
     spoken = [*_messages(turns[:-1], content), _response(content, len(turns) - 1)]
     ended = _applied(tokenizer, spoken, add_generation_prompt=False)
-    # what follows the response also where nobody speaks after it, is the end of the policy's turn
+    # The end of the policy's turn follows the response with and without a next turn: both texts share it.
     tail, delta = ended[_end(ended, turns) :], after[_end(after, turns) :]
     shared = next((i for i, (a, b) in enumerate(zip(tail, delta, strict=False)) if a != b), min(len(tail), len(delta)))
     return delta, delta[:shared]
 
 
 def _keeps(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], content: str, after: str, written: str) -> bool:
-    """Whether the conversation with its last turn begins as the policy read it, and goes on with what it wrote."""
+    """Returns whether the conversation with its last turn begins with the text that the policy read and wrote."""
     expected = _rendered(tokenizer, turns[:-1], content) + str(_response(written, len(turns) - 1)["content"])
     beginning = after[: _end(after, turns)]
-    # templates trim what is around a response, and a sampled one stays as it is: blanks are not compared
+    # templates trim the blanks around a response, but sampled ids keep them: so blanks do not count
     return beginning == expected or "".join(beginning.split()) == "".join(expected.split())
 
 
 def _check_all_speak(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], content: str) -> None:
-    """Some templates skip the roles that they do not know without a word."""
+    """Check that the template renders every message. Some templates skip unknown roles without an error."""
     marked = [{**message, "content": TURN.replace("{}", str(i))} for i, message in enumerate(turns[-1])]
     text = _rendered(tokenizer, [*turns[:-1], marked], content)
     if not all(message["content"] in text for message in marked):
@@ -95,7 +97,7 @@ def _check_all_speak(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], c
 
 
 def _end(text: str, turns: Sequence[Sequence[Message]]) -> int:
-    """Where the policy's last response ends in the rendered conversation."""
+    """Returns the index at which the policy's last response ends in the rendered conversation."""
     mark = MARK.format(len(turns) - 1)
     if mark not in text:
         raise ValueError(_refusal(turns, "leaves out responses of the policy"))
@@ -103,6 +105,7 @@ def _end(text: str, turns: Sequence[Sequence[Message]]) -> int:
 
 
 def _refusal(turns: Sequence[Sequence[Message]], what: str) -> str:
+    """Returns the message of a refusal."""
     roles = ", ".join(repr(message["role"]) for message in turns[-1])
     return (
         f"the tokenizer's chat template {what} when a turn of role {roles} follows, so a conversation cannot be "
@@ -116,7 +119,7 @@ def _rendered(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], content:
 
 
 def _messages(turns: Sequence[Sequence[Message]], content: str) -> list[Message]:
-    """All turns with a response of the policy between each two."""
+    """Returns the messages of all turns, with a response of the policy between each two turns."""
     messages: list[Message] = []
     for number, turn in enumerate(turns):
         if number:
@@ -140,9 +143,12 @@ def _applied(tokenizer: Tokenizer, messages: list[Message], *, add_generation_pr
 
 
 def _num_written(closing: list[int], delta: list[int], response: np.ndarray, special_ids: Sequence[int]) -> int:
-    """How many tokens of the delta the policy has sampled: those that its response ends with, or those up to its
-    end-of-turn token. A blank at its end that the closing has too, after that token, is none of them."""
-    written = response[-len(closing) :].tolist() if closing else []
+    """Returns the number of the delta's first tokens that the policy has sampled.
+
+    They are the end of its response, or all tokens of the closing up to its end-of-turn token. A blank that the closing
+    has after that token does not count for a blank at the response's end.
+    """
+    written = response[-len(closing) :].tolist() if closing else []  # `[-0:]` would be the whole response
     count = max(k for k in range(len(written) + 1) if written[len(written) - k :] == closing[:k])
     if written and written[-1] in special_ids and written[-1] in closing:
         count = max(count, closing.index(written[-1]) + 1)

@@ -1,4 +1,4 @@
-"""Which problem comes next: a seeded walk through the environments that a restored run continues exactly."""
+"""The order of problems, a seeded walk through the environments that a restored run continues exactly."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ MAX_SEED = 2**31 - 1
 
 @dataclass
 class Cursor:
-    """Draws tasks: the environment by weight, the problem by a permutation that shows each problem once an epoch.
+    """A source of tasks that draws the environment by weight, and each of its problems once an epoch.
 
-    Procedural environments (`num_problems` None) take 0, 1, 2, ... as their index. The state is two lists of counters.
+    The index of a procedural environment (`num_problems` None) counts 0, 1, 2, ... The state is the seed and counters.
 
     Args:
-        num_problems: of each environment, None where unlimited.
-        weights: how often each environment is drawn, relative to the others.
-        seed: seeds permutations, the choice of environments and the seed that each task carries.
+        num_problems: number of problems of each environment, None where unlimited.
+        weights: frequency of each environment, relative to the others.
+        seed: seed of the permutations, of the choice of environments and of each task's own seed.
     """
 
     num_problems: Sequence[int | None]
@@ -37,13 +37,13 @@ class Cursor:
             raise ValueError(f"environment {list(self.num_problems).index(0)} has no problems: its data set is empty")
 
     def next(self, num_tasks: int) -> list[Task]:
-        """The next tasks, numbered from 0."""
+        """Returns the next tasks, with ordinals from 0."""
         return [self._draw(ordinal) for ordinal in range(num_tasks)]
 
     def _draw(self, ordinal: int) -> Task:
         total = sum(self.drawn)
-        rng = np.random.default_rng([self.seed, 1, total])
-        share = np.asarray(self.weights, float) / sum(self.weights)
+        rng = np.random.default_rng([self.seed, 1, total])  # depends only on the state: a restored run draws the same
+        share = np.asarray(self.weights, float) / sum(self.weights)  # (E,)
         env_index = int(rng.choice(len(share), p=share))
         count = self.drawn[env_index]
         self.drawn[env_index] += 1
@@ -61,25 +61,36 @@ class Cursor:
         epoch, position = divmod(count, num_problems)
         key = (env_index, epoch)
         if key not in self._permutations:
+            # only the permutation of each environment's current epoch stays in memory
             self._permutations = {k: v for k, v in self._permutations.items() if k[0] != env_index}
             self._permutations[key] = np.random.default_rng([self.seed, 2, env_index, epoch]).permutation(num_problems)
         return int(self._permutations[key][position])
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the state for a checkpoint."""
         return {"seed": self.seed, "drawn": list(self.drawn), "num_problems": list(self.num_problems)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the walk of a checkpoint.
+
+        Raises:
+            ValueError: the environments have other numbers of problems.
+        """
         if list(state["num_problems"]) != list(self.num_problems):
             raise ValueError(
                 f"the checkpoint walked environments of {state['num_problems']} problems, these have "
                 f"{list(self.num_problems)}: restore with the same `envs`, or start a new run"
             )
         self.seed, self.drawn = state["seed"], list(state["drawn"])
-        self._permutations = {}  # those of the seed before
+        self._permutations = {}  # they belong to the previous seed
 
 
 def evaluation_tasks(env_index: int, num_problems: int | None, limit: int | None, seed: int) -> list[Task]:
-    """Problems 0, 1, ... of one held-out environment, each with a fixed seed."""
+    """Returns the tasks of problems 0, 1, ... of one held-out environment, all with the same seed.
+
+    Raises:
+        ValueError: a procedural environment has no limit.
+    """
     if num_problems is None and limit is None:
         raise ValueError(
             "evaluation.max_problems must be given for a procedural environment: it has no last problem to stop at"

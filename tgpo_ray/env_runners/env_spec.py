@@ -1,4 +1,4 @@
-"""Environments as a runner on any node makes them: an id and its arguments."""
+"""The ids and arguments with which a runner on any node makes its environments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tgpo_ray.env_runners.registry import located, make_env, registered_spec
+from tgpo_ray.env_runners.registry import creator_of, located, make_env, registered_spec
 
 if TYPE_CHECKING:
     from gymnasium import Env
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """One environment as a runner makes it: a gymnasium id (`module:Id-v0` works too) and its keyword arguments."""
+    """A gymnasium id and the keyword arguments of one environment. `module:Id-v0` is an id too."""
 
     id: str
     kwargs: dict[str, Any] = field(default_factory=dict)
     registered: RegisteredSpec | None = None  # gymnasium's own spec, where the driver's script registered the id
 
     def make(self) -> Env[str, str]:
+        """Returns a new environment."""
         return make_env(self.id, self.kwargs, self.registered)
 
 
 def all_envs(config: AlgorithmConfig) -> tuple[EnvSpec, ...]:
-    """Training environments, then those for evaluation: `Task.env_index` counts in this order."""
+    """Returns the training environments, then those for evaluation. `Task.env_index` counts in this order."""
     return tuple(
         EnvSpec(env.id, env_arguments(env.id, env.kwargs, config.env_runners), registered_spec(env.id))
         for env in [*config.envs, *config.evaluation.envs]
@@ -39,10 +40,10 @@ def all_envs(config: AlgorithmConfig) -> tuple[EnvSpec, ...]:
 
 
 def env_arguments(env_id: str, kwargs: Mapping[str, Any], runners: EnvRunnersConfig) -> dict[str, Any]:
-    """The environment's arguments as a runner on any node needs them.
+    """Returns the environment's arguments for a runner on any node.
 
-    A `path` to a file or folder here is made absolute, and an environment whose constructor has `deadline_s` and
-    `verify_workers` gets the runners' settings, unless its own `kwargs` say otherwise.
+    A `path` to a file or folder here becomes absolute. An environment whose constructor has `deadline_s` or
+    `verify_workers` gets the runners' settings, unless its own `kwargs` set them.
     """
     settings = {"deadline_s": runners.verify_deadline_s, "verify_workers": runners.num_verifier_workers}
     known = _parameters(env_id)
@@ -54,16 +55,17 @@ def env_arguments(env_id: str, kwargs: Mapping[str, Any], runners: EnvRunnersCon
 
 
 def _parameters(env_id: str) -> Collection[str]:
-    """Names of the arguments of an environment's constructor; none where the id is unknown (making it says so)."""
+    """Returns the argument names of an environment's constructor, and none for an unknown id.
+
+    The attempt to make an unknown environment explains the problem.
+    """
     import gymnasium
-    from gymnasium.envs.registration import load_env_creator
 
     try:
-        module, _, name = located(env_id).rpartition(":")
+        module, _, name = located(env_id).rpartition(":")  # the import of the module registers the id
         if module:
             importlib.import_module(module)
-        creator = gymnasium.spec(name).entry_point
-        creator = load_env_creator(creator) if isinstance(creator, str) else creator
+        creator = creator_of(gymnasium.spec(name))
         return inspect.signature(creator).parameters if creator else ()
     except (gymnasium.error.Error, ImportError, ValueError):
         return ()

@@ -1,4 +1,4 @@
-"""EnvRunnerGroup: a pool of EnvRunner actors that samples groups of episodes and outlives the death of any of them."""
+"""EnvRunnerGroup, a pool of EnvRunner actors that samples groups of episodes and survives the death of actors."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ if TYPE_CHECKING:
     from tgpo_ray.teachers import Prefixes
 
 POLL_S = 1.0
-SEEDS_OF_A_ROUND = 100  # one for each runner; ten rounds stay below the next iteration's
+SEEDS_OF_A_ROUND = 100  # one for each runner; ten rounds stay below the seeds of the next iteration
 
 
 @dataclass
 class _Share:
-    """The tasks that one runner works on, and the stream it answers with."""
+    """The tasks of one runner in a round, and the stream of its groups."""
 
     runner: int
     stream: Any
-    tasks: dict[int, Task]  # by ordinal, those not finished yet
+    tasks: dict[int, Task]  # unfinished tasks by ordinal
     since: float = field(default_factory=time.monotonic)
 
 
 class EnvRunnerGroup:
-    """Several EnvRunners behind one `sample`.
+    """A pool of EnvRunners with one `sample`.
 
     Args:
-        spec: what each runner is made of.
-        num_env_runners: how many.
+        spec: settings of each runner.
+        num_env_runners: number of EnvRunner actors.
         num_cpus, num_gpus: Ray resources of one runner.
-        max_restarts: how many deaths of runners the group absorbs over its life.
+        max_restarts: number of runner deaths that the group survives in all.
         start_timeout_s, sample_timeout_s: seconds that a start, and the wait for any next group, may take.
     """
 
@@ -65,7 +65,7 @@ class EnvRunnerGroup:
         self.num_restarts = 0
         self.weights_version = 0
         self._buckets: Sequence[ray.ObjectRef[Bucket]] | None = None
-        self.prefixes: Prefixes | None = None  # where responses begin with a teacher's words; None: nowhere
+        self.prefixes: Prefixes | None = None  # teacher-written beginnings of responses; None: the policy writes all
         self._runners = [self._start() for _ in range(num_env_runners)]
         self._ready = False
         self._num_problems: list[int | None] = []
@@ -74,10 +74,10 @@ class EnvRunnerGroup:
         return actor(EnvRunner, self.spec, **self._options)
 
     def wait_until_ready(self) -> None:
-        """Block until every runner holds an engine.
+        """Block until every runner has its engine.
 
         Raises:
-            ActorStartError: vLLM or an environment did not come up; the message has the cause.
+            ActorStartError: vLLM or an environment did not come up. The message has the cause.
         """
         if not self._ready:
             try:
@@ -98,14 +98,15 @@ class EnvRunnerGroup:
 
     @property
     def num_problems(self) -> list[int | None]:
-        """Of each environment in `spec.envs`; None where it has no last one."""
+        """The number of problems of each environment in `spec.envs`, None where it is unlimited."""
         self.wait_until_ready()
         return self._num_problems
 
     def sync_weights(self, version: int, buckets: Sequence[ray.ObjectRef[Bucket]]) -> None:
-        """Give every runner these weights under this version, and keep them for a runner that restarts."""
+        """Load these weights into every runner under this version. A runner that restarts gets them too."""
         self.wait_until_ready()
         self._buckets, self.weights_version = buckets, version
+        # all runners load at the same time
         pending = {runner.sync_weights.remote(version, buckets): i for i, runner in enumerate(self._runners)}
         for ref, index in pending.items():
             try:
@@ -124,21 +125,21 @@ class EnvRunnerGroup:
         more: Callable[[int], Sequence[Task]] | None = None,
         max_rounds: int = 10,
     ) -> Iterator[SampledGroup]:
-        """Sample a group for each task and yield the groups as they finish, each exactly once.
+        """Yields one group a task as the groups finish, each exactly once.
 
-        A runner that dies is restarted with the current weights, and what it had not finished is sampled again.
+        A runner that dies restarts with the current weights, and its unfinished tasks are sampled again.
 
         Args:
-            keep: whether a group is yielded. Those that it refuses are replaced, in the next round, by the groups of as
-                many tasks from `more`, which take over their ordinals; a round begins when the one before has ended, so
-                that which tasks are drawn does not depend on who finished first.
-            more: draws tasks, e.g. `Cursor.next`; needed with `keep`.
-            max_rounds: what is still refused after as many rounds is left out.
+            keep: returns whether to yield a group. In the next round, as many tasks from `more` replace the refused
+                groups and take over their ordinals. A round begins after the end of the one before, so the drawn tasks
+                do not depend on the order in which groups finish.
+            more: draws tasks, e.g. `Cursor.next`. `keep` needs it.
+            max_rounds: number of rounds after which refused groups are left out.
 
         Raises:
             ValueError: `keep` without `more`.
-            TimeoutError: no runner finished anything for `sample_timeout_s`.
-            RuntimeError: more deaths than `max_restarts`.
+            TimeoutError: no runner finished a group for `sample_timeout_s`.
+            RuntimeError: more runners died than `max_restarts`.
         """
         if keep is not None and more is None:
             raise ValueError("keep needs more: where the tasks come from that replace a refused group")
@@ -151,12 +152,13 @@ class EnvRunnerGroup:
                     refused.append(group.ordinal)
             if not refused or more is None or number == max_rounds - 1:
                 return
-            drawn = zip(sorted(refused), more(len(refused)), strict=True)
+            drawn = zip(sorted(refused), more(len(refused)), strict=True)  # sorted: the order of finishing varies
             tasks = [replace(task, ordinal=ordinal) for ordinal, task in drawn]
 
     def _sample_round(
         self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int
     ) -> Iterator[SampledGroup]:
+        """Yields one group a task as the groups finish."""
         self.wait_until_ready()
         shares = self._deal(tasks, group_size, sampling, seed)
         while shares:
@@ -191,8 +193,8 @@ class EnvRunnerGroup:
     @staticmethod
     def _next_group(share: _Share) -> SampledGroup:
         ref = next(share.stream)
-        # The figures follow at once, and only they are fetched: a runner that dies between the two would otherwise
-        # leave a group that is an error. The last item ends the stream.
+        # A runner yields the group and then its infos, and only the infos are fetched. If it dies between the two, the
+        # fetched `ref` is its error. With `ref` as the default of `next`, a lone error item raises here.
         ordinal, infos = ray.get(next(share.stream, ref))
         share.since = time.monotonic()
         return SampledGroup(ordinal, share.tasks.pop(ordinal), infos, ref)
@@ -206,14 +208,14 @@ class EnvRunnerGroup:
             )
 
     def _replace(self, index: int, error: BaseException) -> None:
-        """Restart a dead runner; it is stale, so it gets the current weights before any work."""
+        """Restart a dead runner. Its weights are stale, so it gets the current ones before any work."""
         if self._restarts_left == 0:
             raise RuntimeError(
                 "an EnvRunner died and fault_tolerance.max_env_runner_restarts is used up; last cause: " + str(error)
             ) from error
         self._restarts_left -= 1
         self.num_restarts += 1
-        ray.kill(self._runners[index])  # one that is only out of reach would keep its resources
+        ray.kill(self._runners[index])  # a runner that is only out of reach would keep its resources
         self._runners[index] = self._start()
         self._wait([self._runners[index]])
         if self._buckets is not None:

@@ -1,7 +1,7 @@
-"""Environments by id: those of this package, of a module named in the id, and of installed packages.
+"""Environments by id, from this package, from a module named in the id, and from installed packages.
 
-gymnasium stopped reading entry points with 1.0: an environment of an installed package is unknown there until somebody
-imports the package. Both groups of metadata are read here.
+gymnasium 1.0 and later read no entry points. Without them, an environment of an installed package is unknown until the
+package is imported. This module reads both groups of entry points.
 
     [project.entry-points."tgpo_ray.envs"]
     "Reverse-v0" = "my_package.reverse:ReverseEnv"   # registered under this id, imported when it is made
@@ -20,7 +20,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -36,10 +36,10 @@ NO_NAMESPACE = "__root__"
 
 
 def make_env(env_id: str, kwargs: Mapping[str, Any], registered: EnvSpec | None = None) -> Env[str, str]:
-    """The environment `env_id`, by gymnasium; `module:Id-v0` imports the module first.
+    """Returns the environment `env_id` from gymnasium. `module:Id-v0` imports the module first.
 
     Args:
-        registered: gymnasium's spec of the id (see `registered_spec`), for processes in which nobody registered it.
+        registered: gymnasium's spec of the id (see `registered_spec`), for processes that have not registered it.
     """
     import gymnasium
 
@@ -49,7 +49,10 @@ def make_env(env_id: str, kwargs: Mapping[str, Any], registered: EnvSpec | None 
 
 
 def located(env_id: str) -> str:
-    """The id as gymnasium finds it: `tgpo/...` with its module in front, one of an installed package registered."""
+    """Returns the id under which gymnasium finds the environment.
+
+    `tgpo/...` gets its module in front. The environments of installed packages are registered first.
+    """
     import gymnasium
 
     if env_id.startswith(BUILT_IN_NAMESPACE):
@@ -60,7 +63,7 @@ def located(env_id: str) -> str:
 
 
 def registered_spec(env_id: str) -> EnvSpec | None:
-    """What gymnasium knows here of an id that a script registered; None for one that every process finds by itself."""
+    """Returns gymnasium's spec of an id that a script registered, or None for an id that every process finds."""
     import gymnasium
 
     return None if ":" in located(env_id) else gymnasium.registry.get(env_id)
@@ -68,7 +71,7 @@ def registered_spec(env_id: str) -> EnvSpec | None:
 
 @dataclass(frozen=True)
 class Plugins:
-    """What installed packages brought: the ids that they registered, and entry point -> why it could not be loaded."""
+    """The ids that installed packages registered, and {entry point: why it could not be loaded}."""
 
     ids: frozenset[str]
     problems: dict[str, str]
@@ -76,9 +79,9 @@ class Plugins:
 
 @functools.cache
 def load_plugins() -> Plugins:
-    """Register the environments of installed packages, once in a process.
+    """Returns the environments of installed packages, after registering them once a process.
 
-    A package that is broken must not stop runs that do not use it.
+    A broken package must not stop runs that do not use it.
     """
     import gymnasium
 
@@ -88,7 +91,7 @@ def load_plugins() -> Plugins:
         for point in entry_points(group=group):
             try:
                 load(point)
-            except Exception as error:  # whatever somebody's package raises when it is imported
+            except Exception as error:  # the import of a foreign package may raise anything
                 problems[f"{group}: {point.name} = {point.value}"] = f"{type(error).__name__}: {error}"
     return Plugins(frozenset(gymnasium.registry) - before, problems)
 
@@ -108,12 +111,12 @@ def _load_gymnasium(point: EntryPoint) -> None:
     within = contextlib.nullcontext() if point.name == NO_NAMESPACE else namespace(point.name)
     with within:
         register = point.load()
-        if point.attr:  # else a module, whose import has registered what it has
+        if point.attr:  # without `attr` it is a module, whose import registers its environments
             register()
 
 
 def listed_ids() -> list[str]:
-    """Ids of this package's environments and of those that installed packages declare."""
+    """Returns the ids of this package's environments and of those that installed packages declare."""
     import gymnasium
 
     importlib.import_module(BUILT_IN_ENVS)
@@ -121,32 +124,36 @@ def listed_ids() -> list[str]:
     return sorted(load_plugins().ids | own)
 
 
-def description(env_id: str) -> str:
-    """First line of the docstring of an environment's class or function, or why it cannot be imported."""
-    import gymnasium
+def creator_of(spec: EnvSpec) -> Callable[..., object] | None:
+    """Returns the class or function that makes an environment. It imports a creator that is given as text."""
     from gymnasium.envs.registration import load_env_creator
 
-    creator = gymnasium.registry[env_id].entry_point
+    return load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+
+
+def description(env_id: str) -> str:
+    """Returns the first docstring line of an environment's class or function, or why it cannot be imported."""
+    import gymnasium
+
+    spec = gymnasium.registry[env_id]
     try:
-        creator = load_env_creator(creator) if isinstance(creator, str) else creator
-    except Exception as error:  # whatever somebody's module raises when it is imported
+        creator = creator_of(spec)
+    except Exception as error:  # the import of a foreign module may raise anything
         return f"cannot be imported: {type(error).__name__}: {error}"
     return next(iter((creator.__doc__ or "").strip().splitlines()), "")
 
 
 def argument_lines(env_id: str) -> list[str]:
-    """The arguments of an environment: a line with name, type and default, then one with the documentation.
+    """Returns the arguments of an environment, each as a line with name, type and default, then its documentation.
 
-    Only a class with the method `argument_texts` (`tgpo_ray.envs.TextEnv` has it) brings documentation.
+    Only a class with the method `argument_texts` (`tgpo_ray.envs.TextEnv` has it) documents its arguments.
     """
     import gymnasium
-    from gymnasium.envs.registration import load_env_creator
 
     module, _, name = located(env_id).rpartition(":")
     if module:
         importlib.import_module(module)
-    creator: Any = gymnasium.spec(name).entry_point
-    creator = load_env_creator(creator) if isinstance(creator, str) else creator
+    creator: Any = creator_of(gymnasium.spec(name))
     texts = getattr(creator, "argument_texts", dict)()
     lines: list[str] = []
     for parameter in inspect.signature(creator).parameters.values():
@@ -159,13 +166,13 @@ def argument_lines(env_id: str) -> list[str]:
 
 
 def explained(env_id: str, error: Exception) -> str:
-    """Why an environment cannot be made or played, for people: the nearest id where there is none of this name."""
+    """Returns why an environment cannot be made or played, for people. An unknown id gets the nearest known one."""
     import gymnasium
 
     if not isinstance(error, gymnasium.error.UnregisteredEnv) and "No registered env" not in str(error):
         if isinstance(error, TypeError) and (misnamed := _wrong_argument(env_id, str(error))):
             return misnamed
-        # what environments raise to explain themselves needs no name in front
+        # environments explain themselves with these two errors, so the error's name would add nothing
         explains_itself = isinstance(error, ValueError | FileNotFoundError) and str(error)
         return str(error) if explains_itself else f"{type(error).__name__}: {error}"
     near = difflib.get_close_matches(env_id, list(gymnasium.registry), n=1)
@@ -180,7 +187,7 @@ _UNKNOWN = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '
 
 
 def _wrong_argument(env_id: str, message: str) -> str:
-    """What Python's TypeError says of the arguments in `kwargs`, for people; "" where it says something else."""
+    """Returns Python's TypeError about the arguments in `kwargs`, for people, or "" for another TypeError."""
     if missing := _MISSING.search(message):
         return f"kwargs lack {missing[1]}: the environment is not made without"
     if not (unknown := _UNKNOWN.search(message)):
@@ -192,12 +199,10 @@ def _wrong_argument(env_id: str, message: str) -> str:
 
 
 def _argument_names(env_id: str, class_name: str) -> list[str]:
-    """Arguments of the environment, and of the class that it hands its own to."""
+    """Returns the argument names of the environment, and of the class to which it passes its own."""
     import gymnasium
-    from gymnasium.envs.registration import load_env_creator
 
-    creator: Any = gymnasium.registry[env_id.rpartition(":")[2]].entry_point
-    creator = load_env_creator(creator) if isinstance(creator, str) else creator
+    creator: Any = creator_of(gymnasium.registry[env_id.rpartition(":")[2]])
     takers = {creator, getattr(sys.modules.get(creator.__module__), class_name, creator)}
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = (item for taker in takers for item in inspect.signature(taker).parameters.values())

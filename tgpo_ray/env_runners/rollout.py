@@ -1,7 +1,7 @@
-"""One episode while it is being written: the conversation between an environment and the engine.
+"""The conversation between an environment and the engine, which becomes one episode.
 
-Sampled ids are never decoded and encoded again: what the engine returns is appended as it is, and after it only what
-the environment adds: its text encoded on its own, or what the chat template writes around its messages.
+Sampled ids are never decoded and encoded again, because that may change them. The ids of the engine are appended as
+they are. The ids of the environment follow. They encode its text, or the chat template's text around its messages.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 
 def prompt_ids(tokenizer: Tokenizer, prompt: str, info: dict[str, Any]) -> np.ndarray:
-    """(P,) int32: the first observation as the model reads it, through its chat template where `info` has messages.
+    """Returns (P,) int32, the first observation for the model. Messages in `info` go through its chat template.
 
     Raises:
-        ValueError: messages, and a tokenizer without a chat template.
+        ValueError: `info` has messages and the tokenizer has no chat template.
     """
     if info.get("messages") is not None:
         if tokenizer.chat_template is None:
@@ -53,14 +53,14 @@ class Rollout:
     """The state of one running episode."""
 
     env: Env[str, str]  # reset to the task
-    # the environment's, of a chat: the prompt's messages first
+    # the environment's messages of a chat, one list a turn, the prompt's first
     turns: list[list[Message]] = field(default_factory=list)
     stop_reason: str = "stop"
-    ids: list[np.ndarray] = field(default_factory=list)  # response pieces, in order
-    origins: list[np.ndarray] = field(default_factory=list)
-    logprobs: list[np.ndarray] = field(default_factory=list)
+    ids: list[np.ndarray] = field(default_factory=list)  # pieces of the response, each (T,) int32, in order
+    origins: list[np.ndarray] = field(default_factory=list)  # of the same pieces, uint8
+    logprobs: list[np.ndarray] = field(default_factory=list)  # of the same pieces, float32, 0 where not sampled
     texts: list[str] = field(default_factory=list)
-    turn_ends: list[int] = field(default_factory=list)
+    turn_ends: list[int] = field(default_factory=list)  # number of response tokens after each turn of the policy
     turn_rewards: list[float] = field(default_factory=list)
     info: dict[str, Any] = field(default_factory=dict)
     done: bool = False
@@ -70,23 +70,24 @@ class Rollout:
         return sum(map(len, self.ids))
 
     def add_completion(self, completion: Completion) -> None:
+        """Append the policy's next turn."""
         self._append(completion.token_ids, ORIGIN_POLICY, completion.logprobs)
         self.stop_reason = completion.stop_reason
         self.turn_ends.append(self.num_tokens)
 
     @classmethod
     def begun(cls, env: Env[str, str], info: dict[str, Any]) -> Rollout:
-        """The rollout of an environment whose `reset` returned `info`."""
+        """Returns the rollout of an environment whose `reset` returned `info`."""
         messages = info.get("messages")
         return cls(env, [] if messages is None else [list(messages)])
 
     def environment_ids(self, tokenizer: Tokenizer, observation: str) -> np.ndarray:
-        """(T,) int32: the environment's turn after the last step, as the model is to read it.
+        """Returns (T,) int32, the environment's turn after the last step.
 
-        Where the step's info has `messages`, what the chat template adds for them; else the observation as it stands.
+        For `messages` in the step's info it is the text that the chat template adds. Otherwise it is the observation.
 
         Raises:
-            ValueError: messages after a prompt without them, or a template that cannot append them.
+            ValueError: messages follow a prompt without messages, or the template cannot append them.
         """
         messages = self.info.get("messages")
         if messages is None:
@@ -98,16 +99,17 @@ class Rollout:
         return chat_turn_ids(tokenizer, self.turns, self.ids[-1])
 
     def begin_with(self, prefix: np.ndarray) -> None:
-        """Let the response begin with these ids (T,), written by a teacher; before the first completion."""
+        """Begin the response with these ids (T,) of a teacher. Call it before the first completion."""
         if len(prefix):
             self._append(prefix, ORIGIN_TEACHER, None)
 
     def turn_ids(self) -> np.ndarray:
-        """(T,) int32 of the turn that was just completed; a first turn with its prefix."""
+        """Returns (T,) int32, the turn that was just completed. The first turn includes its prefix."""
         first = len(self.turn_ends) == 1
         return np.concatenate(self.ids) if first else self.ids[-1]
 
     def add_environment_tokens(self, token_ids: np.ndarray) -> None:
+        """Append ids (T,) of the environment, which training masks."""
         self._append(token_ids, ORIGIN_ENVIRONMENT, None)
 
     def _append(self, token_ids: np.ndarray, origin: int, logprobs: np.ndarray | None) -> None:
@@ -116,12 +118,12 @@ class Rollout:
         self.logprobs.append(np.zeros(len(token_ids), np.float32) if logprobs is None else logprobs)
 
     def step(self, text: str) -> str:
-        """Give the response to the environment and return its next observation. Runs in a thread."""
+        """Returns the environment's next observation, after a step with this response. It runs in a thread."""
         observation, reward, terminated, truncated, info = self.env.step(text)
         self.texts.append(text)
         self.turn_rewards.append(float(reward))
         self.info = info
-        # a response that hit its token limit cannot go on: the context is spent
+        # a response at its token limit leaves no room for a next turn
         self.done = terminated or truncated or self.stop_reason != "stop"
         return observation
 
@@ -140,6 +142,7 @@ class RunningGroup:
         self.num_open = len(self.rollouts)
 
     def finish(self, env_id: str, weights_version: int, *, with_logprobs: bool) -> EpisodeGroup:
+        """Returns the finished rollouts as a group of episodes."""
         episodes = tuple(
             finished_episode(rollout, self, env_id, weights_version, with_logprobs=with_logprobs)
             for rollout in self.rollouts
@@ -150,7 +153,7 @@ class RunningGroup:
 def finished_episode(
     rollout: Rollout, group: RunningGroup, env_id: str, weights_version: int, *, with_logprobs: bool
 ) -> Episode:
-    """The finished rollout as an Episode.
+    """Returns the finished rollout as an Episode.
 
     Raises:
         ValueError: the environment returned a reward that is not a finite number, or an unknown outcome.
@@ -167,8 +170,8 @@ def finished_episode(
         raise ValueError(f"{where}: info['outcome'] must be one of {', '.join(OUTCOMES)}, got {outcome!r}")
     return Episode(
         prompt_ids=group.prompt_ids,
-        response_ids=np.concatenate(rollout.ids).astype(np.int32),
-        origin=np.concatenate(rollout.origins),
+        response_ids=np.concatenate(rollout.ids).astype(np.int32),  # (T,)
+        origin=np.concatenate(rollout.origins),  # (T,) uint8
         reward=reward,
         outcome=outcome,
         stop_reason=rollout.stop_reason,

@@ -1,4 +1,4 @@
-"""EnvRunner: one actor with a vLLM engine and its environments; groups of episodes leave it as they finish."""
+"""EnvRunner, the actor with a vLLM engine and its environments. It streams groups of episodes as they finish."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ EOS_DECODE_OPTIONS = {"skip_special_tokens": True, "clean_up_tokenization_spaces
 
 @dataclass(frozen=True)
 class EnvRunnerSpec:
-    """What one runner is made of."""
+    """The settings of one runner."""
 
     engine: EngineSpec
     envs: tuple[EnvSpec, ...]  # training environments first, then those for evaluation
     max_prompt_tokens: int
     num_verifier_threads: int = 1
     gpu: bool = False
-    frozen: bool = False  # the weights on disk are those to sample from: no sync is waited for
+    frozen: bool = False  # sample from the weights on disk, without a sync
 
 
 class EnvRunner:
-    """Samples groups of episodes. Wrapped in a Ray actor by EnvRunnerGroup; usable without Ray as it is."""
+    """A sampler of groups of episodes. EnvRunnerGroup wraps it in a Ray actor, and it works without Ray too."""
 
     def __init__(self, spec: EnvRunnerSpec) -> None:
         self._spec = spec
         self._idle_envs: list[list[Env[str, str]]] = [[env.make()] for env in spec.envs]
         self._engine = Engine(spec.engine, gpu=spec.gpu)
         self._threads = ThreadPoolExecutor(spec.num_verifier_threads, thread_name_prefix="env-step")
-        # None: STALE, the weights on disk are not the learners'
+        # None means stale: the weights on disk are not the learners'
         self._version: int | None = 0 if spec.frozen else None
 
     def num_problems(self) -> list[int | None]:
-        """Rows of each environment; None where it is procedural."""
+        """Returns the number of problems of each environment, None where it is procedural."""
         return [getattr(envs[0].unwrapped, "num_problems", None) for envs in self._idle_envs]
 
     def sync_weights(self, version: int, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> int:
-        """Load the buckets and answer for them under `version` from now on."""
+        """Returns `version`, after loading the buckets. Later episodes have this version."""
         if self._spec.engine.tensor_parallel_size > 1:
             import ray
 
-            # vLLM's tensor-parallel processes are not Ray's: references mean nothing to them
+            # vLLM's tensor-parallel processes are no Ray processes and cannot resolve references
             buckets = [ray.get(bucket) if isinstance(bucket, ray.ObjectRef) else bucket for bucket in buckets]
         self._engine.load_weights(buckets)
         self._version = version
@@ -66,14 +66,14 @@ class EnvRunner:
     def sample(
         self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int, prefixes: Prefixes | None = None
     ) -> Iterator[EpisodeGroup | tuple[int, tuple[EpisodeInfo, ...]]]:
-        """Sample a group for each task; yields the group itself and then `(ordinal, infos)`, group by group.
+        """Yields two items for each task as its group finishes, the group and then `(ordinal, infos)`.
 
         Args:
-            prefixes: teacher-written beginnings of responses, by prompt, which the policy continues.
+            prefixes: teacher-written beginnings of responses, by prompt. The policy continues them.
 
         Raises:
             RuntimeError: the engine's weights were never synced.
-            ValueError: a prompt above `max_prompt_tokens`, a reward that is not finite.
+            ValueError: a prompt is longer than `max_prompt_tokens`, or a reward is not finite.
         """
         if self._version is None:
             raise RuntimeError("this EnvRunner's weights are stale: call sync_weights before sample")
@@ -83,15 +83,16 @@ class EnvRunner:
         try:
             groups = [self._start_group(task, group_size, sampling, prefixes) for task in tasks]
             for group in self._finished_groups(groups, sampling):
-                finished = group.finish(
+                episodes = group.finish(
                     self._spec.envs[group.task.env_index].id, self._version, with_logprobs=sampling.logprobs
                 )
-                yield finished
-                yield group.task.ordinal, tuple(episode.info() for episode in finished.episodes)
+                yield episodes
+                yield group.task.ordinal, tuple(episode.info() for episode in episodes.episodes)
         finally:
             self._engine.abort_all()
 
     def _start_group(self, task: Task, group_size: int, sampling: Sampling, prefixes: Prefixes | None) -> RunningGroup:
+        # all envs get the same seed and index, so one prompt serves the group
         envs = [self._acquire_env(task.env_index) for _ in range(group_size)]
         resets = [env.reset(seed=task.seed, options={"index": task.problem_index}) for env in envs]
         prompt, info = resets[0]
@@ -105,7 +106,7 @@ class EnvRunner:
         rollouts = [Rollout.begun(env, info) for env, (_, info) in zip(envs, resets, strict=True)]
         group = RunningGroup(task, prompt, ids, rollouts)
         if prefixes is not None:
-            prefix = prefixes.of(prompt)[: sampling.max_tokens - 1]
+            prefix = prefixes.of(prompt)[: sampling.max_tokens - 1]  # (T,), the policy samples at least one token
             for rollout in rollouts:
                 rollout.begin_with(prefix)
             ids, sampling = (
@@ -126,6 +127,7 @@ class EnvRunner:
                 yield group
 
     def _on_output(self, output: RequestOutput) -> None:
+        """Start the environments' steps for the responses of a finished request."""
         group, rollouts = self._requests.pop(output.request_id)
         for rollout, completion in zip(rollouts, completions(output), strict=True):
             rollout.add_completion(completion)
@@ -136,10 +138,10 @@ class EnvRunner:
         return self._engine.tokenizer.decode(ids, **EOS_DECODE_OPTIONS)
 
     def _collect_steps(self, sampling: Sampling) -> Iterator[RunningGroup]:
-        """Groups whose last episode has its reward; the others go on with the environment's answer."""
+        """Yields the groups whose last episode has its reward. Other episodes go on with the environment's answer."""
         if not self._steps:
             return
-        # while the engine has work, look without waiting; otherwise the environments are all there is to wait for
+        # a busy engine must not wait for environments; an idle one has nothing else to wait for
         done, _ = wait(self._steps, timeout=0 if self._engine.busy else None, return_when=FIRST_COMPLETED)
         for future in done:
             group, rollout = self._steps.pop(future)
@@ -154,7 +156,7 @@ class EnvRunner:
                     yield group
 
     def _observation(self, future: Future[str], task: Task) -> str:
-        """What the environment answered; an exception of its own is named with the problem and the line that raised."""
+        """Returns the environment's answer. Its exception is raised again with the problem and the line."""
         try:
             return future.result()
         except Exception as error:
@@ -168,7 +170,7 @@ class EnvRunner:
         return f"{self._spec.envs[task.env_index].id}, problem {task.problem_index}, seed {task.seed}"
 
     def _continue(self, group: RunningGroup, rollout: Rollout, observation: str, sampling: Sampling) -> bool:
-        """Queue the next turn; False where the environment's text leaves no room for an answer."""
+        """Returns whether the next turn is queued. It is not where the environment's text leaves no room for it."""
         try:
             added = rollout.environment_ids(self._engine.tokenizer, observation)
         except ValueError as error:
@@ -177,20 +179,21 @@ class EnvRunner:
         if room <= 0:
             return False
         rollout.add_environment_tokens(added)
-        ids = np.concatenate([group.prompt_ids, *rollout.ids])
+        ids = np.concatenate([group.prompt_ids, *rollout.ids])  # (P + T,)
         turn = Sampling(room, sampling.temperature, sampling.top_p, sampling.logprobs, sampling.stop)
         self._requests[self._engine.generate(ids, turn)] = (group, [rollout])
         return True
 
     def _acquire_env(self, env_index: int) -> Env[str, str]:
         idle = self._idle_envs[env_index]
+        # one environment always stays, because `num_problems` reads it
         return idle.pop() if len(idle) > 1 else self._spec.envs[env_index].make()
 
     def _release_env(self, env_index: int, env: Env[str, str]) -> None:
         self._idle_envs[env_index].append(env)
 
     def stop(self) -> None:
-        """Close environments (and with them their verifier processes) and the engine."""
+        """Close the environments, their verifier processes and the engine."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for envs in self._idle_envs:
             for env in envs:

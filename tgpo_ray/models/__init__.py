@@ -1,4 +1,4 @@
-"""Model folders, their loading, and vLLM's engine around them."""
+"""Model folders, the loading of models, and the vLLM engine that runs them."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Which tokens a model stops on."""
+"""The tokens on which a model stops."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ if TYPE_CHECKING:
 def end_of_sequence_ids(
     path: str, tokenizer: Tokenizer | str | None = None, *, trust_remote_code: bool = False
 ) -> tuple[int, ...]:
-    """Ids that end a sequence: those of the folder's generation config, else the tokenizer's one.
+    """Returns the ids that end a sequence.
+
+    They come from the folder's generation config. Without one, the tokenizer's end of sequence is the only id.
 
     Args:
         path: folder or id of the model.
-        tokenizer: a loaded tokenizer, or where to load it from; None: `path`.
+        tokenizer: a loaded tokenizer, or the folder or id to load it from. None means `path`.
     """
     from transformers import AutoTokenizer, GenerationConfig
 
@@ -29,4 +31,5 @@ def end_of_sequence_ids(
         else:
             loaded = tokenizer
         ids = loaded.eos_token_id
+    # transformers allows one id as well as a list of them
     return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)

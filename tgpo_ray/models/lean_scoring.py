@@ -1,12 +1,12 @@
-"""Inside vLLM's worker: predictions of only the response rows, through the model's own LM head.
+"""Predictions of only the response rows inside vLLM's worker, through the model's own LM head.
 
-`prompt_logprobs` forms the logits of every prompt position, normalises and ranks them, and hands out a Python object a
-token. Here the final hidden states of the rows that are asked for are taken where the model leaves them, the LM head
-visits them chunk by chunk, and what remains of a row is a few numbers in a flat array.
+`prompt_logprobs` computes the logits of every prompt position, normalises and ranks them, and returns a Python object a
+token. `RowCollector` reads the final hidden states of only the wanted rows, where the model leaves them. The LM head
+reads these rows chunk by chunk, and a row leaves a few numbers in a flat array.
 
-`RowCollector` stands on these parts of vLLM's model runners, which are no public interface: `execute_model`, its
-`execute_model_state` with the hidden states, `scheduler_output`, and where each request's rows begin. Both of vLLM's
-runners are served. The backend compares the outcome with `prompt_logprobs` before it relies on it.
+`RowCollector` relies on parts of vLLM's model runners that are no public interface: `execute_model`, its
+`execute_model_state` with the hidden states, `scheduler_output`, and the position of each request's first row. It
+serves both of vLLM's model runners. The backend compares the results with `prompt_logprobs` before it relies on them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from tgpo_ray.models.scoring import SCORED_INDEX, ScoringRequest, Want, needs_di
 if TYPE_CHECKING:
     from tgpo_ray.models.vllm_objects import ModelRunner, SchedulerOutput, StepBatch, StepState
 
-# Logits of one chunk, float32. On a CPU they should stay in the cache for the passes that follow; on a GPU a product of
-# too few rows is wasted.
+# Bytes of one chunk's logits, float32. On a CPU they should stay in the cache for the passes that follow. On a GPU a
+# product of few rows leaves the cores idle.
 CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 256 * 2**20}
 
 Partings = dict[int, list[tuple[int, int]]]  # index of a request -> (row, index of a mate that needs this row as well)
@@ -32,14 +32,14 @@ Partings = dict[int, list[tuple[int, int]]]  # index of a request -> (row, index
 
 @dataclass(frozen=True)
 class ScoredRows:
-    """Predictions as the worker computed them, flat."""
+    """The predictions of one worker in flat arrays."""
 
     spans: np.ndarray  # (S, 3) int64: index of the request, the first of its rows here, the row after the last
     fields: dict[str, np.ndarray]  # fields of Scores: (n, ...), the rows of all spans one after the other
 
 
 class Span(NamedTuple):
-    """Rows of one request that one step of the engine computed."""
+    """The rows of one request that one step of the engine computed."""
 
     request: int  # its index in the call
     start: int  # row of the request
@@ -48,7 +48,7 @@ class Span(NamedTuple):
 
 
 class RowCollector:
-    """Stands before a model runner's `execute_model` until `take`, and scores the rows that its steps compute."""
+    """A wrapper around a model runner's `execute_model` that scores the rows of each step until `take`."""
 
     def __init__(
         self, runner: ModelRunner, requests: Sequence[ScoringRequest], partings: Partings, want: Want, seed: int
@@ -63,7 +63,7 @@ class RowCollector:
         runner.execute_model = self._execute_model
 
     def take(self) -> ScoredRows | None:
-        """Everything scored, and the runner as it was. None in a process that has no logits.
+        """Returns everything scored, or None in a process without logits. It restores the runner's method.
 
         Raises:
             RuntimeError: scoring a step failed.
@@ -73,7 +73,7 @@ class RowCollector:
             raise RuntimeError(f"lean scoring failed: {type(self._error).__name__}: {self._error}") from self._error
         if not self._parts:
             return None
-        spans = np.array([span[:3] for span in self._spans], np.int64)
+        spans = np.array([span[:3] for span in self._spans], np.int64)  # (S, 3)
         fields = {name: torch.cat([part[name] for part in self._parts]).cpu().numpy() for name in self._parts[0]}
         return ScoredRows(spans, fields)
 
@@ -81,12 +81,13 @@ class RowCollector:
         output = self._execute(scheduler_output, *args, **kwargs)
         try:
             self._keep(scheduler_output, self._runner.execute_model_state)
-        except Exception as error:  # a step that vLLM does not finish would leave its engine unusable: `take` raises
+        except Exception as error:  # `take` raises it: an exception inside a step would leave the engine unusable
             self._error = error
         return output
 
     def _keep(self, scheduler_output: SchedulerOutput, state: StepState | None) -> None:
         for request in scheduler_output.scheduled_new_reqs:
+            # `extra_args` is None by default, and a request may come without sampling parameters
             index = ((request.sampling_params and request.sampling_params.extra_args) or {}).get(SCORED_INDEX)
             if index is not None:
                 self._indices[request.req_id] = index
@@ -96,7 +97,7 @@ class RowCollector:
             self._score(state.hidden_states, spans)
 
     def _spans_of(self, scheduler_output: SchedulerOutput, state: StepState) -> list[Span]:
-        """Which rows this step has, and where. Row r of a request is predicted at its position first + r - 1."""
+        """Returns the scored rows that this step computes. Position first + r - 1 of a request predicts its row r."""
         counts, positions, spans = scheduler_output.num_scheduled_tokens, None, []
         for request_id, computed in _computed_before(scheduler_output):
             index = self._indices.get(request_id)
@@ -104,10 +105,11 @@ class RowCollector:
                 continue
             request = self._requests[index]
             begin = request.first - 1
+            # the last position predicts a token after the end, so no row belongs to it
             start, stop = max(computed, begin), min(computed + counts[request_id], len(request.ids) - 1)
             if start < stop:
                 positions = _positions(self._runner, state) if positions is None else positions
-                at = positions[request_id] + start - computed
+                at = positions[request_id] + start - computed  # index of `start` in the step's (N, D) states
                 spans.append(Span(index, start - begin, stop - begin, at))
                 for row, mate in self._partings.get(index, ()):
                     if start <= row + begin < stop:
@@ -116,6 +118,7 @@ class RowCollector:
 
     @torch.inference_mode()
     def _score(self, hidden: torch.Tensor, spans: Sequence[Span]) -> None:
+        # vLLM packs the tokens of all requests into one dimension: hidden is (N, D)
         where = np.concatenate([np.arange(s.position, s.position + s.stop - s.start) for s in spans])  # (n,)
         targets = np.concatenate([self._tokens(s) for s in spans]).astype(np.int64)  # (n,)
         predicted = self._predict(hidden, torch.from_numpy(where).to(hidden.device), torch.from_numpy(targets))
@@ -130,10 +133,10 @@ class RowCollector:
     def _predict(
         self, states: torch.Tensor, where: torch.Tensor, targets: torch.Tensor
     ) -> dict[str, torch.Tensor] | None:
-        """What is wanted of the rows `where` (n,) of the step's hidden states.
+        """Returns the wanted fields of the rows `where` (n,) of the step's hidden states (N, D).
 
-        None where another process of the tensor-parallel group gets the logits. Every process of that group comes here
-        with the same rows: computing logits is collective.
+        It returns None where another process of the tensor-parallel group gets the logits. Every process of that group
+        calls it with the same rows, because `compute_logits` is a collective operation.
         """
         rows = states[where]  # (n, D)
         hidden = {"hidden": rows.float()} if self._want.hidden else {}
@@ -153,7 +156,7 @@ class RowCollector:
 
 
 def _computed_before(scheduler_output: SchedulerOutput) -> Iterable[tuple[str, int]]:
-    """(request id, tokens in the cache before this step) of the step's requests."""
+    """Yields (request id, number of tokens in the cache before this step) for each of the step's requests."""
     cached = scheduler_output.scheduled_cached_reqs
     yield from zip(cached.req_ids, cached.num_computed_tokens, strict=True)
     for request in scheduler_output.scheduled_new_reqs:
@@ -161,9 +164,10 @@ def _computed_before(scheduler_output: SchedulerOutput) -> Iterable[tuple[str, i
 
 
 def _positions(runner: ModelRunner, state: StepState) -> dict[str, int]:
-    """Where the rows of each request begin in the step's hidden states."""
+    """Returns the index of each request's first row among the step's hidden states."""
     batch: StepBatch | None = getattr(state, "input_batch", None)
-    if batch is not None:  # vLLM's second model runner keeps the batch with the step
+    # The starts (R + 1,) end with the total, and the buffer may be longer: so the zip is not strict.
+    if batch is not None:  # vLLM's second model runner stores the batch with the step
         return dict(zip(batch.req_ids, batch.query_start_loc_np.tolist(), strict=False))
     starts = runner.query_start_loc.np
     return {request_id: int(starts[index]) for request_id, index in runner.input_batch.req_id_to_index.items()}
@@ -172,41 +176,45 @@ def _positions(runner: ModelRunner, state: StepState) -> dict[str, int]:
 def predictions(
     logits: torch.Tensor, targets: torch.Tensor, want: Want, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """What is wanted of each row, by the names of Scores' fields. A sample is drawn at temperature 1.
+    """Returns the wanted fields of each row, by the names of Scores' fields. A sample is drawn at temperature 1.
 
     Args:
         logits: (c, V) of any float type.
-        targets: (c,) int64, the token at that position.
+        targets: (c,) int64, the token that each row predicts.
     """
     fields: dict[str, torch.Tensor] = {}
     if not needs_distribution(want):
         return {"argmax_ids": argmax(logits)}
     logprobs = logits.log_softmax(-1, dtype=torch.float32)  # (c, V)
     if want.top_k:
-        fields["topk_logprobs"], best = logprobs.topk(want.top_k)
+        fields["topk_logprobs"], best = logprobs.topk(want.top_k)  # (c, k), best first
         fields["topk_ids"] = best.to(torch.int32)
-    if want.argmax:  # of equally good ids the one that top-k names
+    if want.argmax:  # among equally good ids the one that top-k puts first
         fields["argmax_ids"] = fields["topk_ids"][:, 0] if want.top_k else argmax(logits)
     if want.logprob:
-        fields["logprobs"] = logprobs.gather(1, targets[:, None])[:, 0]
+        fields["logprobs"] = logprobs.gather(1, targets[:, None])[:, 0]  # (c,)
     if want.sample:
         fields["sampled_ids"] = draw(logprobs.exp(), generator)
     return fields
 
 
 def draw(probabilities: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """(c,) int32: one id of each row of (c, V), the first v with sum_{u <= v} p_u > U, U uniform in [0, 1).
+    """Returns (c,) int32, one drawn id for each row of (c, V).
 
-    One random number a row, from the generator's own device: the draws do not depend on how rows are cut into chunks.
+        v = min {v : sum_{u <= v} p_u > U},   U uniform in [0, 1)
+
+    A row takes one random number from the generator's own device. So the draws do not depend on the chunks of rows.
     """
     below = probabilities.cumsum(-1, dtype=torch.float64)  # (c, V): in float32 rare tokens would vanish
     uniform = torch.rand(len(below), 1, generator=generator, dtype=torch.float64, device=generator.device)
+    # the last sum replaces 1: rounding leaves it a little off
     ids = torch.searchsorted(below, uniform.to(below.device) * below[:, -1:], right=True)[:, 0]
     return ids.clamp(max=below.shape[1] - 1).to(torch.int32)
 
 
 def argmax(logits: torch.Tensor) -> torch.Tensor:
-    """(c,) int32, the first of the best ids. On a CPU by numpy, which takes an eighth of torch's time."""
+    """Returns (c,) int32, the first of the best ids of (c, V) logits."""
+    # on a CPU numpy takes an eighth of torch's time
     if logits.is_cpu and logits.dtype == torch.float32:
         return torch.from_numpy(logits.numpy().argmax(-1).astype(np.int32))
     return logits.argmax(-1).to(torch.int32)

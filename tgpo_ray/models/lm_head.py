@@ -1,4 +1,4 @@
-"""The LM head of a model, read from its folder without loading the rest."""
+"""The LM head of a model, read from its folder without the rest of the model."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ NAMES = ("lm_head.weight", "model.embed_tokens.weight")  # the second where the 
 
 
 def head_weight(path: str) -> Tensor:
-    """(V, D) of the LM head, in the folder's own dtype.
+    """Returns the weight of the LM head, (V, D) in the folder's own dtype.
 
     Raises:
-        ValueError: the folder has no safetensors, or none with a head under a name that is known.
+        ValueError: the folder has no safetensors, or no head under a known name.
     """
     from safetensors import safe_open
     from transformers import AutoConfig
 
     tied = getattr(AutoConfig.from_pretrained(path), "tie_word_embeddings", False)
-    names = NAMES[::-1] if tied else NAMES
+    names = NAMES[::-1] if tied else NAMES  # a tied model never reads a stored head
     files = _files_by_name(path)
     for name in names:
         if name in files:
@@ -31,7 +31,7 @@ def head_weight(path: str) -> Tensor:
 
 
 def _files_by_name(path: str) -> dict[str, str]:
-    """Which file holds each tensor."""
+    """Returns the path of the file in which each tensor is stored, by the tensor's name."""
     from safetensors import safe_open
     from transformers.utils import cached_file
 

@@ -1,4 +1,4 @@
-"""A Hugging Face causal model with the overrides of a configuration, as learner and transformers teacher load it."""
+"""A Hugging Face causal model with the overrides of a configuration, for learners and transformers teachers."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def load_model(
     trust_remote_code: bool,
     section: str = "model",
 ) -> nn.Module:
-    """The model on the CPU, in evaluation mode, with the same overrides that vLLM gets.
+    """Returns the model on the CPU, in evaluation mode, with the same overrides that vLLM gets.
 
     Args:
-        section: where the configuration has the overrides, for messages.
+        section: section of the configuration with the overrides, for messages.
 
     Raises:
-        ValueError: the model bends its logits after the head (soft-capping, scaling), which the chunked head would
-            miss; an override that the model's configuration does not have, which transformers would pass over in
-            silence.
+        ValueError: the model changes its logits after the head (soft-capping, scaling), which the chunked head does
+            not do. Or the model's configuration does not have the key of an override.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    # `return_unused_kwargs` makes the result a pair; without it transformers ignores unknown keys
     loaded: Any = AutoConfig.from_pretrained(
         path, trust_remote_code=trust_remote_code, return_unused_kwargs=True, **hf_overrides
     )
@@ -38,6 +38,7 @@ def load_model(
             f"{section}.hf_overrides.{name}: {type(config).__name__} of {path!r} has no such key, it would change "
             f"nothing{hint}"
         )
+    # Gemma caps its logits, Granite and Cohere scale them
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, name, None) not in (None, 1, 1.0):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""The seam between a teacher and the model behind it: token ids in, flat arrays out, all in the teacher's own ids."""
+"""The interface between a teacher and its model. Token ids go in and flat arrays come out, in the teacher's own ids."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SCORED_INDEX = "tgpo_scored_index"  # marks a prefill of `Engine.score`, with th
 
 @dataclass(frozen=True)
 class Want:
-    """What an algorithm asks of a scorer, parsed from names such as `argmax`, `logprob` or `topk:20`."""
+    """The fields that an algorithm wants from a scorer, parsed from names such as `argmax`, `logprob` or `topk:20`."""
 
     argmax: bool = False
     logprob: bool = False
@@ -29,7 +29,7 @@ class Want:
 
     @classmethod
     def parse(cls, names: Collection[str]) -> Want:
-        """Read the names.
+        """Returns the fields with these names.
 
         Raises:
             ValueError: an unknown name, a top-k outside 1..128, or both `argmax` and `sample`.
@@ -50,19 +50,20 @@ class Want:
 
 
 def needs_distribution(want: Want) -> bool:
-    """Whether logits must be normalised: an argmax needs none of it."""
+    """Returns whether the logits must be normalised. An argmax does not need that."""
     return bool(want.logprob or want.sample or want.top_k)
 
 
 def needs_logits(want: Want) -> bool:
+    """Returns whether the LM head must run. Hidden states do not need it."""
     return want.argmax or needs_distribution(want)
 
 
 @dataclass(frozen=True)
 class ScoringRequest:
-    """One sequence to read: M ids, of which those from `first` on are scored, R = M - first of them.
+    """One sequence of M ids to read. The R = M - first ids from `first` on are scored.
 
-    Requests of one call come from one group: those with equal `ids[:first]` share their prompt.
+    The requests of one call come from one group. Requests with equal `ids[:first]` share their prompt.
     """
 
     ids: np.ndarray  # (M,) int32
@@ -71,9 +72,9 @@ class ScoringRequest:
 
 @dataclass(frozen=True)
 class Scores:
-    """What the model predicted of the R scored tokens of one request; row r predicts `ids[first + r]`.
+    """The model's predictions of the R scored tokens of one request. Row r predicts `ids[first + r]`.
 
-    Fields that nobody asked for are None.
+    A field that the call did not want is None.
     """
 
     argmax_ids: np.ndarray | None = None  # (R,) int32
@@ -85,25 +86,25 @@ class Scores:
 
 
 class ScoringBackend(Protocol):
-    """A model that scores and writes: vLLM here, transformers here, or a server elsewhere."""
+    """A model that scores and writes: vLLM or transformers in this process, or a server elsewhere."""
 
     @property
     def tokenizer(self) -> VocabularyTokenizer:
-        """The model's own tokenizer, of Hugging Face's interface."""
+        """The model's own tokenizer, with Hugging Face's interface."""
         ...
 
     def score(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
-        """One Scores a request, in their order.
+        """Returns one Scores a request, in their order.
 
         Raises:
-            ValueError: the backend cannot give what is wanted; the message says which backend can.
+            ValueError: the backend does not have a wanted field. The message says which backend has it.
         """
         ...
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
-        """n responses to each prompt, in the model's own ids."""
+        """Returns n responses to each prompt, in the model's own ids."""
         ...
 
     def stop(self) -> None:
-        """Close what is open; a second call does nothing."""
+        """Close what is open. A second call does nothing."""
         ...

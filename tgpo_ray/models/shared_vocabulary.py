@@ -1,4 +1,4 @@
-"""How many token ids mean the same to policy and teacher: what full-vocabulary methods may compare."""
+"""The token ids that mean the same to policy and teacher. Full-vocabulary methods compare only these."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ MIN_SHARED = 0.9  # of the smaller vocabulary
 
 
 def num_shared_ids(policy: Mapping[str, int], teacher: Mapping[str, int]) -> int:
-    """The largest n such that each id below n is the same token in both vocabularies.
+    """Returns the largest n such that each id below n is the same token in both vocabularies.
 
     Raises:
-        ValueError: less than nine tenths of the smaller one: whole distributions cannot be compared.
+        ValueError: n is below nine tenths of the smaller vocabulary, so whole distributions are not comparable.
     """
     by_id = ({index: token for token, index in vocabulary.items()} for vocabulary in (policy, teacher))
     policy_tokens, teacher_tokens = by_id

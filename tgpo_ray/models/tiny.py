@@ -1,4 +1,4 @@
-"""Tiny models and tokenizers, made on the spot: what tests, the demo and machines without a model hub train."""
+"""Tiny random models and tokenizers for tests, the demo, and machines without a model hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ END, PAD = "<|endoftext|>", "<|pad|>"
 
 
 def byte_level_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Any:
-    """A byte-level BPE tokenizer trained on the texts, built as Qwen's are: every text can be written in it."""
+    """Returns a byte-level BPE tokenizer of Qwen's class, trained on the texts. It can encode every text."""
     from tokenizers import pre_tokenizers
 
     blank = _qwen_tokenizer({PAD: 0, END: 1})
@@ -24,10 +24,14 @@ def byte_level_tokenizer(texts: Iterable[str], vocabulary_size: int) -> Any:
 
 
 def character_tokenizer(symbols: Sequence[str]) -> Any:
-    """A tokenizer with a token for each symbol; longer ones such as `\\boxed{` are read first, others are dropped."""
+    """Returns a tokenizer with a token for each symbol.
+
+    Longer symbols such as `\\boxed{` are matched first. The tokenizer drops all other characters.
+    """
     from tokenizers import AddedToken, pre_tokenizers
 
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    # the byte-level spelling, in which a blank is `Ġ`
     spelled = [letters.pre_tokenize_str(symbol)[0][0] for symbol in symbols if len(symbol) == 1]
     tokenizer = _qwen_tokenizer({token: i for i, token in enumerate([PAD, END, *spelled])})
     tokenizer.add_tokens([AddedToken(symbol, normalized=False) for symbol in symbols if len(symbol) > 1])
@@ -35,8 +39,8 @@ def character_tokenizer(symbols: Sequence[str]) -> Any:
 
 
 def _qwen_tokenizer(vocabulary: dict[str, int]) -> Any:
-    # transformers 5 reads the tokenizer of a `qwen2` folder as a Qwen2Tokenizer whatever the folder says of its class,
-    # so a tokenizer of another build would come back as a different one.
+    # transformers 5 loads the tokenizer of a `qwen2` folder as a Qwen2Tokenizer and ignores the class that the folder
+    # names. A tokenizer of another class would therefore come back as a different one.
     from transformers import Qwen2Tokenizer
 
     return Qwen2Tokenizer(vocab=vocabulary, merges=[], unk_token=END, eos_token=END, pad_token=PAD)
@@ -45,14 +49,14 @@ def _qwen_tokenizer(vocabulary: dict[str, int]) -> Any:
 def write_model(
     folder: str | Path, architecture: str, tokenizer: PreTrainedTokenizerBase, *, seed: int = 0, **shape: float | bool
 ) -> Path:
-    """Write a randomly initialised causal model with its tokenizer and generation config; returns the folder.
+    """Returns the folder, after writing a random causal model with its tokenizer and generation config into it.
 
     Args:
         architecture: `qwen2` or `qwen3`.
         shape: fields of the architecture's configuration, such as hidden_size or num_hidden_layers.
 
     Raises:
-        ValueError: an architecture other than these.
+        ValueError: another architecture.
     """
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
@@ -63,7 +67,7 @@ def write_model(
     config_class, model_class = known[architecture]
     ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "bos_token_id": None}
     config = config_class(**({"vocab_size": len(tokenizer)} | ids | shape))
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it was
         torch.manual_seed(seed)
         model = model_class(config).float()
     model.generation_config = GenerationConfig(**ids)
@@ -74,10 +78,12 @@ def write_model(
 
 
 def make_text_models(data: str, folder: str | Path, seed: int = 0) -> list[Path]:
-    """A tiny random Qwen2 policy and Qwen3 teacher, with BPE tokenizers of different sizes trained on the problems.
+    """Returns the folders of a tiny random Qwen2 policy and Qwen3 teacher.
+
+    Their BPE tokenizers have different sizes and are trained on the problems.
 
     Raises:
-        ValueError: no file at `data`, or no row with a `problem`.
+        ValueError: `data` is no file, or no row has a `problem`.
     """
     texts = list(_problems(data))
     small, large = byte_level_tokenizer(texts, 512), byte_level_tokenizer(texts, 768)
@@ -90,7 +96,7 @@ def make_text_models(data: str, folder: str | Path, seed: int = 0) -> list[Path]
             "qwen2",
             small,
             seed=seed,
-            **{k: v for k, v in shape.items() if k != "head_dim"},
+            **{k: v for k, v in shape.items() if k != "head_dim"},  # Qwen2 derives its head size
             **policy,
         ),
         write_model(Path(folder) / "teacher", "qwen3", large, seed=seed + 1, **shape, **teacher),
@@ -102,7 +108,7 @@ def _problems(data: str) -> Iterator[str]:
     if not path.is_file():
         raise ValueError(f"no such file: {data}: give a jsonl with a `problem` column, such as GSM8K's")
     num_problems = 0
-    with path.open(encoding="utf-8") as lines:  # not str.splitlines: a problem may hold U+2028 and its like
+    with path.open(encoding="utf-8") as lines:  # not str.splitlines, which also splits at U+2028
         for number, line in enumerate(lines, start=1):
             problem = _row(line, f"{data}, line {number}").get("problem")
             if problem:

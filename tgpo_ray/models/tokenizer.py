@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Tokenizer(Protocol):
-    """A tokenizer of transformers, or anything that answers like one."""
+    """A tokenizer of transformers, or any object with these methods."""
 
     chat_template: Any  # a Jinja text, or None
     eos_token_id: Any  # int, or None where it has no end of sequence
@@ -23,7 +23,7 @@ class Tokenizer(Protocol):
 
 
 class VocabularyTokenizer(Tokenizer, Protocol):
-    """A tokenizer whose whole vocabulary can be listed."""
+    """A tokenizer that lists its whole vocabulary."""
 
     def get_vocab(self) -> Mapping[str, int]: ...
 

@@ -1,4 +1,4 @@
-"""What this package reads of vLLM's objects: most of them are no public interface, so each attribute is listed."""
+"""The attributes of vLLM's objects that this package reads. Most of them are no public interface."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 
 class FlatLogprobs(Protocol):
-    """Log-probs of all positions, one after the other; position p has the entries from start_indices[p] on."""
+    """Log-probs of all positions in one sequence. Position p has the entries start_indices[p] to end_indices[p]."""
 
     logprobs: Sequence[float]
     token_ids: Sequence[int]
@@ -27,7 +27,7 @@ class Choice(Protocol):
 
 
 class RequestOutput(Protocol):
-    """A request that has ended."""
+    """A finished request."""
 
     request_id: str
     outputs: Sequence[Choice]
@@ -35,22 +35,22 @@ class RequestOutput(Protocol):
 
 
 class NewRequest(Protocol):
-    """A request in the first step that the scheduler gives it."""
+    """A request in its first scheduled step."""
 
     req_id: str
-    sampling_params: Any  # SamplingParams, whose `extra_args` carry our mark
+    sampling_params: Any  # SamplingParams; `extra_args` may have our SCORED_INDEX
     num_computed_tokens: int
 
 
 class CachedRequests(Protocol):
-    """The step's requests that a step before it has begun."""
+    """The step's requests that began in an earlier step."""
 
     req_ids: Sequence[str]
     num_computed_tokens: Sequence[int]
 
 
 class SchedulerOutput(Protocol):
-    """What one step computes."""
+    """The work of one step."""
 
     scheduled_new_reqs: Sequence[NewRequest]
     scheduled_cached_reqs: CachedRequests
@@ -58,24 +58,24 @@ class SchedulerOutput(Protocol):
 
 
 class StepState(Protocol):
-    """What a step leaves behind for the sampler."""
+    """The state that a step leaves for the sampler."""
 
-    hidden_states: torch.Tensor | None
+    hidden_states: torch.Tensor | None  # (N, D), the step's tokens of all requests; None before the last stage
 
 
 class ModelRunner(Protocol):
-    """vLLM's model runner, of either generation."""
+    """vLLM's model runner of the first or second generation."""
 
     model: Any  # a causal model with `compute_logits`
     model_config: Any  # with `get_vocab_size`
     execute_model: Any  # replaced while rows are collected
     execute_model_state: StepState | None
-    query_start_loc: Any  # of the first generation: a buffer with a numpy view `np`
-    input_batch: Any  # of the first generation: with `req_id_to_index`
+    query_start_loc: Any  # only the first generation: a buffer with a numpy view `np`, (R + 1,)
+    input_batch: Any  # only the first generation: with `req_id_to_index`
 
 
 class StepBatch(Protocol):
-    """The batch that the second generation keeps with a step."""
+    """The batch that the second generation stores with a step."""
 
     req_ids: Sequence[str]
-    query_start_loc_np: np.ndarray
+    query_start_loc_np: np.ndarray  # (R + 1,) int32, the first row of each request

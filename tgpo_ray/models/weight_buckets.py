@@ -1,7 +1,7 @@
-"""Weights on their way from learners to engines: flat buckets of at most 1 GiB.
+"""Weights between learners and engines, in buckets of at most 1 GiB.
 
-A bucket is a list of `(name, dtype, array)`; its arrays travel through Ray's object store as numpy and are read there
-without a copy (a torch tensor would be pickled: 40 times slower).
+A bucket is a list of `(name, dtype, array)`. Its arrays go through Ray's object store as numpy, which readers map
+without a copy. Ray pickles torch tensors, which takes 40 times as long.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ Bucket = list[tuple[str, str, np.ndarray]]
 
 
 def to_array(tensor: torch.Tensor) -> tuple[str, np.ndarray]:
-    """A tensor as (dtype name, numpy array); bfloat16, which numpy lacks, goes as its int16 bits."""
-    tensor = tensor.detach().cpu().contiguous()
+    """Returns (dtype name, numpy array). A bfloat16 tensor becomes its int16 bits, because numpy has no bfloat16."""
+    tensor = tensor.detach().cpu().contiguous()  # in the weight's own shape
     name = str(tensor.dtype).removeprefix("torch.")
     return name, (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def from_array(dtype: str, array: np.ndarray) -> torch.Tensor:
-    """The tensor again, sharing memory with the (read-only) array: copy from it, never write to it."""
+    """Returns the tensor of the array. It shares the read-only memory, so never write to it."""
     import warnings
 
+    # arrays from the object store are read-only, and torch has no read-only tensors
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         tensor = torch.from_numpy(array)
@@ -35,7 +36,7 @@ def from_array(dtype: str, array: np.ndarray) -> torch.Tensor:
 
 
 def fill_buckets(weights: Iterable[tuple[str, torch.Tensor]], max_bytes: int = MAX_BUCKET_BYTES) -> Iterator[Bucket]:
-    """Group named weights into buckets; a single weight above the limit gets a bucket of its own."""
+    """Yields buckets of the named weights. A weight above the limit gets its own bucket."""
     bucket: Bucket = []
     size = 0
     for name, tensor in weights:
@@ -50,7 +51,7 @@ def fill_buckets(weights: Iterable[tuple[str, torch.Tensor]], max_bytes: int = M
 
 
 def read_buckets(refs: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Fetch bucket after bucket and yield `(name, tensor)`; a bucket is let go before the next one is fetched."""
+    """Yields `(name, tensor)` of every bucket, fetched one after the other."""
     for ref in refs:
         bucket: Bucket = ray.get(ref) if isinstance(ref, ray.ObjectRef) else ref
         for name, dtype, array in bucket:

@@ -1,4 +1,4 @@
-"""What this package adds to vLLM's worker. vLLM imports it by name, in every tensor-parallel process."""
+"""The methods that this package adds to vLLM's worker. vLLM imports the module by name in every worker process."""
 
 from __future__ import annotations
 
@@ -19,36 +19,38 @@ if TYPE_CHECKING:
 
 
 class WorkerExtension:
-    """What vLLM mixes into its worker, called by `collective_rpc`; runs in every tensor-parallel process."""
+    """A mixin of vLLM's worker. `collective_rpc` calls its methods in every tensor-parallel process."""
 
+    # a class attribute: vLLM adds the class to the worker's bases and never calls its `__init__`
     _tgpo_rows: RowCollector | None = None
 
     def tgpo_seed(self, seed: int) -> None:
+        """Seed torch, from whose global generators vLLM samples."""
         torch.manual_seed(seed)
 
     def tgpo_load_weights(self, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> None:
-        """Load weight buckets one after the other: the engine never holds more than one of them beside the model."""
+        """Load the weight buckets one after the other. So they are never all in memory beside the model."""
         runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
         runner.reload_weights(weights_iterator=read_buckets(buckets), is_checkpoint_format=True)
         repack_heads(runner.get_model())
 
     def tgpo_start_scoring(self, requests: Sequence[ScoringRequest], partings: Partings, want: Want, seed: int) -> None:
-        """Keep what the model predicts of these requests, whose prefills come next."""
-        self.tgpo_take_rows()
+        """Score the rows of these requests, whose prefills come next."""
+        self.tgpo_take_rows()  # a call that failed may have left its collector
         runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
         self._tgpo_rows = RowCollector(runner, requests, partings, want, seed)
 
     def tgpo_take_rows(self) -> ScoredRows | None:
-        """What was kept since `tgpo_start_scoring`, flat; None where this process has no logits."""
+        """Returns the rows scored since `tgpo_start_scoring`, or None where this process has no logits."""
         collector, self._tgpo_rows = self._tgpo_rows, None
         return None if collector is None else collector.take()
 
 
 def repack_heads(model: nn.Module) -> None:
-    """Have a tied LM head see the weights that its embedding just got.
+    """Give a tied LM head the weights that its embedding just got.
 
-    On a CPU vLLM multiplies with a packed copy of each weight and, at a reload, renews only the copies of those layers
-    that were sent a weight. A tied head is sent none: it would go on sampling from its first weights.
+    On a CPU vLLM multiplies with a packed copy of each weight. A reload renews only the copies of layers that got a
+    weight. A tied head gets none, so without this call it would keep sampling from its first weights.
     """
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
     from vllm.platforms import current_platform

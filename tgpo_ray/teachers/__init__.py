@@ -1,4 +1,4 @@
-"""Teachers read what the policy wrote and say at every position what they would have written."""
+"""Teachers that read the policy's responses and predict the token at every position."""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tgpo_ray.teachers.episode_translator import EpisodeTranslator, vocabulary_map
     from tgpo_ray.teachers.group import TeacherGroup
     from tgpo_ray.teachers.spec import ServerSpec, TeacherSpec
-    from tgpo_ray.teachers.streaming import Scoring, ScoringRequest, annotate
+    from tgpo_ray.teachers.streaming import GroupRequest, Scoring, annotate
     from tgpo_ray.teachers.teacher import Teacher
     from tgpo_ray.teachers.trace_book import Prefixes, TraceShelf
     from tgpo_ray.teachers.trace_file import TraceData
@@ -31,7 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "episode_translator": ["EpisodeTranslator", "vocabulary_map"],
         "group": ["TeacherGroup"],
         "spec": ["ServerSpec", "TeacherSpec"],
-        "streaming": ["Scoring", "ScoringRequest", "annotate"],
+        "streaming": ["GroupRequest", "Scoring", "annotate"],
         "teacher": ["Teacher"],
         "trace_book": ["Prefixes", "TraceShelf"],
         "trace_file": ["TraceData"],

@@ -1,4 +1,4 @@
-"""Whether a teacher's answer can be what it says: the actor looks, so that the driver need not fetch any token."""
+"""A check of a teacher's answers. The actor runs it, so the driver fetches no tokens."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MAX_LOGPROB = 1e-3  # nats: a sum of float32 exponentials may come out a little 
 
 @dataclass(frozen=True)
 class AnswerCheck:
-    """What the driver hears of one group's answer: why it is refused (empty: it is not), and where it came from."""
+    """The part of one group's answer that the driver reads."""
 
-    flaw: str
+    flaw: str  # why the answer is refused; empty if it is accepted
     num_sequences: int  # of the group
     num_cached: int = 0  # of those, answered without the model
 
 
 def flaw_of(answers: Sequence[Guidance], group: EpisodeGroup, num_policy_ids: int) -> str:
-    """The first thing that is wrong with these answers, or an empty text.
+    """Returns the first flaw of these answers, or an empty text.
 
-    There must be one answer an episode, one row a response token, ids of the policy or -1, finite numbers, and no
-    log-probability above 0.
+    An episode needs one answer, and a response token one row. Ids must be the policy's or -1, numbers finite, and
+    log-probabilities at most 0.
     """
     if len(answers) != len(group):
         return f"{len(answers)} answers to {len(group)} episodes"
@@ -37,8 +37,9 @@ def flaw_of(answers: Sequence[Guidance], group: EpisodeGroup, num_policy_ids: in
 
 
 def _flaws(guidance: Guidance, episode: Episode, num_policy_ids: int) -> Iterator[str]:
+    """Yields the flaws of one episode's answer."""
     for field in fields(guidance):
-        values = getattr(guidance, field.name)
+        values = getattr(guidance, field.name)  # (T,), (T, k) or (T, D)
         if values is None:
             continue
         if len(values) != len(episode.response_ids):

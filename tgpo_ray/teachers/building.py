@@ -1,4 +1,4 @@
-"""From a resolved configuration to the pools that score: teachers, and the frozen reference."""
+"""The pools that score, built from a resolved configuration: teachers and the frozen reference."""
 
 from __future__ import annotations
 
@@ -14,16 +14,22 @@ if TYPE_CHECKING:
 
 Unmapped = Literal["mask", "first_piece"]
 
-# A teacher reads the same text in its own pieces, and its prefill asks for one token more.
+# A teacher's tokenizer may need more tokens for the same text.
 TEACHER_CONTEXT_SLACK = 1.25
-# A served teacher's actor gives up before its group would take the actor itself for dead and start it again.
+# The actor of a served teacher must give up first. Otherwise its group would take it for dead and restart it.
 SERVER_SHARE_OF_TIMEOUT = 0.8
 
 
 def teacher_spec(config: AlgorithmConfig, teacher: TeacherConfig, *, unmapped: Unmapped) -> TeacherSpec:
-    """One pool's teacher. `unmapped`: what becomes of a teacher's token that the policy lacks."""
+    """Returns the settings of one pool's teacher.
+
+    Args:
+        unmapped: treatment of a teacher's token that the policy lacks.
+    """
     runners, faults = config.env_runners, config.fault_tolerance
-    context = int((runners.max_prompt_tokens + runners.max_response_tokens) * TEACHER_CONTEXT_SLACK) + 1
+    context = (
+        int((runners.max_prompt_tokens + runners.max_response_tokens) * TEACHER_CONTEXT_SLACK) + 1
+    )  # a prefill samples one token
     engine = EngineSpec.of_sections(
         teacher,
         teacher,
@@ -54,7 +60,7 @@ def teacher_spec(config: AlgorithmConfig, teacher: TeacherConfig, *, unmapped: U
 def build_teachers(
     config: AlgorithmConfig, teachers: TeachersConfig | Mapping[str, TeacherConfig], *, unmapped: Unmapped
 ) -> dict[str, TeacherGroup]:
-    """The teacher pools of a resolved configuration, by name."""
+    """Returns the teacher pools of a resolved configuration, by name."""
     return {
         name: _pool(config, teacher_spec(config, teacher, unmapped=unmapped), teacher)
         for name, teacher in teachers.items()
@@ -62,14 +68,14 @@ def build_teachers(
 
 
 def reference_spec(config: AlgorithmConfig) -> TeacherSpec:
-    """The frozen reference as a scorer: it reads the policy's own ids, so no vocabulary is mapped."""
+    """Returns the settings of the frozen reference. It reads the policy's own ids, so no vocabulary is mapped."""
     reference, runners = config.reference, config.env_runners
     tokenizer = config.model.tokenizer or config.model.path
     model = config.model.model_copy(update={"path": reference.path or config.model.path, "tokenizer": tokenizer})
     engine = EngineSpec.of_sections(
         model,
         reference,
-        # its prefill asks for one token more
+        # a prefill samples one token
         max_model_len=runners.max_prompt_tokens + runners.max_response_tokens + 1,
         trust_remote_code=model.trust_remote_code,
         seed=config.seed,
@@ -84,12 +90,12 @@ def reference_spec(config: AlgorithmConfig) -> TeacherSpec:
 
 
 def build_reference(config: AlgorithmConfig) -> TeacherGroup:
-    """The pool of the frozen reference; its guidance goes under the scorer's name `reference`, with want `logprob`."""
+    """Returns the pool of the frozen reference. It scores as `reference`, with the want `logprob`."""
     return _pool(config, reference_spec(config), config.reference)
 
 
 def _pool(config: AlgorithmConfig, spec: TeacherSpec, section: TeacherConfig | ReferenceConfig) -> TeacherGroup:
-    """A pool of such scorers with the replicas and resources that its section says."""
+    """Returns a pool of these scorers, with the replicas and resources of its section."""
     faults = config.fault_tolerance
     return TeacherGroup(
         spec,
@@ -103,6 +109,6 @@ def _pool(config: AlgorithmConfig, spec: TeacherSpec, section: TeacherConfig | R
 
 
 def _within_context(teacher: TeacherConfig, wanted: int) -> int:
-    """`wanted`, or the teacher's own context where that is shorter."""
+    """Returns `wanted`, or the teacher's own context length where that is shorter."""
     limit = context_length(model_facts(teacher.path, teacher.hf_overrides))
     return wanted if limit is None else min(wanted, limit)

@@ -1,4 +1,4 @@
-"""What a pool did in an iteration, and what went wrong in it."""
+"""The counts of a pool's work and failures in an iteration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 @dataclass
 class ScoringCounts:
-    """What a pool did since it was last asked."""
+    """The counts of a pool's work since they were last taken."""
 
     groups: int = 0  # submitted
     unguided: int = 0  # groups that went on without guidance
@@ -20,7 +20,7 @@ class ScoringCounts:
     cached: int = 0  # of those, answered from the cache
 
     def __add__(self, other: ScoringCounts) -> ScoringCounts:
-        return ScoringCounts(*(getattr(self, it.name) + getattr(other, it.name) for it in fields(self)))
+        return ScoringCounts(*(getattr(self, count.name) + getattr(other, count.name) for count in fields(self)))
 
 
 class _Counting(Protocol):
@@ -28,7 +28,7 @@ class _Counting(Protocol):
 
 
 def scoring_metrics(pools: Iterable[_Counting]) -> dict[str, float]:
-    """`guidance/...` metrics of everything that these pools did since the last call; none where they did nothing."""
+    """Returns the `guidance/...` metrics of these pools since the last call, or none where they did nothing."""
     counts = sum((pool.take_counts() for pool in pools), ScoringCounts())
     if not counts.groups:
         return {}

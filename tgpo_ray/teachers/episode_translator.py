@@ -1,4 +1,4 @@
-"""Between the policy's ids and the teacher's: what the teacher reads, and where its answers belong."""
+"""The translation between the policy's ids and the teacher's, for requests and for answers."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ MIN_SHARED = 0.9  # of the smaller vocabulary; below it `vocabulary: auto` align
 
 
 class EpisodeTranslator:
-    """A teacher's requests for the episodes of a group, and its scores as guidance in the policy's ids."""
+    """A translator of episodes into a teacher's requests, and of its scores into guidance in the policy's ids."""
 
     def __init__(self, spec: TeacherSpec, teacher_tokenizer: VocabularyTokenizer) -> None:
         self._own_template = spec.prompt == "own_template"
         self._tokenizer = teacher_tokenizer
         self.vocabulary = vocabulary_map(teacher_tokenizer, spec)
-        self.num_policy_ids = self.vocabulary.summary().policy_size  # what the policy's ids stay below
+        self.num_policy_ids = self.vocabulary.summary().policy_size  # all ids of the policy are below it
 
     def request(self, group: EpisodeGroup, episode: Episode) -> tuple[ScoringRequest, np.ndarray]:
-        """What the teacher reads, and where among its scored rows the pieces of each response token begin: (T,)."""
+        """Returns the teacher's request, and for each response token the scored row of its first piece, (T,)."""
         if self._own_template:
             message = [{"role": "user", "content": group.prompt_text}]
             prompt = self._tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
@@ -46,17 +46,17 @@ class EpisodeTranslator:
     def guidance(
         self, scores: Scores, request: ScoringRequest, starts: np.ndarray, response_ids: np.ndarray
     ) -> Guidance:
-        """The scores in the policy's ids; position t belongs to response token t.
+        """Returns the scores in the policy's ids. Position t belongs to response token t.
 
-        A token's prediction is that of its first piece. A token without pieces, which the teacher cannot read, gets no
+        A token's prediction is that of its first piece. A token without pieces is unreadable to the teacher and gets no
         guidance.
         """
         read = request.ids[request.first :]  # (M,)
         readable = np.diff(starts, append=len(read)) > 0  # (T,)
-        rows = starts[readable]
+        rows = starts[readable]  # (U,), the first rows of the U readable tokens
 
         def placed(values: np.ndarray, missing: float) -> np.ndarray:
-            table = np.full((len(starts), *values.shape[1:]), missing, values.dtype)
+            table = np.full((len(starts), *values.shape[1:]), missing, values.dtype)  # (T, ...) from (U, ...)
             table[readable] = values
             return table
 
@@ -75,14 +75,20 @@ class EpisodeTranslator:
         )
 
     def _sampled(self, logprobs: np.ndarray, read: np.ndarray, starts: np.ndarray) -> np.ndarray:
-        """(T,) log-probs of the tokens, those of several pieces summed; unreadable where the sum is not the token's."""
+        """Returns (T,) log-probs of the tokens, where each is the sum over the token's pieces.
+
+        It is UNREADABLE_LOGPROB where the sum is not the log-prob of the token.
+        """
         return np.where(self.vocabulary.has_own_logprob(read, starts), logprobs, np.float32(UNREADABLE_LOGPROB))
 
     def _best(self, scores: Scores, rows: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """The teacher's best tokens in the policy's ids, each once: two of the teacher's may be one of the policy's."""
+        """Returns the teacher's best tokens in the policy's ids and their log-probs, both (U, k).
+
+        Two tokens of the teacher may map to one of the policy's. Each id then occurs once.
+        """
         if scores.topk_ids is None or scores.topk_logprobs is None:
             return None, None
-        mapped = torch.from_numpy(self.vocabulary.map_teacher_ids(scores.topk_ids[rows]))
+        mapped = torch.from_numpy(self.vocabulary.map_teacher_ids(scores.topk_ids[rows]))  # (U, k)
         ids, logprobs = merge_duplicate_targets(mapped, torch.from_numpy(scores.topk_logprobs[rows]))
         return ids.numpy().astype(np.int32), np.where(
             ids.numpy() >= 0, logprobs.numpy(), np.float32(UNREADABLE_LOGPROB)
@@ -90,7 +96,7 @@ class EpisodeTranslator:
 
 
 def vocabulary_map(teacher_tokenizer: VocabularyTokenizer, spec: TeacherSpec) -> TokenTranslator:
-    """What stands between the ids that the episodes carry and the teacher's: by token string, or by text."""
+    """Returns the translator between the episodes' ids and the teacher's, by token string or by text."""
     from transformers import AutoTokenizer
 
     policy = AutoTokenizer.from_pretrained(spec.policy_tokenizer, trust_remote_code=spec.engine.trust_remote_code)
@@ -115,5 +121,5 @@ def vocabulary_map(teacher_tokenizer: VocabularyTokenizer, spec: TeacherSpec) ->
 
 
 def _encode(tokenizer: VocabularyTokenizer, token: str) -> list[int]:
-    """The ids that spell a token string as it stands in another vocabulary (byte-level BPE has a sign for a space)."""
+    """Returns the ids that spell a token string of this vocabulary. Byte-level BPE has a sign for a space."""
     return tokenizer.encode(tokenizer.convert_tokens_to_string([token]), add_special_tokens=False)

@@ -1,8 +1,9 @@
-"""TeacherGroup: replicas of a teacher; work goes to the least loaded, and one that fails degrades the run, loudly.
+"""TeacherGroup, the replicas of a teacher. A failed replica degrades the run and prints why.
 
-A request that times out, dies or is answered with something that cannot be is tried once more, on another replica if
-there is one; after that the group of episodes goes on without guidance, which is counted, and the run fails only above
-`max_unguided_share`. A dead replica starts again behind the others, which go on serving; with none alive, work waits.
+The least loaded replica gets the next request. A request that times out, dies or gets an invalid answer is tried once
+more, on another replica if there is one. After that the group of episodes goes on without guidance, and a metric counts
+it. The run fails only above `max_unguided_share`. A dead replica starts again while the others go on serving. With no
+replica alive, requests wait.
 """
 
 from __future__ import annotations
@@ -34,21 +35,21 @@ class _Request:
     want: list[str]
     replica: Replica
     ref: ray.ObjectRef[list[Guidance]]
-    check: ray.ObjectRef[AnswerCheck]  # of those: all of the answer that the driver fetches
+    check: ray.ObjectRef[AnswerCheck]  # of `ref`; the driver fetches only this part of the answer
     tries: int
     since: float = field(default_factory=time.monotonic)
 
 
 class TeacherGroup:
-    """Several Teachers behind one queue; `annotate` streams groups through it.
+    """A pool of Teachers behind one queue. `annotate` streams groups through it.
 
     Args:
-        spec: what each teacher is made of.
-        num_replicas: how many.
+        spec: settings of each teacher.
+        num_replicas: number of Teacher actors.
         num_cpus, num_gpus: Ray resources of one replica.
         timeout_s: seconds that a replica may work on one request.
-        max_unguided_share: share of the groups of one iteration that may go on without guidance.
-        start_timeout_s: seconds in which a replica must hold its model.
+        max_unguided_share: share of one iteration's groups that may go on without guidance.
+        start_timeout_s: seconds that a replica may take to load its model.
         teacher_class: the actor's class, `Teacher` or one derived from it.
     """
 
@@ -84,14 +85,14 @@ class TeacherGroup:
 
     @property
     def handles(self) -> list[Any]:
-        """The replicas' Ray actors, for calls that are none of this class's."""
+        """The replicas' Ray actors, for calls that this class does not have."""
         return [replica.handle for replica in self.replicas]
 
     def wait_until_ready(self) -> None:
-        """Block until every replica holds its model.
+        """Block until every replica has loaded its model.
 
         Raises:
-            ActorStartError: the model did not come up; the message has the cause.
+            ActorStartError: the model did not come up. The message has the cause.
         """
         if self._ready:
             return
@@ -110,19 +111,20 @@ class TeacherGroup:
     # ---- requests
 
     def submit(self, group: SampledGroup, want: Collection[str]) -> None:
-        """Have the least loaded replica score this group; `finished` hands it out."""
+        """Send this group to the least loaded replica. `finished` yields it."""
         self._send(group, sorted(want), tries=1)
         self._submitted += 1
         self._counts.groups += 1
 
     def _send(self, group: SampledGroup, want: list[str], tries: int, *, avoid: Replica | None = None) -> None:
         replica = self.choose(group, avoid)
+        # two returns: the check is fetched, the tokens stay in the object store
         method = replica.handle.annotate_checked.options(num_returns=2)
         ref, check = method.remote(group.ref, want)
         self._open.append(_Request(group, want, replica, ref, check, tries))
 
     def choose(self, group: SampledGroup, avoid: Replica | None = None) -> Replica:
-        """The least loaded of those that are alive. Among equals a problem has a home: its cache is there."""
+        """Returns the least loaded live replica. Among equals it is the problem's home, whose cache may know it."""
         home, count = hash((group.task.env_index, group.task.problem_index)), len(self.replicas)
         load = {id(replica): 0 for replica in self.replicas}
         for request in self._open:
@@ -135,7 +137,7 @@ class TeacherGroup:
         return self.replicas[min(range(count), key=rank)]
 
     def finished(self, scorer: str, *, wait_s: float) -> Iterator[SampledGroup]:
-        """Groups whose scoring has ended by now, with their guidance under `scorer`, or without it where it failed.
+        """Yields the groups whose scoring has ended, with guidance under `scorer`, or without it where scoring failed.
 
         Raises:
             ActorStartError: no replica is left.
@@ -145,7 +147,7 @@ class TeacherGroup:
         refs = [request.check for request in self._open]
         ready = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if refs else set()
         for request in [request for request in self._open if request.check in ready]:
-            if request in self._open:  # a death before it in this loop may have sent it elsewhere
+            if request in self._open:  # an earlier death in this loop may have moved it
                 request.replica.heard = time.monotonic()
                 yield from self._answered(request, scorer)
         for request in [request for request in self._open if request.check not in ready]:
@@ -154,26 +156,28 @@ class TeacherGroup:
                 yield from self._fail_over(request.replica)
 
     def _wait_for_news(self, wait_s: float) -> None:
+        """Block until an answer or a start arrives, for `wait_s` seconds at most."""
         refs = [request.check for request in self._open]
         refs += [replica.start_ref for replica in self.replicas if not replica.alive]
         if refs and wait_s:
             ray.wait(refs, num_returns=1, timeout=wait_s)
 
     def _is_late(self, request: _Request) -> bool:
-        """Whether the replica has worked on this one request for too long: queueing and starting do not count."""
+        """Returns whether the replica has worked on this request for too long. Queueing and starting do not count."""
         replica = request.replica
         return replica.alive and time.monotonic() - max(request.since, replica.heard) > self._timeout_s
 
     def _answered(self, request: _Request, scorer: str) -> Iterator[SampledGroup]:
+        """Yields the group of an answered request, unless it is tried again."""
         try:
             check: Any = ray.get(request.check)
         except ACTOR_ERRORS:
-            if request.replica.alive:  # a failed start is noticed as such
+            if request.replica.alive:  # `_notice_starts` handles a failed start
                 yield from self._fail_over(request.replica)
             return
         except RayTaskError as error:
             reason = root_cause(error)
-            with contextlib.suppress(RayTaskError):  # the same error, which Ray would print where nobody fetched it
+            with contextlib.suppress(RayTaskError):  # the same error: Ray prints those that nobody fetches
                 ray.get(request.ref)
         else:
             self._counts.sequences += check.num_sequences
@@ -189,7 +193,7 @@ class TeacherGroup:
         yield from self._again(request)
 
     def _again(self, request: _Request) -> Iterator[SampledGroup]:
-        """Try a failed request once more, elsewhere if it can be; after the last try its group goes unguided."""
+        """Try a failed request once more, elsewhere if possible. After the last try, yields its group unguided."""
         if request.tries < MAX_TRIES:
             self._counts.retries += 1
             self._send(request.group, request.want, request.tries + 1, avoid=request.replica)
@@ -201,8 +205,8 @@ class TeacherGroup:
     # ---- replicas that fail
 
     def _fail_over(self, replica: Replica) -> Iterator[SampledGroup]:
-        """Start the replica again and send what it held once more; only what it was working on counts as a failure."""
-        failed, *waiting = self._taken_from(replica)
+        """Restart the replica and send its requests again. Only the one it worked on counts as failed."""
+        failed, *waiting = self._taken_from(replica)  # an actor works in order, so the oldest is in work
         replica.restart()
         self._counts.restarts += 1
         yield from self._again(failed)
@@ -210,12 +214,13 @@ class TeacherGroup:
             self._send(request.group, request.want, request.tries)
 
     def _taken_from(self, replica: Replica) -> list[_Request]:
-        taken = [request for request in self._open if request.replica is replica]
+        """Returns the replica's open requests, oldest first, and removes them from the queue."""
+        requests = [request for request in self._open if request.replica is replica]
         self._open = [request for request in self._open if request.replica is not replica]
-        return taken
+        return requests
 
     def _notice_starts(self) -> None:
-        """Take in the replicas that are alive by now; start anew, or give up, those whose start failed."""
+        """Update which replicas are alive. Replicas whose start failed start again, or are given up."""
         for replica in [replica for replica in self.replicas if not replica.alive]:
             reason = replica.check_start(self._start_timeout_s)
             if reason is None:
@@ -232,15 +237,15 @@ class TeacherGroup:
     # ---- an iteration's end
 
     def forget(self) -> None:
-        """Drop what is still open: an iteration that is given up must not be answered in the next one."""
+        """Drop the open requests, so the next iteration gets no answers of an abandoned one."""
         self._open = []
         self._unguided = self._submitted = 0
 
     def drain(self, scorer: str) -> Iterator[SampledGroup]:
-        """What is still open, as it ends.
+        """Yields the groups that are still open, as their scoring ends.
 
         Raises:
-            RuntimeError: more than `max_unguided_share` of the groups submitted since the last drain got no guidance.
+            RuntimeError: more than `max_unguided_share` of the groups since the last drain got no guidance.
         """
         while self._open:
             yield from self.finished(scorer, wait_s=0.2)
@@ -254,16 +259,17 @@ class TeacherGroup:
             )
 
     def take_counts(self) -> ScoringCounts:
-        """What was done since the last call."""
+        """Returns the counts since the last call."""
         counts, self._counts = self._counts, ScoringCounts()
         return counts
 
     def generate(self, prompts: list[list[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
-        """Traces: n Completions for each prompt, the prompts dealt over the replicas."""
+        """Returns n Completions for each prompt, in order. The prompts are dealt over the replicas."""
         self.wait_until_ready()
         replicas = list(self.replicas)
+        # prompt i goes to replica i % count, as its number i // count
         hands = [prompts[i :: len(replicas)] for i in range(len(replicas))]
-        refs = [it.handle.generate.remote(hand, sampling, n=n) for it, hand in zip(replicas, hands, strict=True)]
+        refs = [r.handle.generate.remote(hand, sampling, n=n) for r, hand in zip(replicas, hands, strict=True)]
         answers = []
         for replica, hand, ref in zip(replicas, hands, refs, strict=True):
             try:
@@ -275,7 +281,7 @@ class TeacherGroup:
         return [answers[i % len(refs)][i // len(refs)] for i in range(len(prompts))]
 
     def stop(self) -> None:
-        """End every replica; its CPUs and GPUs return to the cluster."""
+        """End every replica. Its CPUs and GPUs return to the cluster."""
         kill(self.handles)
         self.replicas = []
         self._open = []

@@ -1,4 +1,4 @@
-"""One Teacher actor as the driver knows it: starting, alive or lost."""
+"""One Teacher actor as the driver sees it: starting, alive or lost."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ray.exceptions import RayTaskError
 
 from tgpo_ray.cluster import ACTOR_ERRORS, root_cause
 
-MAX_FAILED_STARTS = 3  # in a row: a GPU's memory may take a moment to be free after a process died
+MAX_FAILED_STARTS = 3  # in a row: after a process died, its GPU memory may stay taken for a moment
 
 
 class Replica:
-    """An actor that can be started again without waiting for it. `start` gives a new handle."""
+    """An actor that restarts without blocking the driver. `start` returns a new handle."""
 
     def __init__(self, name: str, start: Callable[[], Any]) -> None:
         self.name = name
@@ -26,16 +26,16 @@ class Replica:
     def _begin(self) -> None:
         self.handle = self._start()
         self.alive = False
-        self.heard = self._started = time.monotonic()  # `heard`: when it last answered
-        self._ready = self.handle.__ray_ready__.remote()
+        self.heard = self._started = time.monotonic()  # `heard`: time of its last answer
+        self._ready = self.handle.__ray_ready__.remote()  # resolves after the constructor has loaded the model
 
     def restart(self) -> None:
-        """End the process and start another; returns at once."""
+        """End the process and start another, without waiting for it."""
         ray.kill(self.handle)
         self._begin()
 
     def check_start(self, timeout_s: float) -> str | None:
-        """Notice that it is alive by now. Returns why not, once its start has failed."""
+        """Returns why the start failed, or None while it goes on and once the actor is alive."""
         if ray.wait([self._ready], timeout=0)[0]:
             try:
                 ray.get(self._ready)
@@ -47,7 +47,7 @@ class Replica:
         return None
 
     def try_again(self) -> bool:
-        """Start it once more after a failed start; False where that has failed too often."""
+        """Returns whether the actor starts once more after a failed start. After too many failures it does not."""
         self._failed_starts += 1
         if self._failed_starts < MAX_FAILED_STARTS:
             self.restart()
@@ -57,5 +57,5 @@ class Replica:
 
     @property
     def start_ref(self) -> Any:
-        """Resolves when it is alive, or fails."""
+        """A reference that resolves when the actor is alive, or fails."""
         return self._ready

@@ -1,4 +1,4 @@
-"""What one teacher is made of."""
+"""The settings of one teacher."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tgpo_ray.models import EngineSpec
 
 @dataclass(frozen=True)
 class ServerSpec:
-    """A served teacher: any OpenAI-compatible server that returns prompt log-probs by token id."""
+    """A served teacher, which is any OpenAI-compatible server that returns prompt log-probs by token id."""
 
     url: str = ""  # as http://host:8000 or http://host:8000/v1
     served_model: str | None = None  # its name at the server; None: the only one there, or the teacher's path
@@ -20,7 +20,7 @@ class ServerSpec:
 
 @dataclass(frozen=True)
 class TeacherSpec:
-    """What one teacher is made of; `policy_tokenizer` is the folder whose ids the episodes carry."""
+    """The settings of one teacher. The episodes have the ids of the tokenizer at `policy_tokenizer`."""
 
     engine: EngineSpec
     policy_tokenizer: str
@@ -29,7 +29,7 @@ class TeacherSpec:
     vocabulary: Literal["auto", "map", "text"] = "auto"  # auto: by text where nine tenths of the tokens are not shared
     map_end_of_sequence: bool = True  # a teacher's end of sequence becomes the policy's
     gpu: bool = False
-    cache_memory: int = 64 * 2**20  # bytes of scores that a replica remembers; 0: none
+    cache_memory: int = 64 * 2**20  # bytes of scores that a replica stores; 0: none
     backend: Literal["vllm", "transformers", "remote"] = "vllm"
     token_budget: int = 16384  # of one forward pass of the transformers backend
     server: ServerSpec = ServerSpec()  # of the remote backend

@@ -1,4 +1,4 @@
-"""Groups of episodes through their scorers, while other groups are still being written."""
+"""The scoring of finished groups while other groups are still being written."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from tgpo_ray.episode import SampledGroup
 from tgpo_ray.teachers.group import TeacherGroup
 
 
-class ScoringRequest(NamedTuple):
+class GroupRequest(NamedTuple):
     """One pool that is to score a group."""
 
     scorer: str  # the name that the guidance has in the group: "teacher", "reference"
     pool: TeacherGroup
-    want: Collection[str]  # what the pool is asked for: "argmax", "logprob", ...
+    want: Collection[str]  # fields of the guidance: "argmax", "logprob", ...
 
 
 @dataclass
 class _OpenGroup:
-    group: SampledGroup  # with the guidance that is there
+    group: SampledGroup  # with the guidance so far
     num_open: int  # scorers that have not answered
 
 
@@ -29,13 +29,12 @@ class Scoring:
 
         with Scoring() as scoring:
             for group in sampled:
-                scoring.submit(group, [ScoringRequest("teacher", pool, {"argmax"})])
+                scoring.submit(group, [GroupRequest("teacher", pool, {"argmax"})])
                 train_on(scoring.finished())
             train_on(scoring.drain())
 
-    A group comes back once, when the last of its scorers has answered or given up; one that nobody scores comes back
-    with the next `finished`. Leaving the block drops what is open: an iteration that is given up is answered in no
-    later one.
+    A group comes back once, when the last of its scorers has answered or given up. A group without scorers comes back
+    with the next `finished`. The end of the block drops open groups, so a later iteration gets no answers of this one.
     """
 
     def __init__(self) -> None:
@@ -50,7 +49,7 @@ class Scoring:
         for pool in self._scorers:
             pool.forget()
 
-    def submit(self, group: SampledGroup, requests: Sequence[ScoringRequest]) -> None:
+    def submit(self, group: SampledGroup, requests: Sequence[GroupRequest]) -> None:
         """Have each pool score the group."""
         if not requests:
             self._ready.append(group)
@@ -61,7 +60,7 @@ class Scoring:
             pool.submit(group, want)
 
     def finished(self) -> list[SampledGroup]:
-        """The groups that are complete by now. Waits for nothing.
+        """Returns the groups that are complete, without waiting.
 
         Raises:
             ActorStartError: a pool has no replica left.
@@ -72,7 +71,7 @@ class Scoring:
         return self._take_ready()
 
     def drain(self) -> Iterator[SampledGroup]:
-        """The groups that are left, as they are completed.
+        """Yields the remaining groups as they are completed.
 
         Raises:
             RuntimeError: a pool failed on more than its `max_unguided_share` of the groups.
@@ -85,7 +84,7 @@ class Scoring:
                 yield from self._take_ready()
 
     def _join(self, answered: SampledGroup) -> None:
-        """Take in one scorer's answer; its group is ready after the last."""
+        """Add one scorer's answer to its group, which is ready after the last."""
         waiting = self._open[answered.ordinal]
         waiting.group = replace(waiting.group, guidance={**waiting.group.guidance, **answered.guidance})
         waiting.num_open -= 1
@@ -103,7 +102,7 @@ def annotate(
     want: Collection[str],
     scorer: str = "teacher",
 ) -> Iterator[SampledGroup]:
-    """Yield every group again, with guidance from its own pool under `scorer`, as soon as that is there.
+    """Yields every group with the guidance of its own pool under `scorer`, as soon as that arrives.
 
     Raises:
         RuntimeError: a pool failed on more than its `max_unguided_share` of the groups.
@@ -111,6 +110,6 @@ def annotate(
     """
     with Scoring() as scoring:
         for group in groups:
-            scoring.submit(group, [ScoringRequest(scorer, pool_of(group), want)])
+            scoring.submit(group, [GroupRequest(scorer, pool_of(group), want)])
             yield from scoring.finished()
         yield from scoring.drain()

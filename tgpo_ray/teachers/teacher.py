@@ -1,4 +1,4 @@
-"""Teacher: one actor that scores what the policy wrote, whatever model stands behind it."""
+"""Teacher, the actor that scores the policy's responses with any backend."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from tgpo_ray.teachers.spec import TeacherSpec
 
 
 class Teacher:
-    """Scores episodes and writes traces. Wrapped in a Ray actor by TeacherGroup; usable without Ray as it is."""
+    """A scorer of episodes and writer of traces. TeacherGroup wraps it in a Ray actor, and it works without Ray too."""
 
     def __init__(self, spec: TeacherSpec) -> None:
         self.backend = CachingBackend(backend_of(spec), spec.cache_memory)
         self.translator = EpisodeTranslator(spec, self.backend.tokenizer)
 
     def annotate(self, group: EpisodeGroup, want: Collection[str]) -> list[Guidance]:
-        """The teacher's word at every response position of every episode, in the policy's ids.
+        """Returns one Guidance an episode, in the policy's ids. Position t belongs to response token t.
 
-        The teacher reads the policy's own response, teacher-forced: one prefill an episode.
+        The teacher reads the policy's own response, teacher-forced, in one prefill an episode.
 
         Args:
             group: the episodes, in the policy's ids.
             want: any of `argmax` or `sample`, `logprob`, `topk:k`, `hidden`.
-
-        Returns: one Guidance an episode; position t belongs to response token t.
         """
         questions = [self.translator.request(group, episode) for episode in group.episodes]
         answers = self.backend.score([request for request, _ in questions], Want.parse(want))
@@ -38,14 +36,14 @@ class Teacher:
         ]
 
     def annotate_checked(self, group: EpisodeGroup, want: Collection[str]) -> tuple[list[Guidance], AnswerCheck]:
-        """`annotate`, and whether its answers can be right: the driver fetches only that."""
-        hits = self.backend.num_hits
+        """Returns the answers of `annotate`, and a check of them. The driver fetches only the check."""
+        hits = self.backend.num_hits  # the counter never resets, so this call's hits are a difference
         answers = self.annotate(group, want)
         flaw = flaw_of(answers, group, self.translator.num_policy_ids)
         return answers, AnswerCheck(flaw, len(group), self.backend.num_hits - hits)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
-        """Traces: n responses to each prompt, in the teacher's own ids."""
+        """Returns n responses to each prompt, in the teacher's own ids."""
         return self.backend.generate(prompts, sampling, n=n)
 
     def stop(self) -> None:
@@ -54,7 +52,7 @@ class Teacher:
 
 
 def backend_of(spec: TeacherSpec) -> ScoringBackend:
-    """The model behind a teacher, started; only the libraries of its own backend are imported."""
+    """Returns the started backend of a teacher. Only the libraries of this backend are imported."""
     if spec.backend == "transformers":
         from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
 
@@ -63,6 +61,6 @@ def backend_of(spec: TeacherSpec) -> ScoringBackend:
         from tgpo_ray.teachers.backends.remote_backend import RemoteBackend
 
         return RemoteBackend(spec.engine, spec.server)
-    from tgpo_ray.teachers.backends.vllm_backend import VllmBackend
+    from tgpo_ray.teachers.backends.vllm_backend import VllmBackend  # imports no vllm before its engine starts
 
     return VllmBackend(spec.engine, gpu=spec.gpu)

@@ -1,4 +1,4 @@
-"""Verified responses of a teacher, looked up by prompt and put into groups beside the policy's own."""
+"""A teacher's verified responses, which join the policy's own in the group of their prompt."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 class TraceBook:
-    """An actor that holds the traces and joins them to groups, so that the driver carries no tokens.
+    """An actor that has the traces and adds them to groups, so the driver handles no tokens.
 
     Args:
-        rows: prompt, response and reward of each trace; a prompt's first trace counts.
-        tokenizer: folder of the policy's.
-        max_tokens: longer traces are cut there, and then have no end of sequence.
+        rows: prompt, response and reward of each trace. Only the first trace of a prompt is used.
+        tokenizer: folder of the policy's tokenizer.
+        max_tokens: length at which longer traces are cut. A cut trace has no end of sequence.
     """
 
     def __init__(self, rows: Sequence[tuple[str, str, float]], tokenizer: str, max_tokens: int) -> None:
@@ -37,7 +37,7 @@ class TraceBook:
             self._traces.setdefault(prompt, (response, reward))
 
     def joined(self, group: EpisodeGroup) -> tuple[EpisodeGroup, EpisodeInfo | None]:
-        """The group with its prompt's trace as its last episode, and that one's figures; None: the prompt has none."""
+        """Returns the group with its prompt's trace as last episode, and that episode's info; None without a trace."""
         trace = self._traces.get(group.prompt_text)
         if trace is None:
             return group, None
@@ -45,12 +45,13 @@ class TraceBook:
         return replace(group, episodes=(*group.episodes, episode)), episode.info()
 
     def prefix(self, prompt: str, share: float) -> np.ndarray:
-        """(T,) int32, the first `share` of the prompt's trace, its end left out; empty where it has none."""
+        """Returns (T,) int32, the first `share` of the prompt's trace without its end, or nothing without a trace."""
         trace = self._traces.get(prompt)
         ids = [] if trace is None else self._tokenizer.encode(trace[0], add_special_tokens=False)[: self._max_tokens]
         return np.asarray(ids[: int(share * len(ids))], np.int32)
 
     def _episode(self, mate: Episode, response: str, reward: float) -> Episode:
+        # no special tokens: a BOS belongs only to the prompt
         ids = [*self._tokenizer.encode(response, add_special_tokens=False), self._tokenizer.eos_token_id]
         response_ids = np.asarray(ids[: self._max_tokens], np.int32)
         return replace(
@@ -60,7 +61,7 @@ class TraceBook:
             reward=reward,
             outcome="correct" if reward > 0 else "wrong",
             stop_reason="stop" if len(ids) <= self._max_tokens else "length",
-            # pi_old of a trace is not known; where others have theirs, its own must have the shape
+            # (T,). A trace has no pi_old. Zeros give it the shape of its mates' field.
             old_logprobs=None if mate.old_logprobs is None else np.zeros(len(response_ids), np.float32),
             turn_ends=np.asarray([len(response_ids)], np.int32),
             turn_rewards=np.asarray([reward], np.float32),
@@ -69,18 +70,18 @@ class TraceBook:
         )
 
     def stop(self) -> None:
-        """Nothing to close."""
+        """Do nothing, because the traces end with their process."""
 
 
 @dataclass(frozen=True)
 class Prefixes:
-    """What a runner asks for the beginning of a response."""
+    """The beginnings of responses, which a runner asks for by prompt."""
 
     book: Any  # actor handle of a TraceBook
     share: float
 
     def of(self, prompt: str) -> np.ndarray:
-        """(T,) int32 in the policy's ids."""
+        """Returns (T,) int32, the beginning of the prompt's response in the policy's ids."""
         return ray.get(self.book.prefix.remote(prompt, self.share))
 
 
@@ -88,7 +89,7 @@ class TraceShelf:
     """The driver's side of a TraceBook.
 
     Raises:
-        ConfigError: the file of `traces` has no such column, no rows, or is not there.
+        ConfigError: the file of `traces` is missing, has no rows, or lacks a column.
     """
 
     def __init__(self, config: AlgorithmConfig, traces: TraceFileConfig) -> None:
@@ -100,16 +101,16 @@ class TraceShelf:
         self.num_joined = self.num_asked = 0  # groups since `reset_counts`
 
     def start(self) -> TraceShelf:
-        """Start the actor; Ray must be up."""
+        """Returns this shelf, after starting the actor. Ray must be up."""
         self._book = actor_of_driver(TraceBook, *self._arguments)
         return self
 
     def wait_until_ready(self) -> None:
-        """Block until the traces are there."""
+        """Block until the actor has the traces."""
         wait_until_started([self._book], "TraceBook", "It holds the file of `traces`", 600.0)
 
     def joined(self, group: SampledGroup) -> SampledGroup:
-        """The group with its trace, or as it is where its prompt has none."""
+        """Returns the group with its trace, or the same group where its prompt has none."""
         ref, info_ref = self._book.joined.options(num_returns=2).remote(group.ref)
         info = ray.get(info_ref)
         self.num_asked += 1
@@ -120,11 +121,11 @@ class TraceShelf:
         return replace(group, infos=(*group.infos, info), ref=ref, members=members)
 
     def prefixes(self, share: float) -> Prefixes | None:
-        """What runners need to begin responses with this part of a trace."""
+        """Returns the prefixes for runners, which are this share of a trace, or None for a share of 0."""
         return Prefixes(self._book, share) if share > 0.0 else None
 
     def reset_counts(self) -> float:
-        """Share of the groups since the last call whose prompt had a trace."""
+        """Returns the share of groups since the last call whose prompt had a trace."""
         share = self.num_joined / max(1, self.num_asked)
         self.num_joined = self.num_asked = 0
         return share
@@ -142,7 +143,7 @@ def _size(group: EpisodeGroup) -> int:
 
 
 def _reward(row: Mapping[str, Any]) -> float:
-    """The reward that `tgpo-ray traces` wrote beside the response, else 1.0: the file's traces are verified ones."""
+    """Returns the reward that `tgpo-ray traces` wrote beside the response, or 1.0 for a trace without one."""
     reward = row.get("reward", 1.0)
     if not isinstance(reward, int | float) or not np.isfinite(reward):
         raise ConfigError([f"traces.path: the reward {reward!r} of a row is no finite number"])

@@ -1,4 +1,4 @@
-"""Prompts with responses from a jsonl or parquet file, tokenized once, as batches for the learners."""
+"""Batches for the learners, from prompts and responses in a jsonl or parquet file that is tokenized once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class WalkedTraces(Protocol):
-    """A section with a file of prompts and responses, and how its rows are walked."""
+    """A section with a file of prompts and responses, and the order of its rows."""
 
     @property
     def path(self) -> str: ...
@@ -38,14 +38,14 @@ class WalkedTraces(Protocol):
 
 @dataclass
 class TraceData:
-    """Tokenized rows and the seeded order in which epochs walk them."""
+    """Tokenized rows in the seeded order of each epoch."""
 
     episodes: list[Episode]
     seed: int
     shuffle: bool
     num_skipped: int = 0  # rows longer than the limit
-    _epoch: int = -1  # that `_order` is of
-    _order: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)
+    _epoch: int = -1  # the epoch of `_order`
+    _order: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64), repr=False)  # (number of rows,)
 
     def __len__(self) -> int:
         return len(self.episodes)
@@ -60,14 +60,14 @@ class TraceData:
         section: str = "data",
         limit_key: str = "data.max_tokens",
     ) -> TraceData:
-        """Rows of a file, tokenized with the policy's tokenizer.
+        """Returns the rows of a file, tokenized with the policy's tokenizer.
 
         Args:
-            max_tokens: longer rows are left out.
-            section, limit_key: where the configuration has the file and its limit, for messages.
+            max_tokens: limit above which a row is left out.
+            section, limit_key: the configuration's keys of the file and of its limit, for messages.
 
         Raises:
-            ConfigError: no file, no such column, no rows, or all rows too long.
+            ConfigError: the file is missing, lacks a column, has no rows, or only rows that are too long.
         """
         from transformers import AutoTokenizer
 
@@ -83,7 +83,12 @@ class TraceData:
         return cls(fitting, config.seed, data.shuffle, len(episodes) - len(fitting))
 
     def batch(self, step: int, size: int, num_groups: int, *, origin: int = ORIGIN_TEACHER) -> list[SampledGroup]:
-        """Rows number step * size, ... of the endless walk over epochs, dealt into groups; `origin` of their tokens."""
+        """Returns the next `size` rows of the endless walk over epochs, dealt into groups.
+
+        Args:
+            step: number of earlier batches. The first row is number step * size.
+            origin: origin of every response token.
+        """
         episodes = [self.episodes[self._row(step * size + i)] for i in range(size)]
         episodes = [replace(episode, origin=np.full_like(episode.origin, origin)) for episode in episodes]
         hands = [tuple(episodes[i::num_groups]) for i in range(min(num_groups, size))]
@@ -98,12 +103,13 @@ class TraceData:
             return position
         if self._epoch != epoch:
             self._epoch = epoch
+            # 3 keeps this stream apart from the cursor's, which use 1 and 2
             self._order = np.random.default_rng([self.seed, 3, epoch]).permutation(len(self.episodes))
         return int(self._order[position])
 
 
 def trace_episode(tokenizer: Tokenizer, prompt: str, response: str, index: int) -> Episode:
-    """One row as an Episode written by the teacher; the response ends with the end-of-sequence id."""
+    """Returns one row as an Episode of the teacher. The response ends with the end-of-sequence id."""
     ids = tokenizer.encode(response, add_special_tokens=False)
     response_ids = np.asarray([*ids, tokenizer.eos_token_id], np.int32)
     return Episode(
@@ -121,10 +127,13 @@ def trace_episode(tokenizer: Tokenizer, prompt: str, response: str, index: int) 
 
 
 def read_rows(path: str, columns: tuple[str, ...], section: str = "data") -> list[dict[str, Any]]:
-    """Rows of a jsonl or parquet file, with a text in each of these columns; `section` is for the messages.
+    """Returns the rows of a jsonl or parquet file, with a text in each of these columns.
+
+    Args:
+        section: section of the configuration, for messages.
 
     Raises:
-        ConfigError: no file, an unreadable one, no rows, none of a column's name, or something that is not a text.
+        ConfigError: the file is missing, unreadable or empty, lacks a column, or has a value that is no text.
     """
     file = Path(path).expanduser()
     if not path or not file.is_file():
@@ -145,7 +154,7 @@ def read_rows(path: str, columns: tuple[str, ...], section: str = "data") -> lis
 
 
 def _bad(path: str, rows: list[dict[str, Any]], column: str) -> Iterator[str]:
-    """What is wrong with this column, if anything is."""
+    """Yields the first problem of this column, if it has one."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     if column not in columns:
         near = difflib.get_close_matches(column, columns, n=1)
@@ -159,7 +168,7 @@ def _bad(path: str, rows: list[dict[str, Any]], column: str) -> Iterator[str]:
 
 
 def _read_jsonl(file: Path) -> list[dict[str, Any]]:
-    with file.open(encoding="utf-8") as lines:  # not splitlines: a text may hold separators of its own
+    with file.open(encoding="utf-8") as lines:  # not splitlines, which also splits at U+2028
         rows = [json.loads(line) for line in lines if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("each line must be an object with the columns as its keys")

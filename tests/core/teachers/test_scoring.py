@@ -11,7 +11,7 @@ import ray
 
 from tests.core.teachers.misbehaving_teachers import RAISES, LightTeacher, spec_of
 from tgpo_ray.episode import Episode, EpisodeGroup, SampledGroup, Task
-from tgpo_ray.teachers import Scoring, ScoringRequest, TeacherGroup
+from tgpo_ray.teachers import Scoring, GroupRequest, TeacherGroup
 
 WANT = {"argmax", "logprob"}
 
@@ -27,16 +27,16 @@ def sampled(ordinal: int, problem: int = 0) -> SampledGroup:
 def pools(ray_cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[TeacherGroup]]:
     spec = spec_of(tmp_path_factory.mktemp("pools"))
     options: dict[str, Any] = {"num_cpus": 0.1, "max_unguided_share": 0.5, "teacher_class": LightTeacher}
-    found = [TeacherGroup(spec, **options) for _ in range(2)]
-    for pool in found:
+    groups = [TeacherGroup(spec, **options) for _ in range(2)]
+    for pool in groups:
         pool.wait_until_ready()
-    yield found
-    for pool in found:
+    yield groups
+    for pool in groups:
         pool.stop()
 
 
-def both(pools: list[TeacherGroup]) -> list[ScoringRequest]:
-    return [ScoringRequest(name, pool, WANT) for name, pool in zip(("reference", "teacher"), pools, strict=True)]
+def both(pools: list[TeacherGroup]) -> list[GroupRequest]:
+    return [GroupRequest(name, pool, WANT) for name, pool in zip(("reference", "teacher"), pools, strict=True)]
 
 
 def test_a_group_comes_back_when_all_its_scorers_have_answered(pools: list[TeacherGroup]) -> None:

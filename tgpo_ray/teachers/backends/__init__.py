@@ -1,1 +1,1 @@
-"""The models behind a teacher: vLLM, transformers, or a server elsewhere."""
+"""The backends of a teacher: vLLM, transformers, or a server elsewhere."""

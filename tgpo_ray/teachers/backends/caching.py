@@ -1,4 +1,4 @@
-"""Scores that were computed before: the same ids get the same answer without the model."""
+"""A cache of scores. The same ids get the same scores without the model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class CachingBackend:
-    """A backend that remembers what another one said, by a hash of the ids, least recently used out first.
+    """A backend that stores the scores of another one by a hash of the ids, and drops the least recently used first.
 
     It hits where a group's responses are equal, where an iteration is repeated after a failure, and where an algorithm
-    scores the same text again. A teacher's weights never change, so nothing goes stale. Random draws and hidden states
-    are not kept.
+    scores the same text again. A teacher's weights never change, so scores do not go stale. Random draws and hidden
+    states are not stored.
 
     Args:
-        memory: bytes of scores to keep; 0 keeps nothing.
+        memory: bytes of scores to store. 0 turns the cache off.
     """
 
     def __init__(self, backend: ScoringBackend, memory: int) -> None:
@@ -30,7 +30,7 @@ class CachingBackend:
         self._memory = memory
         self._known: OrderedDict[bytes, Scores] = OrderedDict()
         self._bytes = 0
-        self.num_hits = 0  # so far
+        self.num_hits = 0  # sequences answered from the cache so far
 
     @property
     def tokenizer(self) -> VocabularyTokenizer:
@@ -39,14 +39,15 @@ class CachingBackend:
     def score(self, requests: Sequence[ScoringRequest], want: Want) -> list[Scores]:
         if not self._memory or want.sample or want.hidden:
             return self._backend.score(requests, want)
-        asked = repr(want).encode()
-        keys = [_key(request, asked) for request in requests]
+        fields_wanted = repr(want).encode()
+        keys = [_key(request, fields_wanted) for request in requests]
         answers = {key: self._known[key] for key in keys if key in self._known}
         missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in answers}
         self.num_hits += len(requests) - len(missing)
         if missing:
             scores = self._backend.score(list(missing.values()), want)
             answers |= zip(missing, scores, strict=True)
+        # stored only here: with little memory a store may drop an answer of this same call
         for key in keys:
             self._remember(key, answers[key])
         return [answers[key] for key in keys]
@@ -68,13 +69,14 @@ class CachingBackend:
         self._backend.stop()
 
 
-def _key(request: ScoringRequest, asked: bytes) -> bytes:
-    """A prompt and a response of the same ids, split at another token, are another request."""
+def _key(request: ScoringRequest, fields_wanted: bytes) -> bytes:
+    """Returns the hash of a request. Equal ids split at another token have another hash."""
     digest = blake2b(request.ids.tobytes(), digest_size=16)
-    digest.update(b"%d " % request.first + asked)
+    digest.update(b"%d " % request.first + fields_wanted)
     return digest.digest()
 
 
 def _num_bytes(scores: Scores) -> int:
+    """Returns the memory that a cache entry takes."""
     arrays = (getattr(scores, field.name) for field in fields(scores))
     return sum(values.nbytes for values in arrays if values is not None) + 256  # key, dataclass, array headers

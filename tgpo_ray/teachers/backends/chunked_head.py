@@ -1,4 +1,4 @@
-"""What an LM head says of hidden states, chunk by chunk: never a [tokens, vocabulary] tensor. Needs only torch."""
+"""The scores of an LM head, chunk by chunk, without a (tokens, vocabulary) tensor. It needs only torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tgpo_ray.models import Scores, Want, draw
 
 
 class Head(Protocol):
-    """An LM head: torch's Linear, or what a model has in its place."""
+    """An LM head, which is torch's Linear or a model's own module in its place."""
 
     @property
     def weight(self) -> Tensor: ...  # (V, D)
@@ -30,24 +30,25 @@ def head_scores(
     temperature: float = 1.0,
     chunk_bytes: int | None = None,
 ) -> Scores:
-    """Scores of N rows, in float32 whatever the model's precision is.
+    """Returns the scores of N rows, in float32 for every precision of the model.
 
         z = (h W^T + b) / temperature,   log p = z - logsumexp(z),   sample ~ softmax(z)
 
     Args:
-        head: the LM head; it may have a `bias` (V,).
+        head: the LM head, which may have a `bias` (V,).
         hidden: (N, D) final hidden states, each of the position before its target.
-        targets: (N,) int64, the tokens at those positions; read only for `logprob`.
-        generator: of the draws, needed with `sample`.
-        chunk_bytes: budget of the logits buffer; None: that of the fused loss.
+        targets: (N,) int64, the tokens at those positions. Only `logprob` reads them.
+        generator: random generator of the draws. `sample` needs it.
+        chunk_bytes: size of the logits buffer. None means that of the fused loss.
 
     Raises:
-        ValueError: more tokens wanted by `topk:k` than the vocabulary has.
+        ValueError: `topk:k` wants more tokens than the vocabulary has.
     """
     size = head.weight.shape[0]
     if want.top_k > size:
         raise ValueError(f"topk:{want.top_k} needs at least that many tokens, the teacher's vocabulary has {size}")
     parts: dict[str, list[Tensor]] = {}
+    # each chunk's fields leave for the CPU before the next chunk overwrites the logits
     for rows, logits in _chunks(head, hidden, temperature, chunk_bytes):
         for name, values in _scored(logits, targets[rows], want, generator).items():
             parts.setdefault(name, []).append(values.cpu())
@@ -57,14 +58,14 @@ def head_scores(
 
 
 def _chunks(head: Head, hidden: Tensor, temperature: float, chunk_bytes: int | None) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, (n, V) logits) of every chunk, in one buffer that each chunk overwrites."""
+    """Yields (rows, logits (n, V)) of every chunk. All chunks share one buffer, so the next one overwrites it."""
     weight, bias = head.weight, getattr(head, "bias", None)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     budget = chunk_bytes or (CUDA_CHUNK_BYTES if hidden.is_cuda else CPU_CHUNK_BYTES)
     num_rows = max(1, min(len(hidden), budget // (weight.shape[0] * dtype.itemsize)))
-    # not the fused loss's spare buffer: one made in inference mode could never take part in a gradient again
-    buffer = torch.empty(num_rows, weight.shape[0], dtype=dtype, device=hidden.device)
-    for start in range(0, max(1, len(hidden)), num_rows):  # no rows make one chunk of none: fields of no rows
+    # The fused loss has a buffer too, but autograd rejects a tensor that inference mode made.
+    buffer = torch.empty(num_rows, weight.shape[0], dtype=dtype, device=hidden.device)  # (n, V)
+    for start in range(0, max(1, len(hidden)), num_rows):  # without rows one empty chunk gives the empty fields
         rows = slice(start, min(start + num_rows, len(hidden)))
         logits = buffer[: rows.stop - start]
         matmul_into(logits, hidden[rows], weight.t())
@@ -76,12 +77,12 @@ def _chunks(head: Head, hidden: Tensor, temperature: float, chunk_bytes: int | N
 
 
 def _scored(logits: Tensor, targets: Tensor, want: Want, generator: torch.Generator | None) -> dict[str, Tensor]:
-    """The fields of Scores that are wanted of (n, V) logits; no pass over them that none of those needs."""
+    """Returns the wanted fields of Scores for (n, V) logits. Each pass over the logits serves a wanted field."""
     fields: dict[str, Tensor] = {}
-    # (n, 1); a shift of a whole row changes neither its best nor its draws
+    # (n, 1). A shift of a whole row changes neither its best token nor its draws.
     normalizer = logits.logsumexp(-1, keepdim=True) if want.logprob or want.top_k else None
     if want.argmax:
-        fields["argmax_ids"] = logits.argmax(-1).int()
+        fields["argmax_ids"] = logits.argmax(-1).int()  # (n,)
     if want.logprob and normalizer is not None:
         fields["logprobs"] = (logits.gather(1, targets[:, None]) - normalizer)[:, 0]
     if want.top_k and normalizer is not None:
@@ -94,8 +95,8 @@ def _scored(logits: Tensor, targets: Tensor, want: Want, generator: torch.Genera
 
 
 def split_scores(scores: Scores, lengths: Sequence[int]) -> list[Scores]:
-    """The scores of consecutive requests of so many rows each."""
-    bounds = np.cumsum([0, *lengths])
+    """Returns one Scores a request, from the scores of consecutive requests with these numbers of rows."""
+    bounds = np.cumsum([0, *lengths])  # (B + 1,)
 
     def part(values: np.ndarray | None, index: int) -> np.ndarray | None:
         return None if values is None else values[bounds[index] : bounds[index + 1]]

@@ -1,4 +1,4 @@
-"""JSON over HTTP with a server that may be busy: pooled connections, retries, one deadline for everything."""
+"""JSON over HTTP with a server that may be busy. Connections are pooled and one deadline covers all retries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOST_CONNECTION = (
 
 
 class ServerError(RuntimeError):
-    """The server refused, gave no answer in time, or answered something else than was asked. `status`: 0 for none."""
+    """The error of a server that refuses, gives no answer in time, or a wrong one. `status` is 0 without a reply."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -29,15 +29,15 @@ class ServerError(RuntimeError):
 
 
 class JsonServer:
-    """One server; its methods may be called from several threads.
+    """The client of one server. Several threads may call its methods.
 
     Args:
         url: scheme, host and port.
-        api_key_env: environment variable whose value goes along as a bearer token; None: no token.
-        num_connections: kept open at a time.
+        api_key_env: environment variable with the bearer token. None sends no token.
+        num_connections: most connections that stay open.
 
     Raises:
-        ValueError: an address that is none, or no such environment variable.
+        ValueError: `url` is no address, or the environment variable is not set.
     """
 
     def __init__(self, url: str, *, api_key_env: str | None = None, num_connections: int = 8) -> None:
@@ -45,26 +45,26 @@ class JsonServer:
             raise ValueError(f"url must begin with http:// or https://, got {url!r}: write it as http://host:8000")
         self.url = url.rstrip("/").removesuffix("/v1")
         self._session = requests.Session()
-        # also without a key: requests would otherwise send a password that ~/.netrc has for this host
+        # set also without a key: requests would otherwise send the password that ~/.netrc has for this host
         self._session.auth = _bearer(api_key_env)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(pool_connections=1, pool_maxsize=num_connections))
 
     def get(self, path: str, *, deadline: float) -> Any:
-        """The answer to GET, see `post`."""
+        """Returns the answer to GET, as `post` does."""
         return self._ask("GET", path, None, deadline)
 
     def post(self, path: str, body: dict[str, Any], *, deadline: float) -> Any:
-        """The answer to POST, as JSON has it.
+        """Returns the parsed JSON of the answer to POST.
 
-        Busy and broken servers (429, 5xx, lost connections) are asked again after a pause that doubles, or as long as
-        the server's Retry-After says, while there is time.
+        A request to a busy or broken server (429, 5xx, lost connections) is repeated before the deadline. The pause
+        between two tries doubles, or is as long as the server's Retry-After says.
 
         Args:
-            deadline: by the monotonic clock.
+            deadline: seconds of the monotonic clock.
 
         Raises:
-            ServerError: another status, no JSON, or no answer by then.
+            ServerError: another status, no JSON, or no answer by the deadline.
         """
         return self._ask("POST", path, body, deadline)
 
@@ -82,7 +82,7 @@ class JsonServer:
                 status, problem, wait = answer.status_code, _problem_of(answer), _retry_after(answer)
             except LOST_CONNECTION as error:
                 status, problem, wait = 0, str(error), 0.0
-            wait = max(pause, wait)
+            wait = max(pause, wait)  # Retry-After never shortens the pause
             if time.monotonic() + wait >= deadline:
                 raise ServerError(f"{self.url}{path}: no answer in time after {tries} tries: {problem}", status)
             time.sleep(wait)
@@ -97,11 +97,12 @@ class JsonServer:
             raise ServerError(f"{self.url}{path}: the answer is not JSON: {answer.text[:200]!r}", 200) from None
 
     def close(self) -> None:
-        """Close the connections; a second call does nothing."""
+        """Close the connections. A second call does nothing."""
         self._session.close()
 
 
 def _bearer(api_key_env: str | None) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
+    """Returns a function that adds the bearer token of this environment variable to a request."""
     key = os.environ.get(api_key_env) if api_key_env else None
     if api_key_env and not key:
         raise ValueError(
@@ -122,6 +123,6 @@ def _problem_of(answer: requests.Response) -> str:
 
 
 def _retry_after(answer: requests.Response) -> float:
-    """Seconds; 0 where the header is missing or a date."""
+    """Returns the seconds of Retry-After, or 0 where the header is missing or a date."""
     text = answer.headers.get("Retry-After", "")
     return float(text) if text.isdigit() else 0.0

@@ -1,8 +1,8 @@
-"""A served teacher: an OpenAI-compatible server that returns the log-probs of its prompt by token id, as vLLM's does.
+"""A served teacher, which is an OpenAI-compatible server that returns prompt log-probs by token id.
 
-The dialect is vLLM's: `/v1/completions` takes token ids as the prompt, and `prompt_logprobs=k` returns for each of them
-its own log-prob and those of the k best. Servers that only know `echo=true, logprobs=k` return token *strings*, which
-do not say which ids they are of (byte pieces, special tokens): they cannot be used.
+The dialect is vLLM's. `/v1/completions` takes token ids as the prompt. `prompt_logprobs=k` returns the log-prob of each
+id and those of the k best. Servers that only know `echo=true, logprobs=k` return token *strings*. A string does not
+identify its id (byte pieces, special tokens), so these servers do not work.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from tgpo_ray.teachers.spec import ServerSpec
 
 PROBE = "Let 3x + 12 = 48; then x = 12.\né 日本 \\boxed{12}"
 WRITING_TIMEOUTS = 10  # a response takes one pass a token, a score one in all
-MINUS_INFINITY = -9999.0  # what vLLM's server writes for it: JSON has no such number
-# What a server takes from the model's folder where a request is silent
+MINUS_INFINITY = -9999.0  # vLLM's server writes this number: JSON has no infinity
+# The server takes each of these from the model's folder where a request leaves it out.
 PLAIN_SAMPLING = {
     "top_k": 0,
     "min_p": 0.0,
@@ -35,14 +35,16 @@ ResultT = TypeVar("ResultT")
 
 
 class RemoteBackend:
-    """Scores through `/v1/completions`, several requests in flight. Tokenizer from `spec.tokenizer` or `spec.model`.
+    """A backend that scores through `/v1/completions`, with several requests in flight.
+
+    The tokenizer is loaded from `spec.tokenizer` or `spec.model`.
 
     Args:
-        spec: its `max_num_seqs` bounds the requests in flight; what concerns a model in this process is not read.
+        spec: `max_num_seqs` bounds the requests in flight. Fields about a model in this process are ignored.
 
     Raises:
         ValueError: the server has no such model, another tokenizer, or no prompt log-probs.
-        ServerError: nobody answers.
+        ServerError: the server does not answer.
     """
 
     def __init__(self, spec: EngineSpec, server: ServerSpec) -> None:
@@ -62,6 +64,7 @@ class RemoteBackend:
             raise
 
     def _served_model(self, wanted: str | None, path: str) -> str:
+        """Returns the name of the model at the server, after a check that the server has it."""
         answer = self._server.get("/v1/models", deadline=time.monotonic() + self._timeout_s)
         try:
             served = [str(card["id"]) for card in answer["data"]]
@@ -78,7 +81,10 @@ class RemoteBackend:
         return name
 
     def _check_vocabulary(self, source: str) -> None:
-        """The same text has the same ids there, where the server tells; its prompt log-probs name the ids sent."""
+        """Check that the server's tokenizer gives the same ids, and that its prompt log-probs name the ids sent.
+
+        The first check is left out where the server has no `/tokenize`.
+        """
         ids = self.tokenizer.encode(PROBE, add_special_tokens=False)
         deadline = time.monotonic() + self._timeout_s
         try:
@@ -87,7 +93,7 @@ class RemoteBackend:
         except ServerError as error:
             if error.status not in (404, 405, 501):
                 raise
-            theirs = None  # an extra of vLLM's
+            theirs = None  # `/tokenize` is no part of OpenAI's interface
         if theirs is not None and theirs != ids:
             raise ValueError(
                 f"{self._server.url} serves {self._model!r} with another tokenizer than {source!r} (it reads {PROBE!r} "
@@ -105,6 +111,7 @@ class RemoteBackend:
         def scored(request: ScoringRequest) -> Scores:
             if request.first == len(request.ids):
                 return parse_scores([], request.ids[:0], want)
+            # the interface has no request without a new token, and an argmax needs the best one
             body = {"max_tokens": 1, "temperature": 1.0, "prompt_logprobs": max(want.top_k, 1), **PLAIN_SAMPLING}
             (choice,) = self._complete(request.ids, body, deadline, num_choices=1)
             rows = choice.get("prompt_logprobs")
@@ -122,11 +129,11 @@ class RemoteBackend:
         return self._in_flight(scored, requests)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
-        """n responses to each prompt, in the served model's ids.
+        """Returns n responses to each prompt, in the served model's ids.
 
         Raises:
-            ValueError: log-probs at a temperature or top_p of their own: whether a server reports them before or after
-                these is its own setting.
+            ValueError: log-probs are wanted at another temperature or top_p than 1. The server's own setting decides
+                whether it reports them before or after these.
         """
         if sampling.logprobs and (sampling.temperature not in (0.0, 1.0) or sampling.top_p < 1.0):
             raise ValueError(
@@ -134,7 +141,7 @@ class RemoteBackend:
                 f"{sampling.temperature:g} and {sampling.top_p:g}: the server decides whether it reports them before "
                 "or after these"
             )
-        draws = n if sampling.temperature > 0.0 else 1  # greedy responses are all the same, and n of them refused
+        draws = n if sampling.temperature > 0.0 else 1  # greedy responses are equal, and servers refuse n > 1
         body = {
             "max_tokens": sampling.max_tokens, "temperature": sampling.temperature, "top_p": sampling.top_p, "n": draws,
             "return_token_ids": True, "stop": list(sampling.stop), "include_stop_str_in_output": True,
@@ -152,6 +159,7 @@ class RemoteBackend:
     def _complete(
         self, ids: Sequence[int] | np.ndarray, body: dict[str, Any], deadline: float, *, num_choices: int
     ) -> list[dict[str, Any]]:
+        """Returns the choices of one `/v1/completions` request."""
         prompt = np.asarray(ids).tolist()
         answer = self._server.post(
             "/v1/completions", {"model": self._model, "prompt": prompt, **body}, deadline=deadline
@@ -164,30 +172,30 @@ class RemoteBackend:
         return choices
 
     def _in_flight(self, work: Callable[[ItemT], ResultT], items: Sequence[ItemT]) -> list[ResultT]:
-        """`work` of each item, in order; after an error nothing that waits is begun."""
+        """Returns `work` of each item, in order. After an error no further item begins."""
         return list(self._threads.map(work, items))
 
     def stop(self) -> None:
-        """Close the connections; a second call does nothing."""
+        """Close the connections. A second call does nothing."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._server.close()
 
 
 def parse_scores(rows: Sequence[dict[str, Any]], ids: np.ndarray, want: Want) -> Scores:
-    """Scores of R tokens from what the server says of each: {id as text: {"logprob": ..., "rank": ...}, ...}.
+    """Returns the scores of R tokens from the server's rows, {id as text: {"logprob": ..., "rank": ...}, ...}.
 
     Raises:
-        ServerError: a row without its own token, with fewer tokens than asked for, or with a number that is none.
+        ServerError: a row lacks its own token, has too few tokens, or has an invalid number.
     """
     width = max(want.top_k, 1)
-    best_ids = np.empty((len(ids), width), np.int32)
+    best_ids = np.empty((len(ids), width), np.int32)  # (R, k)
     best_logprobs = np.empty((len(ids), width), np.float32)
-    logprobs = np.empty(len(ids), np.float32)
+    logprobs = np.empty(len(ids), np.float32)  # (R,)
     for index, (row, own) in enumerate(zip(rows, ids.tolist(), strict=True)):
         entries = _entries(row)
         if own not in entries:
             raise ServerError(f"the server's prompt_logprobs do not name the token {own} that was sent, but {row}")
-        # the token itself comes first, whatever its rank is; of equals the lower rank is the better
+        # the server lists the token itself first at any rank; among equal log-probs the lower rank is better
         best = sorted(entries, key=lambda token: (-entries[token][0], entries[token][1]))[:width]
         if len(best) < width:
             raise ServerError(f"the server named {len(best)} tokens where {width} were asked for: {row}")
@@ -202,22 +210,22 @@ def parse_scores(rows: Sequence[dict[str, Any]], ids: np.ndarray, want: Want) ->
 
 
 def _entries(row: dict[str, Any]) -> dict[int, tuple[float, int]]:
-    """id -> (log-prob, rank)."""
+    """Returns {id: (log-prob, rank)} of one row."""
     try:
-        entries = {int(token): (float(it["logprob"]), int(it.get("rank") or 0)) for token, it in row.items()}
+        entries = {int(token): (float(entry["logprob"]), int(entry.get("rank") or 0)) for token, entry in row.items()}
     except (AttributeError, KeyError, TypeError, ValueError):
         raise ServerError(f"the server's prompt_logprobs are not ids with log-probs: {str(row)[:200]}") from None
     for token, (logprob, _) in entries.items():
-        if token < 0 or not MINUS_INFINITY < logprob < 0.01:  # NaN is neither
+        if token < 0 or not MINUS_INFINITY < logprob < 0.01:  # false for NaN
             raise ServerError(f"the server gives token {token} the log-prob {logprob}")
     return entries
 
 
 def parse_completion(choice: dict[str, Any], *, logprobs: bool) -> Completion:
-    """One choice of /v1/completions that was asked for with `return_token_ids`.
+    """Returns the response of one choice of a /v1/completions request with `return_token_ids`.
 
     Raises:
-        ServerError: no ids, or not one log-prob for each.
+        ServerError: the choice has no ids, or not one log-prob for each id.
     """
     ids = choice.get("token_ids")
     if not isinstance(ids, list) or not all(isinstance(token, int) and token >= 0 for token in ids):

@@ -1,4 +1,4 @@
-"""A teacher's model in plain transformers, in this process: prompts are read once a group. Needs no vLLM."""
+"""A teacher's model in plain transformers, in this process. It reads a prompt once a group and needs no vLLM."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ import torch
 from torch import Tensor
 
 from tgpo_ray.models import Completion, EngineSpec, Sampling, Scores, ScoringRequest, Want, load_model
-from tgpo_ray.teachers.backends.chunked_head import head_scores, split_scores
+from tgpo_ray.teachers.backends.chunked_head import Head, head_scores, split_scores
 from tgpo_ray.teachers.backends.transformers_writer import Writer
 
 if TYPE_CHECKING:
     from transformers import DynamicCache
 
-Hidden = Iterator[tuple[list[int], Tensor]]
+Hidden = Iterator[tuple[list[int], Tensor]]  # (indices of requests, (N, D) hidden states of their rows)
 
 
 class TransformersBackend:
-    """Scores with one forward pass over each prompt and one over its responses, then the LM head chunk by chunk.
+    """A backend with one forward pass over each prompt and one over its responses, then the LM head chunk by chunk.
 
-    Requests with equal prompts share the prompt's keys and values (a response is then read on that cache); a request
-    whose prompt is nobody else's is read whole, beside others of its kind. Responses are padded on the right: nothing
-    before a padding position sees it.
+    Requests with equal prompts share the prompt's keys and values, and their responses are read on that cache. Requests
+    with a prompt of their own are read whole, in batches. Responses are padded on the right, so no token attends to a
+    padding position.
 
     Args:
-        spec: what to load; its KV cache, replica and engine fields are only vLLM's.
+        spec: the model to load. The fields about KV cache and engine concern only vLLM.
         gpu: use the CUDA device.
-        token_budget: most tokens (prompts, responses and padding) of one forward pass; a longer sequence has its own.
+        token_budget: most tokens (prompts, responses and padding) of one forward pass. A longer sequence gets its own.
     """
 
     def __init__(self, spec: EngineSpec, *, gpu: bool = False, token_budget: int = 16384) -> None:
@@ -51,7 +51,7 @@ class TransformersBackend:
             section="teacher",
         )
         self._model: Any = model.to(self._device).eval().requires_grad_(False)
-        # a folder's sampling defaults, such as a repetition penalty, must not leak into traces
+        # otherwise a folder's sampling defaults, such as a repetition penalty, would leak into traces
         self._model.generation_config = GenerationConfig(eos_token_id=self._model.generation_config.eos_token_id)
         self._generator = torch.Generator(self._device).manual_seed(spec.seed)
 
@@ -68,11 +68,11 @@ class TransformersBackend:
         return [answers[i] for i in range(len(requests))]
 
     @property
-    def _head(self) -> Any:
+    def _head(self) -> Head:
         return self._model.get_output_embeddings()
 
     def _check(self, requests: Sequence[ScoringRequest]) -> None:
-        """A token that the model lacks would end a GPU's context, not the call."""
+        """Check the requests here, because an id outside the vocabulary would end the GPU's context."""
         size = self._model.get_input_embeddings().num_embeddings
         for request in requests:
             if not 1 <= request.first <= len(request.ids):
@@ -84,19 +84,19 @@ class TransformersBackend:
                 )
 
     def _hidden(self, requests: Sequence[ScoringRequest]) -> Hidden:
-        """(indices of some requests, (N, D) hidden states that predict their scored tokens, one after the other)."""
+        """Yields (indices of requests, (N, D) hidden states that predict their scored tokens), in batches."""
         by_prompt: dict[bytes, list[int]] = {}
         for index, request in enumerate(requests):
             by_prompt.setdefault(np.asarray(request.ids[: request.first], np.int32).tobytes(), []).append(index)
-        alone = [indices[0] for indices in by_prompt.values() if len(indices) == 1]
+        single = [indices[0] for indices in by_prompt.values() if len(indices) == 1]
         for indices in by_prompt.values():
             if len(indices) > 1:
                 yield from self._shared(requests, indices)
-        for batch in self._batches({index: len(requests[index].ids) for index in alone}):
+        for batch in self._batches({index: len(requests[index].ids) for index in single}):
             yield batch, self._whole([requests[index] for index in batch])
 
     def _batches(self, lengths: dict[int, int]) -> Iterator[list[int]]:
-        """Indices in batches of at most the budget, padding included: the longest first, beside its like."""
+        """Yields batches of indices, longest first, whose tokens with padding stay within the budget."""
         batch: list[int] = []
         for index in sorted(lengths, key=lengths.__getitem__, reverse=True):
             if batch and (len(batch) + 1) * lengths[batch[0]] > self._budget:
@@ -107,18 +107,19 @@ class TransformersBackend:
             yield batch
 
     def _whole(self, requests: Sequence[ScoringRequest]) -> Tensor:
-        """(N, D): every sequence read from its first token on."""
+        """Returns (N, D), with every sequence read from its first token on."""
         hidden = self._forward(
             [request.ids[: max(1, len(request.ids) - 1)] for request in requests]
         ).last_hidden_state  # (B, T, D)
+        # position t predicts token t + 1: rows `first - 1` to `M - 2`
         pieces = [row[request.first - 1 : len(request.ids) - 1] for row, request in zip(hidden, requests, strict=True)]
         return torch.cat(pieces)
 
     def _shared(self, requests: Sequence[ScoringRequest], indices: list[int]) -> Hidden:
-        """Requests of one prompt: its keys and values are computed once, and repeated for each batch of responses."""
+        """Yields the states of requests with one prompt. Its keys and values are computed once and repeated a batch."""
         prompt = requests[indices[0]].ids[: requests[indices[0]].first]  # (P,)
         output = self._forward([prompt], use_cache=True)
-        last = output.last_hidden_state[0, -1:]  # (1, D) predicts every response's first token
+        last = output.last_hidden_state[0, -1:]  # (1, D), predicts the first token of every response
         shares = _can_repeat(output.get("past_key_values"))
         for batch in self._batches({index: len(requests[index].ids) for index in indices}):
             if shares:
@@ -128,11 +129,11 @@ class TransformersBackend:
                 yield batch, self._whole([requests[index] for index in batch])
 
     def _continued(self, cache: DynamicCache, last: Tensor, responses: Sequence[np.ndarray]) -> Tensor:
-        """(N, D): the prompt's last state and those of all but the last response token, for each response."""
+        """Returns (N, D): for each response the prompt's last state and those of all but its last token."""
         if max(map(len, responses)) <= 1:
             return torch.cat([last[: len(response)] for response in responses])
-        cache = copy.deepcopy(cache)  # reading the responses appends to it
-        cache.batch_repeat_interleave(len(responses))
+        cache = copy.deepcopy(cache)  # a forward pass appends to its cache
+        cache.batch_repeat_interleave(len(responses))  # in place: (1, heads, P, head) to (B, heads, P, head)
         hidden = self._forward([response[:-1] for response in responses], cache=cache, use_cache=True)
         rows = hidden.last_hidden_state  # (B, T - 1, D)
         return torch.cat(
@@ -145,15 +146,16 @@ class TransformersBackend:
     def _forward(
         self, sequences: Sequence[np.ndarray], *, cache: DynamicCache | None = None, use_cache: bool = False
     ) -> Any:
-        """The trunk's output for sequences padded on the right to the longest."""
+        """Returns the trunk's output for sequences padded on the right to the longest."""
         ids = np.zeros((len(sequences), max(map(len, sequences))), np.int64)  # (B, T)
         for row, sequence in zip(ids, sequences, strict=True):
             row[: len(sequence)] = sequence
+        # no attention mask: attention is causal and the padding comes last
         inputs = torch.from_numpy(ids).to(self._device)
         return self._model.base_model(input_ids=inputs, past_key_values=cache, use_cache=use_cache)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
-        """n responses to each prompt, drawn with this backend's seed."""
+        """Returns n responses to each prompt, drawn with this backend's seed."""
         writer = Writer(self._model, self.tokenizer, sampling, self._generator)
         rows = [ids for ids in prompts for _ in range(n)]
         written: dict[int, np.ndarray] = {}
@@ -168,9 +170,9 @@ class TransformersBackend:
     def _sampled_logprobs(
         self, prompts: Sequence[Sequence[int]], written: dict[int, np.ndarray], sampling: Sampling
     ) -> dict[int, np.ndarray]:
-        """(T,) log-probs of each response under the distribution that it was drawn from; greedy ones at temperature 1.
+        """Returns (T,) log-probs of each response, under the distribution that drew it. Greedy ones use temperature 1.
 
-        Read again through the chunked head: `generate` would keep the logits of every token.
+        The responses are read again through the chunked head, because `generate` would store every token's logits.
         """
         requests = [
             ScoringRequest(np.concatenate([np.asarray(ids, np.int32), written[i]]), len(ids))
@@ -178,7 +180,7 @@ class TransformersBackend:
         ]
         logprobs: dict[int, np.ndarray] = {}
         with torch.inference_mode():
-            for indices, hidden in self._hidden(requests):
+            for indices, hidden in self._hidden(requests):  # hidden: (N, D)
                 ids = torch.from_numpy(np.concatenate([written[i] for i in indices]).astype(np.int64))
                 temperature = sampling.temperature or 1.0
                 scores = head_scores(
@@ -190,7 +192,7 @@ class TransformersBackend:
         return logprobs
 
     def stop(self) -> None:
-        """Nothing to close: the model lives in this process and ends with it."""
+        """Do nothing, because the model ends with its process."""
 
 
 def _num_rows(request: ScoringRequest) -> int:
@@ -198,7 +200,10 @@ def _num_rows(request: ScoringRequest) -> int:
 
 
 def _can_repeat(cache: object) -> bool:
-    """Whether the cache holds only keys and values, which can be copied for each response; states cannot."""
+    """Returns whether the cache has only keys and values, which can be repeated for each response.
+
+    The recurrent states of other layers cannot be repeated.
+    """
     from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
     layers = getattr(cache, "layers", None)
