@@ -11,7 +11,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
-PACKAGES = ("envs", "algorithms", "tgpo_ray/config", "tgpo_ray/guidance", "tgpo_ray/kernels")
+PACKAGES = (
+    "algorithms",
+    "benchmarks",
+    "envs",
+    "examples",
+    "tgpo_ray/config",
+    "tgpo_ray/driver",
+    "tgpo_ray/guidance",
+    "tgpo_ray/kernels",
+    "tgpo_ray/reporting",
+)
 INSTEAD = {
     r"(can|cannot|to) be had": "is available, is not available",
     r"such an? one": "name the thing again",

@@ -1,4 +1,4 @@
-"""The sections that say how the run goes: optimizer, reference, evaluation, checkpoints, faults, reports."""
+"""The sections about the course of a run: optimizer, reference, evaluation, checkpoints, faults, reports."""
 
 from __future__ import annotations
 
