@@ -239,7 +239,7 @@ def run_vocabulary(vocabulary: int, rounds: int) -> dict[str, Any]:
 
 
 def in_a_process_of_its_own(vocabulary: int, rounds: int) -> dict[str, Any]:
-    """The report of `report_of` in a new process, because vLLM is built for one engine a process."""
+    """The result of `run_vocabulary` in a new process, because vLLM is built for one engine a process."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
         options = ["--vocabulary", str(vocabulary), "--rounds", str(rounds), "--out", str(out), "--here"]

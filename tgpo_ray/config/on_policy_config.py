@@ -71,7 +71,7 @@ class TrainingConfig(OptimizerConfig):
                 f"training.max_staleness: must be 0, got {self.max_staleness}: runners cannot yet work ahead of the "
                 "learners; within an iteration everything overlaps anyway"
             )
-        for key in self.unread:
+        for key in self.unread:  # a value that nothing reads would mislead
             if getattr(self, key) != type(self).model_fields[key].default:
                 yield f"training.{key}: the loss of {run.algorithm_path} does not contain it; leave it out"
 

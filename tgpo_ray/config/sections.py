@@ -178,6 +178,7 @@ class LearnersConfig(Section):
         return self.token_budget or max(SMALLEST_TOKEN_BUDGET, longest)
 
     def fill_in(self, run: RunView, *, gpus: bool) -> None:
+        # A sequence is never split, so a micro-batch holds at least the longest one.
         self.token_budget = self.budget(run.longest_episode())
         if self.num_gpus_per_learner is None:
             self.num_gpus_per_learner = 1.0 if gpus else 0.0
