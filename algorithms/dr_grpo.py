@@ -51,4 +51,4 @@ class DrGRPO(GRPO[DrGRPOConfig]):
     config_class = DrGRPOConfig
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
-        return [mean_centered(self.rewards(group)) for group in groups]
+        return [mean_centered(self.rewards(group)) for group in groups]  # (G,) each

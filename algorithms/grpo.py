@@ -56,7 +56,7 @@ class GRPO(OnPolicyAlgorithm[GRPOConfigT]):
         return shaped_rewards(group.infos, self.config.training, self.config.env_runners.max_response_tokens)
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
-        return [group_standardized(self.rewards(group)) for group in groups]
+        return [group_standardized(self.rewards(group)) for group in groups]  # (G,) each
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         return PolicyLoss(**policy_options(self.config.training))

@@ -79,7 +79,7 @@ class KDRL(Taught[KDRLConfig], GRPO[KDRLConfig]):
 
     def _distils(self, group: SampledGroup, info: EpisodeInfo) -> bool:
         only = self.config.guidance.only
-        if only == "incorrect_groups":
+        if only == "incorrect_groups":  # one right response spares the whole group
             return not any(other.outcome == "correct" for other in group.infos)
         return only == "all" or info.outcome != "correct"
 

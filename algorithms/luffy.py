@@ -86,7 +86,7 @@ class LUFFYLoss(PolicyLoss):
         """(N,) the loss of a trace's tokens, before weight and mask."""
         if self.trace_loss == "nll":
             return -logprobs
-        probability = logprobs.exp()
+        probability = logprobs.exp()  # with gradient: f(pi) stands where the ratio was
         return -rows.advantages * probability / (probability + self.shaping_gamma)
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> LossMetrics:
@@ -121,7 +121,7 @@ class LUFFY(GRPO[LUFFYConfig]):
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         super().build_scorers(teachers)
-        self._own(self.traces.start())
+        self._own(self.traces.start())  # `stop` ends it with the other actors
 
     @property
     def rollouts_per_group(self) -> int:
@@ -136,7 +136,7 @@ class LUFFY(GRPO[LUFFYConfig]):
         return super().check_metrics(metrics) | {"guidance/traced_groups": self.traces.reset_counts()}
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
-        return [mean_centered(self.rewards(group)) for group in groups]
+        return [mean_centered(self.rewards(group)) for group in groups]  # (G,) each, the trace's included
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         training = self.config.training

@@ -138,6 +138,7 @@ def long_term_advantages(
         ]
         for group in groups
     ]
+    # The weight comes after whitening, which would divide it out.
     weighted = [[weight * values for values in group] for group in whitened(returns)]
     return placed(groups, weighted)
 
@@ -147,14 +148,14 @@ def log_ratio(group: GroupTokens, place: int, clip: float) -> np.ndarray:
     episode, teacher = group.episodes[place], group.guidance[place].get("teacher")
     if teacher is None or teacher.teacher_logprobs is None or episode.old_logprobs is None:
         return np.zeros(len(episode.response_ids))
-    known = teacher.teacher_logprobs != UNREADABLE_LOGPROB
+    known = teacher.teacher_logprobs != UNREADABLE_LOGPROB  # (T,)
     return np.where(known, np.clip(teacher.teacher_logprobs - episode.old_logprobs, -clip, clip), 0.0)
 
 
 def future_returns(rewards: np.ndarray, discount: float, *, length_normalization: bool) -> np.ndarray:
     """(T,) sum_{s > t} discount^(s - t - 1) r_s, with `length_normalization` over the number of its terms."""
     returns = np.zeros(len(rewards))
-    for t in range(len(rewards) - 2, -1, -1):
+    for t in range(len(rewards) - 2, -1, -1):  # backwards, so that each return extends the next one
         returns[t] = rewards[t + 1] + discount * returns[t + 1]
     terms = np.maximum(1, np.arange(len(rewards))[::-1])  # (T,); the last return has no term and stays 0
     return returns / terms if length_normalization else returns

@@ -65,7 +65,7 @@ class OPDistill(Taught[OPDistillConfig], GRPO[OPDistillConfig]):
         return {"logprob"}
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        return ratio_loss(self.config, self.guidance_weight, clips=False)
+        return ratio_loss(self.config, self.guidance_weight, clips=False)  # the source has an unclipped ratio
 
     def denominator(self, groups: Sequence[SampledGroup]) -> float:
         return 1.0 if self.config.training.token_sum else super().denominator(groups)

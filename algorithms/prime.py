@@ -113,6 +113,7 @@ class PRIME(GRPO[PRIMEConfig]):
         self.judge_metrics: Metrics = {}
 
     def keep(self, group: SampledGroup) -> bool:
+        """Whether the share of right answers is within the bounds."""
         accuracy = np.mean([info.outcome == "correct" for info in group.infos])
         return bool(self.config.training.min_accuracy <= accuracy <= self.config.training.max_accuracy)
 
@@ -159,7 +160,7 @@ class PRIME(GRPO[PRIMEConfig]):
         The policy's checkpoint names the other's. A copy at `path` contains both.
         """
         name, judge = f"checkpoint_{self.iteration:06d}_{self.num_recoveries}", self.judge_checkpoint
-        if judge is None or not judge.endswith(name):
+        if judge is None or not judge.endswith(name):  # not saved at this iteration yet
             self.judge_checkpoint = judge = self.judges.save(name, {})
         saved = super().save(path)
         if path is not None:

@@ -42,7 +42,7 @@ def process_leave_one_out(group: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 def whitened(batch: Batch) -> Batch:
     """(A - mean) / sqrt(var + 1e-8) over all tokens of the batch, ddof = 1."""
-    flat = np.concatenate([a for group in batch for a in group])
+    flat = np.concatenate([a for group in batch for a in group])  # all tokens of the batch
     scale = 1.0 / np.sqrt((flat.var(ddof=1) if len(flat) > 1 else 1.0) + 1e-8)
     return [[(a - flat.mean()) * scale for a in group] for group in batch]
 

@@ -48,7 +48,7 @@ def length_reward(lengths: np.ndarray, correct: np.ndarray) -> np.ndarray:
     """
     lengths = np.asarray(lengths, float)
     span = lengths.max() - lengths.min()
-    if span == 0.0:
+    if span == 0.0:  # no 0 / 0
         return np.zeros_like(lengths)
     value = 0.5 - (lengths - lengths.min()) / span
     return np.where(np.asarray(correct, bool), value, np.minimum(value, 0.0))
@@ -62,7 +62,7 @@ def shaped_rewards(infos: Sequence[EpisodeInfo], training: GRPOTrainingConfig, m
     rewards = np.array([info.reward for info in infos], float)
     if training.outcome_rewards is not None:
         rewards = outcome_rewards([info.outcome for info in infos], training.outcome_rewards.model_dump())
-    if training.zero_truncated:
+    if training.zero_truncated:  # after the verdicts, so that a truncated wrong answer has 0 too
         rewards = np.where([info.stop_reason == "length" for info in infos], 0.0, rewards)
     lengths = np.array([info.num_response_tokens for info in infos])
     if training.overlong_buffer is not None:

@@ -62,7 +62,7 @@ def ratio_loss(config: RKLConfig, weight: float, *, clips: bool = True) -> Teach
     guidance = config.guidance
     return TeacherRatioLoss(
         **policy_options(config.training, clips=clips),
-        ratio_weight=weight,
+        ratio_weight=weight,  # `reward_weight` stays 0: no task reward
         discount=guidance.discount,
         advantage_clip=guidance.advantage_clip,
         eos_ids=masked_ids(config.model, guidance),

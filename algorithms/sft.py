@@ -94,6 +94,7 @@ class SFT(Algorithm[SFTConfig]):
     def training_step(self) -> Metrics:
         training = self.config.training
         batch = self.data.batch(self.iteration, training.batch_size, self.config.learners.num_learners)
+        # The denominator counts the tokens of all ranks.
         num_tokens = sum(info.num_response_tokens for group in batch for info in group.infos)
         with self.times.stage("update"):
             self.learners.accumulate(batch, no_advantages(batch), SFTLoss())

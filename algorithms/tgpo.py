@@ -29,7 +29,7 @@ class GuidanceConfig(TeacherTermConfig):
         description="What is learned: the teacher's likeliest token, one drawn from it, or its top_k distribution.",
     )
     top_k: Annotated[int, Field(ge=2, le=128)] = Field(
-        default=20, description="Label topk: how many of the teacher's tokens; one alone is label argmax."
+        default=20, description="Label topk: number of the teacher's tokens, >= 2; one is label argmax."
     )
     normalization: Literal["token", "sequence"] = Field(
         default="token", description="token: all guided tokens weigh the same; sequence: all responses do (Eq. 3)."
@@ -78,10 +78,11 @@ class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         weight, guidance, options = self.guidance_weight, self.config.guidance, policy_options(self.config.training)
-        if weight == 0.0:
+        if weight == 0.0:  # no teacher was called, so the rows have no teacher tokens
             return super().loss(groups)
         kind = SoftGuidedPolicyLoss if guidance.label == "topk" else GuidedPolicyLoss
         if guidance.normalization == "sequence":
+            # Over 1/|y_i|, this makes guidance a mean over responses under the step's denominator.
             mean_length = self.denominator(groups) / sum(len(group.infos) for group in groups)
             return kind(**options, guidance_weight=weight, normalization="sequence", mean_length=mean_length)
         if self.config.training.loss_aggregation != "token":

@@ -91,7 +91,7 @@ class TGPOR(Taught[TGPORConfig], GRPO[TGPORConfig]):
     config_class = TGPORConfig
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        if self.guidance_weight == 0.0:
+        if self.guidance_weight == 0.0:  # no teacher was called, so the rows have no teacher tokens
             return super().loss(groups)
         options, signal = policy_options(self.config.training), self.config.guidance.signal
         return ShapedPolicyLoss(**options, shaping_weight=self.guidance_weight, signal=signal)

@@ -1,4 +1,4 @@
-"""The contestants of `loss_kernel.py`: each takes a `Problem` and returns (dHidden, dWeight) of the TGPO loss."""
+"""The contestants of `loss_kernel.py`. Each takes a `Problem` and returns (dHidden, dWeight) of the TGPO loss."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Problem:
 
 
 class Gemms:
-    """The three products alone: logits, dHidden, dWeight. The logits buffer is made once and reused."""
+    """Only the three products: logits, dHidden, dWeight. All calls share one logits buffer."""
 
     def __init__(self, chunk_rows: int | None = None):
         self.chunk_rows = chunk_rows
@@ -108,7 +108,7 @@ def liger_cross_entropy() -> Callable[[Problem, Tensor], Tensor]:
 
 
 def contestants(device: str) -> tuple[dict[str, Callable[[Problem], Gradients | None]], dict[str, str]]:
-    """Contestants by name, and why others are absent. Each is tried on a tiny problem first."""
+    """Contestants by name, and the reasons why others are absent. Each first runs on a tiny problem."""
     entered: dict[str, Callable[[Problem], Gradients | None]] = {
         "gemms": Gemms(),
         "gemms_chunked": Gemms(GEMM_CHUNK_ROWS[device]),
@@ -128,6 +128,6 @@ def contestants(device: str) -> tuple[dict[str, Callable[[Problem], Gradients | 
             run = twice(make())
             run(tiny)
             entered[name] = run
-        except Exception as error:  # whatever keeps another project's kernel from running here is the finding
+        except Exception as error:  # the report has the reason, whatever it is
             absent[name] = f"{type(error).__name__}: {str(error)[:160]}"
     return entered, absent

@@ -50,7 +50,7 @@ def relative_error(got: Gradients, expected: Gradients) -> float:
 
 
 def check(problem: Problem, entered: dict, tolerance: float) -> dict[str, float]:
-    """Relative error of every contestant's gradients; AssertionError where one computes something else."""
+    """The relative error of every contestant's gradients; AssertionError where one computes something else."""
     expected = {LOSS: naive(problem), ENTROPY_LOSS: naive(problem, ENTROPY_LOSS)}
     errors = {}
     for name, run in entered.items():
@@ -129,7 +129,7 @@ def measure_memory(problem: Problem, entered: dict) -> dict[str, float]:
 
 
 def resident_growth(num_rows: int, contestant: str) -> float:
-    """In a fresh process: MiB by which the peak resident set grew, beyond the gradients (sees what torch does not)."""
+    """MiB by which the peak resident set of a fresh process grew, beyond the gradients (more than torch sees)."""
     code = "import runpy, sys; runpy.run_path(sys.argv[1])['print_resident_growth'](int(sys.argv[2]), sys.argv[3])"
     command = [sys.executable, "-c", code, __file__, str(num_rows), contestant]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
@@ -150,7 +150,7 @@ def peak_resident_bytes() -> int:
 
 
 def measure_memory_by_rows() -> dict[str, object]:
-    """Ours at several N: what torch allocates, and what the process grows by."""
+    """Memory of ours at several N: the allocation of torch and the growth of the process."""
     sizes = (1024, 2048, 8192)
     problems = {n: Problem.make(n, *CPU_SHAPE[1:], torch.float32, "cpu") for n in sizes}
     return {
@@ -161,7 +161,7 @@ def measure_memory_by_rows() -> dict[str, object]:
 
 
 def keep_freed_memory() -> None:
-    """Start again with a malloc that keeps freed memory: fresh pages cost the contestants that allocate most of all."""
+    """Restarts with a malloc that keeps freed memory, as fresh pages would cost the contestants that allocate most."""
     settings = {"MALLOC_MMAP_THRESHOLD_": str(2**33), "MALLOC_TRIM_THRESHOLD_": str(2**34), "OMP_NUM_THREADS": "1"}
     if any(os.environ.get(name) != value for name, value in settings.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | settings)

@@ -47,11 +47,11 @@ COLORS = {"far": "#0072B2", "near": "#D55E00", "": "#1f2430"}  # told apart by c
 
 @dataclass(frozen=True)
 class Method:
-    """One row: sections on top of yaml/demo/tgpo.yaml, which the method's own class must know."""
+    """One method: sections on top of yaml/demo/tgpo.yaml, which the method's own class must have."""
 
     algorithm: str
     training: dict[str, Any] = field(default_factory=dict)
-    guidance: dict[str, Any] | None = None  # None: no teacher is asked
+    guidance: dict[str, Any] | None = None  # None: no teacher
     traces: str = ""  # the section that reads the teacher's verified answers
 
 
@@ -78,7 +78,7 @@ METHODS = {
 
 class Run(NamedTuple):
     method: str
-    teacher: str  # "": none is asked
+    teacher: str  # "": none
     seed: int
     record: RunRecord
 
@@ -127,14 +127,14 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def chosen(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
-    """(method, teacher), the teacher empty where none is asked."""
+    """(method, teacher) of each run, with "" for no teacher."""
     for name in options.methods:
         taught = METHODS[name].guidance is not None or METHODS[name].traces
         yield from ((name, teacher) for teacher in options.teachers) if taught else [(name, "")]
 
 
 def train(name: str, teacher: str, seed: int, models: Path, iterations: int) -> RunRecord:
-    """The record of one run, made now or found finished."""
+    """The record of one run, which is trained unless it is finished already."""
     label = f"{name} {teacher}".strip()
     folder = OUTPUT / f"{name}-{teacher or 'alone'}-seed{seed}-{iterations}"
     if not (folder / "report.html").is_file():
@@ -145,7 +145,7 @@ def train(name: str, teacher: str, seed: int, models: Path, iterations: int) -> 
 
 
 def sections(name: str, teacher: str, seed: int, models: Path, iterations: int) -> dict[str, Any]:
-    """The run's configuration as YAML would hold it."""
+    """The run's configuration, as in a YAML file."""
     method = METHODS[name]
     base: dict[str, Any] = AlgorithmConfig.from_yaml(ROOT / "yaml" / "demo" / "tgpo.yaml").to_dict()
     training = {key: base["training"][key] for key in ("groups_per_iteration", "group_size", "lr")}
@@ -174,7 +174,7 @@ def sections(name: str, teacher: str, seed: int, models: Path, iterations: int) 
 
 
 def traces(teacher: str, seed: int, models: Path, iterations: int) -> str:
-    """The teacher's verified answers to the problems of a run with this seed, written once."""
+    """The file of the teacher's verified answers to the problems of a run with this seed."""
     target = OUTPUT / f"traces-{teacher}-seed{seed}-{iterations}.jsonl"
     if not target.is_file():
         yaml = str(ROOT / "yaml" / "demo" / "tgpo.yaml")
@@ -213,7 +213,7 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def draw_curves(runs: Sequence[Run], path: Path) -> None:
-    """Held-out accuracy over iterations, a panel for each method: thin lines are seeds, bold ones their mean."""
+    """Draws held-out accuracy over iterations, a panel for each method. Thin lines are seeds, bold ones their mean."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D

@@ -101,17 +101,17 @@ def flat(backend: Any, requests: Sequence[ScoringRequest]) -> Ids:
 
 
 def plain(backend: Any, requests: Sequence[ScoringRequest]) -> Ids:
-    """What `LLM.generate` does with these options, in the engine at hand."""
+    """The ids that `LLM.generate` gives with these options, in the engine of `backend`."""
     from vllm import SamplingParams
 
     engine = backend._engine._engine
     for i, request in enumerate(requests):
         prompt: Any = {"type": "token", "prompt_token_ids": request.ids.tolist()}
         engine.add_request(f"plain-{i}", prompt, SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=1))
-    found: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     while engine.has_unfinished_requests():
-        found |= {output.request_id: output.prompt_logprobs for output in engine.step() if output.finished}
-    rows = [found[f"plain-{i}"][request.first :] for i, request in enumerate(requests)]
+        outputs |= {output.request_id: output.prompt_logprobs for output in engine.step() if output.finished}
+    rows = [outputs[f"plain-{i}"][request.first :] for i, request in enumerate(requests)]
     return [np.array([next(t for t, p in row.items() if p.rank == 1) for row in each], np.int32) for each in rows]
 
 
@@ -133,7 +133,7 @@ def ids_of(scores: Scores) -> np.ndarray:
     return scores.argmax_ids
 
 
-# ---- what is measured
+# ---- measurements
 
 
 def check(model: Any, requests: Sequence[ScoringRequest], named: dict[str, Ids]) -> dict[str, float]:
@@ -239,7 +239,7 @@ def run_vocabulary(vocabulary: int, rounds: int) -> dict[str, Any]:
 
 
 def in_a_process_of_its_own(vocabulary: int, rounds: int) -> dict[str, Any]:
-    """vLLM reads its environment when it is imported, and one engine a process is what it is built for."""
+    """The result of `run_vocabulary` in a new process, because vLLM is built for one engine a process."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
         options = ["--vocabulary", str(vocabulary), "--rounds", str(rounds), "--out", str(out), "--here"]

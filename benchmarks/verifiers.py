@@ -70,9 +70,9 @@ def ours(pool: VerifierPool, work: list[Request]) -> int:
 
 def outcomes(pool: VerifierPool, calls: list[tuple[str, ...]]) -> Counter[str]:
     futures = [pool.submit(*call, deadline_s=HANG_S if call[0] == BAD[0] else 60.0) for call in calls]
-    found = Counter(future.result().outcome for future in futures)
-    assert sum(found.values()) == len(calls), "a request was lost"
-    return found
+    counts = Counter(future.result().outcome for future in futures)
+    assert sum(counts.values()) == len(calls), "a request was lost"
+    return counts
 
 
 def with_bad(work: list[Request], workers: int) -> dict[str, float]:
@@ -133,7 +133,7 @@ def sandboxes(runs: int) -> dict[str, dict[str, float] | str]:
 
 
 def processor_seconds() -> float:
-    """Of the sandboxes that have ended: every process of theirs is reaped by its parent."""
+    """Processor seconds of the sandboxes that have ended, whose processes their parents have reaped."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

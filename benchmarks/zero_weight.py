@@ -77,7 +77,7 @@ def measure(folder: Path, pairs: int) -> dict[str, np.ndarray]:
                 start = time.perf_counter()
                 runs[name].train()
                 times[name].append(time.perf_counter() - start)
-        return {name: np.asarray(found[2:]) for name, found in times.items()}
+        return {name: np.asarray(values[2:]) for name, values in times.items()}
     finally:
         for run in runs.values():
             run.stop()

@@ -4,12 +4,12 @@
     python examples/demo/run.py --seeds 0 1 2     # three of everything, in one report
     python examples/demo/run.py --habit 0.05      # a base policy that still works 5 % of its answers out
 
-Nothing is downloaded. The task is three-digit times one-digit multiplication, which can be done in two ways: at
-once (short, mostly wrong for a model this small) or digit by digit (long, right). The base policy knows both and has
-the habit of the first; the teacher mostly works the second way. Models are cached in .cache/demo, runs go to runs/demo.
+Nothing is downloaded. The task is three-digit times one-digit multiplication. An answer is at once (short, mostly wrong
+for a model this small) or digit by digit (long, right). The base policy knows both ways and has the habit of the first.
+The teacher mostly works the second way. Models are cached in .cache/demo, and runs go to runs/demo.
 
-With no long answer left in its habit, a group of rollouts hardly ever holds one that reward could prefer: the setting
-in which guidance has most to add. `--habit` is the share of long answers in the traces that teach the habit.
+With no long answer in its habit, a group of rollouts hardly ever has one that reward could prefer. Guidance has most to
+add there. `--habit` is the share of long answers in the traces that teach the habit.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def prepare_models(seed: int, habit: float, *, fresh: bool) -> Path:
-    """Folder with `teacher` and `policy`, trained where the cache has none."""
+    """The folder with `teacher` and `policy`, which are trained if the cache lacks them."""
     cache = ROOT / ".cache" / "demo" / f"seed-{seed}-habit-{habit:g}"
     if fresh:
         shutil.rmtree(cache, ignore_errors=True)
     if not (cache / "policy" / "config.json").is_file():
-        shutil.rmtree(cache, ignore_errors=True)  # what an interrupted demo left is not to be trusted
+        shutil.rmtree(cache, ignore_errors=True)  # an interrupted demo may leave half a model
         write_traces(cache, seed, {**LONG_SHARE, "habit": habit})
         tokenizer = character_tokenizer(SYMBOLS)
         shape = {"max_position_embeddings": 128, "tie_word_embeddings": True}
@@ -104,7 +104,7 @@ def prepare_models(seed: int, habit: float, *, fresh: bool) -> Path:
 
 
 def write_traces(folder: Path, seed: int, long_share: dict[str, float]) -> None:
-    """Worked solutions of training problems, one jsonl for each of the three supervised runs."""
+    """Writes solutions of training problems, a jsonl file for each of the three supervised runs."""
     env: Any = gymnasium.make("tgpo/Arithmetic-v0", **TASK).unwrapped
     folder.mkdir(parents=True)
     for number, (stage, share) in enumerate(sorted(long_share.items())):
@@ -117,7 +117,7 @@ def write_traces(folder: Path, seed: int, long_share: dict[str, float]) -> None:
 
 
 def supervise(title: str, stage: str, model: Path, target: Path, seed: int) -> None:
-    """One SFT run on the traces of a stage, exported to `target`."""
+    """Runs SFT on the traces of a stage and exports the model to `target`."""
     console.rule(f"SFT: {title}")
     cache = target.parent
     overrides = [f"seed={seed}", f"model.path={model}", f"data.path={cache / f'{stage}.jsonl'}"]
@@ -134,7 +134,7 @@ def supervise(title: str, stage: str, model: Path, target: Path, seed: int) -> N
 
 
 def train(name: str, seed: int, models: Path) -> tuple[str, str]:
-    """One RL run; returns its label and folder."""
+    """The label and the folder of one RL run."""
     console.rule(f"{name.upper()}, seed {seed}")
     overrides = [f"seed={seed}", f"model.path={models / 'policy'}", f"name={name}-seed{seed}"]
     if name == "tgpo":

@@ -1,4 +1,4 @@
-"""Rescue: GRPO, and a teacher only for the problems of which the policy solved none."""
+"""Rescue: GRPO with a teacher only for groups in which no response is right."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tgpo_ray.kernels import TokenLoss, TokenRows
 
 
 class RescueTermConfig(TeacherTermConfig):
-    """`guidance` of Rescue: weight, decay and the rest of every teacher's term, and one key of its own."""
+    """`guidance` of Rescue: the keys of every teacher's term, and `focus`."""
 
     focus: NonNegativeFloat = Field(default=1.0, description="0: all tokens alike; above: the unlikelier count more.")
 
@@ -33,7 +33,7 @@ class RescueConfig(GRPOFamilyConfig, TaughtConfig):
     guidance: RescueTermConfig = section(RescueTermConfig, "The teacher's term of the loss.")
 
     def rules(self) -> Iterator[str]:
-        """Yields a line for each broken rule: `tgpo-ray plan` prints them all before anything starts."""
+        """Yields a line for each broken rule. `tgpo-ray plan` prints them all before anything starts."""
         yield from super().rules()
         if self.training.loss_aggregation != "token":
             yield "training.loss_aggregation: must be token here: guidance is divided as the policy loss is"
@@ -41,11 +41,11 @@ class RescueConfig(GRPOFamilyConfig, TaughtConfig):
 
 @dataclass(frozen=True)
 class RescueLoss(GuidedPolicyLoss):
-    """The policy loss plus guidance that fades where the policy knows the teacher's token already.
+    """The policy loss plus guidance that fades where the policy already gives the teacher's token.
 
         L_t = L_pg,t + guidance_weight m^T_t (1 - sg[p])^focus [ -log p ],   p = pi(y^T_t)
 
-    The weight (1 - p)^focus is the focal loss's (Lin et al. 2017), held fixed: no gradient flows through it.
+    The weight (1 - p)^focus is that of the focal loss (Lin et al. 2017), without gradient.
     """
 
     focus: float = 1.0
@@ -56,7 +56,7 @@ class RescueLoss(GuidedPolicyLoss):
 
 
 class Rescue(Taught[RescueConfig], GRPO[RescueConfig]):
-    """Teacher-guided policy optimization of failed groups; all others train as under GRPO and see no teacher."""
+    """Teacher-guided policy optimization of failed groups. All others train as in GRPO, without a teacher."""
 
     config_class = RescueConfig
 

@@ -2,7 +2,7 @@
 
     python examples/pytorch/tiny_models.py            # writes .cache/plugs/teacher and .cache/plugs/policy
 
-Half a minute on a CPU, no download. The policy can do both, and is mostly wrong when it answers at once. Delete the
+It takes half a minute on a CPU and downloads nothing. The policy is mostly wrong when it answers at once. Delete the
 folder to train them again.
 """
 
@@ -31,10 +31,10 @@ BATCH, LR = 64, 4e-3
 
 
 def tiny_models(folder: Path = FOLDER, long_share: float = LONG_SHARE) -> dict[str, str]:
-    """Folders of a `teacher` (Qwen3) and a `policy` (Qwen2) of one vocabulary, trained where they are not there yet.
+    """Folders of a `teacher` (Qwen3) and a `policy` (Qwen2) of one vocabulary, trained where they are missing.
 
     Args:
-        long_share: worked-out responses in the policy's last 20 steps; the fewer, the stronger its habit.
+        long_share: worked-out responses in the policy's last 20 steps. Fewer of them make a stronger habit.
     """
     # (steps, share of worked-out responses)
     stages = {"teacher": [(200, 1.0)], "policy": [(150, 0.8), (20, long_share)]}
@@ -49,7 +49,7 @@ def tiny_models(folder: Path = FOLDER, long_share: float = LONG_SHARE) -> dict[s
 
 
 def train(folder: Path, long_shares: list[float]) -> None:
-    """Imitate solutions. A solution is a teacher whose tokens are given, so the loss is guidance itself."""
+    """Trains the model in `folder` to imitate solutions, with their tokens as the teacher's."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=len(long_shares))

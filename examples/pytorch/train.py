@@ -1,9 +1,9 @@
-"""Guidance in a training loop of your own: torch and transformers, one process, under a minute on a CPU.
+"""Guidance in a training loop of your own, with torch and transformers in one process, under a minute on a CPU.
 
     python examples/pytorch/train.py
 
-A tiny policy learns to add, by GRPO with rewards of `tgpo/Arithmetic-v0`: once without a teacher, once with guidance
-towards a teacher's tokens on the policy's own responses. The guidance is three lines in `update`.
+A tiny policy learns to add, by GRPO with rewards of `tgpo/Arithmetic-v0`. It does so once without a teacher and once
+with guidance towards a teacher's tokens on the policy's own responses. The guidance is three lines in `update`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def train(models: dict[str, str], weight: float, iterations: int, seed: int) -> list[dict[str, float]]:
-    """One run; a row of metrics for each iteration."""
+    """A row of metrics for each iteration of one run."""
     torch.manual_seed(seed)
     policy, teacher = (AutoModelForCausalLM.from_pretrained(models[name]) for name in ("policy", "teacher"))
     tokenizer = AutoTokenizer.from_pretrained(models["policy"])  # the teacher's too
@@ -78,7 +78,7 @@ def rollout(policy: Any, tokenizer: Any, env: Any, first_index: int) -> tuple[Te
 def update(
     policy: Any, teacher: Any, optimizer: Any, ids: Tensor, mask: Tensor, rewards: Tensor, weight: float
 ) -> dict[str, float]:
-    """One step on the policy gradient plus `weight` times guidance; returns metrics."""
+    """The metrics of one step on the policy gradient plus `weight` times guidance."""
     num_response = mask.shape[1]
     logits = policy(ids).logits[:, -num_response - 1 : -1]  # (B, T, V), those before each response token
     logprobs = torch.log_softmax(logits, -1).gather(-1, ids[:, -num_response:, None]).squeeze(-1)
@@ -99,7 +99,7 @@ def update(
 
 @torch.no_grad()
 def teacher_argmax(teacher: Any, ids: Tensor, num_response: int) -> Tensor:
-    """The teacher's tokens (B, T) on the policy's responses: one prefill, no generation."""
+    """The teacher's tokens (B, T) on the policy's responses, by one prefill without generation."""
     return teacher(ids, logits_to_keep=num_response + 1).logits[:, :-1].argmax(-1)
 
 

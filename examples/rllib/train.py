@@ -1,4 +1,4 @@
-"""Guidance inside RLlib's PPO: a Learner with a teacher's action added to the loss, on a task without any text.
+"""Guidance in RLlib's PPO, by a Learner whose loss has a teacher's action, on a task without text.
 
     python examples/rllib/train.py                    # writes runs/rllib/curve.csv and curve.png
 
@@ -63,7 +63,7 @@ class GuidedPPOLearner(PPOTorchLearner):
         logits = fwd_out[Columns.ACTION_DIST_INPUTS]  # (B, V), V the number of actions
         with torch.no_grad():
             teacher_ids = self._teacher.forward_inference(batch)[Columns.ACTION_DIST_INPUTS].argmax(-1)  # (B,)
-        # PPO adds one artificial step to each episode, for the value function: not a state to learn from
+        # PPO adds an artificial step to each episode, for the value function. It is no state to learn from.
         mask = batch.get(Columns.LOSS_MASK, torch.ones_like(teacher_ids)).to(logits.dtype)
         guidance = guidance_loss_from_logits(logits, teacher_ids, mask).sum() / mask.sum()
         agreement = ((logits.argmax(-1) == teacher_ids) * mask).sum() / mask.sum()
@@ -95,7 +95,7 @@ def main() -> None:
 
 
 def ppo(seed: int) -> PPOConfig:
-    """PPO in this process: neither remote environment runners nor remote learners."""
+    """The configuration of PPO in this process, without remote environment runners and learners."""
     return (
         PPOConfig()
         .environment("CartPole-v1")
@@ -108,7 +108,7 @@ def ppo(seed: int) -> PPOConfig:
 
 
 def train_teacher(folder: Path, iterations: int) -> str:
-    """Folder of the RLModule of the iteration with the best mean return."""
+    """The folder of the RLModule of the iteration with the best mean return."""
     algorithm: Any = ppo(seed=100).build_algo()
     best = float("-inf")
     for iteration in range(iterations):
@@ -123,7 +123,7 @@ def train_teacher(folder: Path, iterations: int) -> str:
 
 
 def train_student(teacher: str, weight: LinearDecay, seed: int, iterations: int) -> list[dict[str, float]]:
-    """Rows of the learning curve of one run; the return of an iteration in which no episode ended is NaN."""
+    """Rows of the learning curve of one run. The return is NaN in an iteration in which no episode ended."""
     settings = {"teacher": teacher, "weight": weight}
     config = ppo(seed).learners(learner_class=GuidedPPOLearner, learner_config_dict=settings)
     algorithm, rows = config.build_algo(), []
@@ -151,7 +151,7 @@ def write_csv(path: Path, rows: list[dict[str, float]]) -> None:
 
 
 def write_plot(path: Path, rows: list[dict[str, float]]) -> None:
-    """Mean over seeds as a line, each seed faintly."""
+    """Draws the mean over seeds as a line, and each seed faintly."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")

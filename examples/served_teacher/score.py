@@ -1,9 +1,9 @@
-"""What a served teacher says of a policy's responses, token beside token.
+"""A served teacher's answers on a policy's responses, token beside token.
 
     python examples/served_teacher/score.py --url http://localhost:8000 --policy Qwen/Qwen2.5-Math-1.5B \\
         --teacher Qwen/Qwen3-8B --prompt "What is 17 * 24?"
 
-The policy writes here, with transformers; the teacher reads there. No Ray, no vLLM in this process.
+The policy writes here with transformers, and the teacher reads in its server. This process has no Ray and no vLLM.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ def main() -> None:
         sampling = Sampling(options.max_tokens, options.temperature)
         for prompt in options.prompt:
             prompt_ids = policy.tokenizer.encode(prompt)
-            (written,) = policy.generate([prompt_ids], sampling, n=options.num_responses)
-            group = EpisodeGroup(tuple(episode(prompt_ids, response) for response in written), prompt)
+            (responses,) = policy.generate([prompt_ids], sampling, n=options.num_responses)
+            group = EpisodeGroup(tuple(episode(prompt_ids, response) for response in responses), prompt)
             answers = teacher.annotate(group, ["argmax", "logprob"])
-            for response, guidance in zip(written, answers, strict=True):
+            for response, guidance in zip(responses, answers, strict=True):
                 show(policy.tokenizer, prompt, response.token_ids, guidance)
     finally:
         teacher.stop()
@@ -55,12 +55,12 @@ def arguments() -> argparse.Namespace:
 
 
 def engine(model: str, seed: int = 0) -> EngineSpec:
-    # the context and the KV cache are vLLM's affair
+    # Only vLLM reads the context and the KV cache.
     return EngineSpec(model, "float32", max_model_len=0, kv_cache_memory=0, max_num_seqs=16, seed=seed)
 
 
 def episode(prompt_ids: list[int], response: Completion) -> Episode:
-    """A response without its reward: a teacher reads ids alone."""
+    """The episode of a response, without its reward, because a teacher reads only ids."""
     return Episode(
         prompt_ids=np.asarray(prompt_ids, np.int32),
         response_ids=response.token_ids,
@@ -76,14 +76,17 @@ def episode(prompt_ids: list[int], response: Completion) -> Episode:
 
 
 def show(tokenizer: Any, prompt: str, response_ids: np.ndarray, guidance: Guidance) -> None:
-    """A row for each response token: what the policy wrote, and what the teacher would have written there."""
+    """Prints a row for each response token: the policy's token, and the one that the teacher prefers."""
     assert guidance.teacher_ids is not None
     assert guidance.teacher_logprobs is not None
     table = Table("policy", "teacher", "log p of the policy's token", title=f"{prompt!r}", title_justify="left")
-    for token, said, logprob in zip(response_ids, guidance.teacher_ids, guidance.teacher_logprobs, strict=True):
+    for token, teacher_id, logprob in zip(response_ids, guidance.teacher_ids, guidance.teacher_logprobs, strict=True):
         # -1: the policy has no such token
-        theirs = "(no token of the policy)" if said < 0 else "=" if said == token else repr(tokenizer.decode([said]))
-        table.add_row(repr(tokenizer.decode([token])), theirs, f"{logprob:.3f}")
+        if teacher_id < 0:
+            text = "(no token of the policy)"
+        else:
+            text = "=" if teacher_id == token else repr(tokenizer.decode([teacher_id]))
+        table.add_row(repr(tokenizer.decode([token])), text, f"{logprob:.3f}")
     agreement = float((guidance.teacher_ids == response_ids).mean())
     table.caption = f"agreement {agreement:.0%}, mean log p {guidance.teacher_logprobs.mean():.3f}"
     Console().print(table, markup=False)

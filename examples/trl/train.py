@@ -1,4 +1,4 @@
-"""Guidance inside TRL: a GRPOTrainer whose loss also raises the teacher's tokens on the policy's own completions.
+"""Guidance in TRL, by a GRPOTrainer whose loss also raises the teacher's tokens on the policy's own completions.
 
     python examples/pytorch/tiny_models.py            # a tiny teacher and policy, 30 s
     python examples/trl/train.py                      # GRPO with guidance on tgpo/Arithmetic-v0
@@ -34,7 +34,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
     guidance adds no second one, and no (B, T, V) logits of the policy.
 
     Raises:
-        ValueError: a TRL whose internals were not checked, sharded or wrapped models, an LM head that is not plain.
+        ValueError: TRL is of another version, models are sharded or wrapped, or the LM head is not plain.
     """
 
     model: Any  # a PreTrainedModel, which TRL and transformers type more loosely
@@ -61,7 +61,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
 
     @torch.no_grad()
     def _teacher_argmax(self, batch: dict[str, Any]) -> torch.Tensor:
-        """(B, T), -1 where the completion is over or a tool wrote it."""
+        """(B, T) the teacher's tokens, -1 where the completion is over or a tool wrote it."""
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
         attention = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
         num_kept = batch["completion_ids"].shape[1] + 1
@@ -79,7 +79,7 @@ class GuidedGRPOTrainer(GRPOTrainer):
             return loss
         teacher_ids = inputs["teacher_ids"]  # (B, T)
         hidden = self._hidden[:, -teacher_ids.shape[1] - 1 : -1]  # (B, T, D), those before each completion token
-        self._hidden = torch.empty(0)  # nothing is kept past this step
+        self._hidden = torch.empty(0)  # frees the activations of this step
         head = self.model.get_output_embeddings().weight
         guidance = fused_guidance_loss(hidden, head, teacher_ids, temperature=self.temperature)
         # `num_items_in_batch` counts the tokens of all ranks in a generation batch; Z those of one optimizer step

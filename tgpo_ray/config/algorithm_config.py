@@ -1,11 +1,11 @@
-"""AlgorithmConfig: a run's sections read, written, checked and resolved, and the RLlib-style builder over them."""
+"""AlgorithmConfig, which reads, writes, checks and resolves a run's sections, and the RLlib-style builder."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -15,6 +15,9 @@ from tgpo_ray.config.loading import apply_override, dump_yaml, load_file, parse_
 from tgpo_ray.config.registry import import_object, known_algorithms, resolve_algorithm
 from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.sections import EnvConfig, bind
+
+if TYPE_CHECKING:
+    from ray.train import Result
 from tgpo_ray.config.sugar import SHORTHAND, desugar, expand_path
 
 
@@ -24,12 +27,12 @@ def named(name: str) -> Any:
 
 
 def section(model: type[BaseModel], description: str) -> Any:
-    """Returns the field of a section: the defaults of `model` where the file says nothing."""
+    """Returns the field of a section, with the defaults of `model` where the file has no section."""
     return Field(default_factory=model, description=description)
 
 
 class AlgorithmConfig(RunConfig):
-    """The configuration of one run. An algorithm subclasses it: see `RunConfig`."""
+    """The configuration of one run. An algorithm subclasses it, as `RunConfig` describes."""
 
     @model_validator(mode="before")
     @classmethod
@@ -58,7 +61,7 @@ class AlgorithmConfig(RunConfig):
         """Returns the config in a mapping as YAML holds it; ConfigError has a line for each problem."""
         changes = [parse_override(override) for override in overrides]
         data = copy.deepcopy(dict(data))
-        for parts, value in changes:  # first of all, since it decides what the others mean
+        for parts, value in changes:  # before the others, because it decides their meaning
             if parts == ["algorithm"]:
                 data["algorithm"] = value
         model = cls._class_for(data)
@@ -79,7 +82,7 @@ class AlgorithmConfig(RunConfig):
 
     @classmethod
     def _class_for(cls, data: Mapping[str, Any]) -> type[Self]:
-        """The class that `algorithm` names, which must be this one or derived from it."""
+        """Returns the class that `algorithm` names, which must be this one or derived from it."""
         if data.get("algorithm") is None:
             if cls is AlgorithmConfig:
                 raise ConfigError([f"algorithm: required; known: {', '.join(sorted(known_algorithms()))}"])
@@ -110,13 +113,13 @@ class AlgorithmConfig(RunConfig):
         return self._bind_sections()
 
     def _bind_sections(self) -> Self:
-        """Tells each section whose it is: at construction, when one is assigned, and in a copy."""
+        """Tells each section its owner, at construction, at an assignment and in a copy."""
         for name, value in self.sections():
             bind(value, self, name)
         return self
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return super().__deepcopy__(memo)._bind_sections()
+        return super().__deepcopy__(memo)._bind_sections()  # the copies' owner is the copy
 
     def __copy__(self) -> Self:
         return self.__deepcopy__()  # a section has one owner, so no two configurations share one
@@ -130,7 +133,7 @@ class AlgorithmConfig(RunConfig):
         return self.model(**values)
 
     def environment(self, id: str, *, env_config: Mapping[str, Any] | None = None, **values: Any) -> Self:
-        """Makes `id` the only training environment. `env_config`: its arguments; `values`: weight, teacher, name."""
+        """Makes `id` the only training environment, with the arguments `env_config`, and weight, teacher, name."""
         self.envs = []
         return self.add_environment(id, env_config=env_config, **values)
 
@@ -146,7 +149,7 @@ class AlgorithmConfig(RunConfig):
     # ---- use
 
     def rules(self) -> Iterator[str]:
-        """Yields a line for each broken rule between keys; a method of your own adds to `super().rules()`."""
+        """Yields a line for each broken rule between keys. A method of your own adds to `super().rules()`."""
         for _, value in self.sections():
             yield from value.rules(self)
         if self.needs_envs and not self.envs:
@@ -158,7 +161,7 @@ class AlgorithmConfig(RunConfig):
         return {name: text for _, value in self.sections() for name, text in value.facts(self).items()}
 
     def problems(self, *, files: bool = True) -> list[str]:
-        """Returns a line for each rule between keys that is broken. `files`: look at model folders too."""
+        """Returns a line for each rule between keys that is broken, with `files` also those of model folders."""
         return [*self.rules(), *(file_rules(self) if files else ())]
 
     def check(self, *, files: bool = True) -> Self:
@@ -169,7 +172,7 @@ class AlgorithmConfig(RunConfig):
         return self
 
     def resolved(self, *, gpus: bool) -> Self:
-        """Returns a copy with nothing left open: null and `auto` are filled in for a cluster with GPUs or without."""
+        """Returns a copy with a value for each null and `auto`, for a cluster with GPUs or without."""
         config = self.model_copy(deep=True)
         config.algorithm = self.algorithm_path
         config.name = self.name or config.algorithm.split(":")[-1].lower()
@@ -185,16 +188,16 @@ class AlgorithmConfig(RunConfig):
         return import_object(algo_class) if isinstance(algo_class, str) else algo_class
 
     def build_algo(self, **groups: Any) -> Any:
-        """Returns the Algorithm, its actors started. `groups`: ready ones, e.g. `env_runners=`, `teachers=`."""
+        """Returns the Algorithm with running actors. `groups` are ready ones, e.g. `env_runners=`, `teachers=`."""
         return self.check().get_algo_class()(self, **groups)
 
-    def fit(self) -> Any:
-        """Runs the whole job and returns its `ray.train.Result`."""
+    def fit(self) -> Result:
+        """Returns the `ray.train.Result` of the whole job, after running it."""
         return self.check().get_algo_class().fit(self)
 
 
 def foreign_sections(data: Mapping[str, Any], model: type[RunConfig]) -> dict[str, str]:
-    """Returns a message for each section that other algorithms have and `model` has not."""
+    """Returns a message for each section that other algorithms have and `model` lacks."""
     messages = {}
     for key in data:
         full_key = str(SHORTHAND.get(key, (key,))[0])

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, one line a problem, in the words of the YAML file."""
+"""The messages about a wrong configuration, one line a problem, in the words of the YAML file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OTHER_NAMES = {
     "gpu_memory_utilization": "env_runners.kv_cache_memory",
     "num_workers": "env_runners.num_env_runners",
 }
-"""What other trainers call our keys (spelled without a section)."""
+"""Name of a key in other trainers, without its section -> our key."""
 
 EXPECTED = {
     "float_type": "a number",
@@ -44,7 +44,7 @@ BOUNDS = {"greater_than": ("gt", ">"), "greater_than_equal": ("ge", ">="), "less
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot run. `problems` has one line for each thing that is wrong."""
+    """A configuration that cannot run. `problems` has one line for each mistake."""
 
     def __init__(self, problems: Iterable[str], source: str = "") -> None:
         self.problems = list(problems)
@@ -105,7 +105,7 @@ def _nearest_literal(value: Any, expected: str) -> str:
 
 
 def _hint(location: Location, model: type[BaseModel]) -> str:
-    """The description of the field at `location`, in brackets; empty where there is none."""
+    """Returns the description of the field at `location` in brackets, or "" where there is none."""
     current: type[BaseModel] | None = model
     description = None
     for part in location:
@@ -128,7 +128,7 @@ def unknown_key(location: Location, model: type[BaseModel], words: Mapping[str, 
 
 
 def known_paths(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yields every path of `model`; `*` stands for a name or an index that the user chooses."""
+    """Yields every path of `model`. `*` stands for a name or an index that the user chooses."""
     for name, field in model.model_fields.items():
         path = (*prefix, name)
         yield path
@@ -153,10 +153,10 @@ def is_collection(annotation: Any) -> bool:
 
 
 def nearest_path(location: Location, paths: Iterable[tuple[str, ...]]) -> Location | None:
-    """Returns the path most like `location`, `_` and `.` being equal; None where nothing is near.
+    """Returns the path most like `location`, with `_` and `.` equal, or None where nothing is near.
 
-    A misspelled key has its neighbour in the same section; one that is spelled well may sit in the wrong section, or
-    carry the section's name (`training.guidance_weight` is `guidance.weight`). All three are compared.
+    A misspelled key has its neighbour in the same section. A well spelled one may be in the wrong section, or contain
+    the section's name (`training.guidance_weight` is `guidance.weight`). All three are compared.
     """
     candidates = [fill_wildcards(path, location) for path in paths]
     other = OTHER_NAMES.get(str(location[-1]))
@@ -169,9 +169,10 @@ def nearest_path(location: Location, paths: Iterable[tuple[str, ...]]) -> Locati
 
 
 def likeness(location: Location, path: Location) -> float:
-    """Returns 0..1: how alike two keys are; the same section breaks ties."""
+    """Returns the likeness of two keys, 0 to 1. The same section breaks ties."""
     key, leaf = flat(location[-1:]), flat(path[-1:])
     same_section = location[:-1] == path[:-1]
+    # In turn: a misspelled path, a key with its section's name, the same key in another section.
     scores = (0.9 * ratio(flat(location), flat(path)), ratio(key, flat(path)), 0.95 * ratio(key, leaf))
     return max(scores) + (0.05 if same_section else 0.0)
 
@@ -182,7 +183,7 @@ def fill_wildcards(path: tuple[str, ...], location: Location) -> Location:
     for position, part in enumerate(path):
         if part != "*":
             filled.append(part)
-        elif tuple(filled) == location[:position] and len(location) > position:
+        elif tuple(filled) == location[:position] and len(location) > position:  # the user's own name or index
             filled.append(location[position])
         else:
             filled.append("default" if path[position - 1] == "teachers" else 0)
@@ -190,6 +191,7 @@ def fill_wildcards(path: tuple[str, ...], location: Location) -> Location:
 
 
 def flat(location: Location) -> str:
+    """Returns the path in lower case with `_` between its parts."""
     return "_".join(str(part) for part in location).replace(".", "_").lower()
 
 

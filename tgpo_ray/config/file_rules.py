@@ -1,4 +1,4 @@
-"""What a run's model folders must hold: weights and tokenizer, a long enough context, room in the KV cache."""
+"""The rules for a run's model folders: weights and tokenizer, a long enough context, room in the KV cache."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class LoadedModel(NamedTuple):
 
     where: str  # the key that names it
     model: ModelConfig | TeacherConfig
-    extra_tokens: int = 0  # a scorer's prefill asks the engine for one token more
-    weights: bool = True  # False: a server elsewhere holds them
+    extra_tokens: int = 0  # 1 for a scorer, whose prefill makes the engine generate one token
+    weights: bool = True  # False where a server elsewhere has them
 
 
 def loaded_models(config: RunConfig) -> Iterator[LoadedModel]:
@@ -39,7 +39,7 @@ def loaded_models(config: RunConfig) -> Iterator[LoadedModel]:
 
 
 def reference_model(config: RunConfig) -> ModelConfig:
-    """Returns the reference's files: what `reference` leaves open is the policy's."""
+    """Returns the reference's model, with the policy's values where `reference` has none."""
     model = config.model
     path = config.reference.path or model.path
     return model.model_copy(update={"path": path, "tokenizer": model.tokenizer or model.path})
@@ -77,7 +77,7 @@ def kv_cache_holds_one_sequence(config: RunConfig) -> Iterator[str]:
         engines.append(("env_runners", config.model, config.env_runners.kv_cache_memory))
     tokens = config.env_runners.max_prompt_tokens + config.env_runners.max_response_tokens
     for where, model, memory in engines:
-        # `auto` counts as bfloat16, the smaller: what is refused here fails on every machine.
+        # `auto` counts as bfloat16, the smaller: a cache that is refused here fails on every machine.
         per_token = kv_bytes_per_token(model_facts(model.path, model.hf_overrides), model.dtype)
         if per_token is not None and per_token * tokens > memory:
             yield (

@@ -1,6 +1,6 @@
-"""YAML as YAML 1.2 reads it, and `a.b.c=value` overrides read by the same rules.
+"""YAML 1.2 files, and `a.b.c=value` overrides under the same rules.
 
-PyYAML follows YAML 1.1: there `1e-6` is text, `no` is false, `012` is ten and a repeated key wins in silence.
+PyYAML follows YAML 1.1, in which `1e-6` is text, `no` is false, `012` is ten and a repeated key wins in silence.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from tgpo_ray.config.errors import ConfigError
 
 
 class Yaml12Loader(yaml.SafeLoader):
-    """PyYAML's safe loader under YAML 1.2's core schema; a repeated key is an error."""
+    """PyYAML's safe loader under YAML 1.2's core schema. A repeated key is an error."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012  (PyYAML's own class attribute; the 1.1 resolvers must not be inherited)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Hashable, yaml.Mark] = {}
+        marks: dict[Hashable, yaml.Mark] = {}
         for key_node, _ in node.value:
             key: Any = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"keys are text, got {key!r}", key_node.start_mark)
-            if key in seen:
-                problem = f"key {key!r} stands twice, first on line {seen[key].line + 1}: delete one"
+            if key in marks:
+                problem = f"key {key!r} stands twice, first on line {marks[key].line + 1}: delete one"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen[key] = key_node.start_mark
+            marks[key] = key_node.start_mark
         return super().construct_mapping(node, deep)
 
     def construct_int(self, node: yaml.ScalarNode) -> int:
@@ -51,7 +51,7 @@ Yaml12Loader.add_constructor("tag:yaml.org,2002:int", Yaml12Loader.construct_int
 
 
 def load_yaml(text: str, source: str = "") -> Any:
-    """Returns what `text` says under YAML 1.2; ConfigError with `source:line` where it is not YAML."""
+    """Returns the value of `text` under YAML 1.2; ConfigError with `source:line` where it is not YAML."""
     try:
         return yaml.load(text, Loader=Yaml12Loader)
     except yaml.MarkedYAMLError as error:
@@ -81,8 +81,8 @@ def load_file(path: str | Path) -> dict[str, Any]:
         raise ConfigError([f"cannot be read: {error}"], str(path)) from None
     data = load_yaml(text, str(path))
     if not isinstance(data, dict):
-        got = "nothing" if data is None else repr(data)
-        raise ConfigError([f"expected sections such as `algorithm:` and `model:`, got {got}"], str(path))
+        content = "nothing" if data is None else repr(data)
+        raise ConfigError([f"expected sections such as `algorithm:` and `model:`, got {content}"], str(path))
     return data
 
 
@@ -90,7 +90,7 @@ def load_file(path: str | Path) -> dict[str, Any]:
 
 
 def parse_override(override: str) -> tuple[list[str], Any]:
-    """Returns the path and the value of `training.lr=1e-4`; the value is read as YAML, `null` included."""
+    """Returns the path and the value of `training.lr=1e-4`. The value is YAML, so `null` is None."""
     key, equals, text = override.partition("=")
     parts = key.strip().split(".")
     if not equals:
@@ -104,7 +104,7 @@ def parse_override(override: str) -> tuple[list[str], Any]:
 
 
 def apply_override(data: dict[str, Any], parts: list[str], value: Any) -> None:
-    """Sets one value in `data`. Missing sections are made, a list index must exist, `section=null` deletes one."""
+    """Sets one value in `data`. It makes missing sections, a list index must exist, `section=null` deletes one."""
     if value is None and len(parts) == 1:
         data.pop(parts[0], None)
         return
@@ -117,7 +117,7 @@ def apply_override(data: dict[str, Any], parts: list[str], value: Any) -> None:
 
 
 def _step(here: Any, parts: list[str], depth: int) -> str | int:
-    """The key or index that `parts[depth]` is within `here`."""
+    """Returns the key or index in `here` that `parts[depth]` stands for."""
     part, where, whole = parts[depth], ".".join(parts[:depth]), ".".join(parts)
     if isinstance(here, dict):
         return part
@@ -132,7 +132,7 @@ def _step(here: Any, parts: list[str], depth: int) -> str | int:
 
 
 class Yaml12Dumper(yaml.SafeDumper):
-    """Writes text that both YAML 1.1 and 1.2 readers take back as it was."""
+    """PyYAML's safe dumper, whose text has the same meaning for readers of YAML 1.1 and 1.2."""
 
     def represent_float_12(self, value: float) -> yaml.ScalarNode:
         text = repr(value).replace("inf", ".inf").replace("nan", ".nan")
@@ -142,7 +142,7 @@ class Yaml12Dumper(yaml.SafeDumper):
 
     def represent_str_12(self, value: str) -> yaml.ScalarNode:
         style = None if isinstance(load_plain(value), str) else "'"
-        # Of the styles the double-quoted one alone has escapes.
+        # Only the double-quoted style has escapes.
         return self.represent_scalar("tag:yaml.org,2002:str", value, style=style if value.isprintable() else '"')
 
 
@@ -151,7 +151,7 @@ Yaml12Dumper.add_representer(str, Yaml12Dumper.represent_str_12)
 
 
 def load_plain(text: str) -> Any:
-    """Returns what an unquoted `text` would be read as; the text itself where it is no YAML."""
+    """Returns the value of `text` without quotes, or the text itself where it is no YAML."""
     try:
         return load_yaml(text)
     except ConfigError:

@@ -1,4 +1,4 @@
-"""OnPolicyConfig: the configuration of an algorithm that samples from the policy that it trains."""
+"""OnPolicyConfig, the configuration of an algorithm that samples from the policy that it trains."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OldLogprobs = Literal["none", "sampler", "learner"]
 class TrainingConfig(OptimizerConfig):
     """`training`: batch shape, optimizer and policy loss of an algorithm that samples from the policy."""
 
-    unread: ClassVar[tuple[str, ...]] = ()  # keys that the algorithm inherits and its loss does not contain
+    unread: ClassVar[tuple[str, ...]] = ()  # inherited keys that the algorithm's loss does not contain
 
     num_iterations: Positive = Field(default=300, description="Iterations: sample, score, update, sync weights.")
     groups_per_iteration: Positive = Field(default=128, description="Problems sampled in an iteration.")
@@ -49,7 +49,7 @@ class TrainingConfig(OptimizerConfig):
         return self.resolved_old_logprobs() == "sampler"
 
     def resolved_old_logprobs(self) -> OldLogprobs:
-        """`old_logprobs`, or what null stands for: see the field."""
+        """Returns `old_logprobs`, or the value that null stands for."""
         if self.old_logprobs is not None:
             return self.old_logprobs
         if self.max_staleness > 0:
@@ -71,7 +71,7 @@ class TrainingConfig(OptimizerConfig):
                 f"training.max_staleness: must be 0, got {self.max_staleness}: runners cannot yet work ahead of the "
                 "learners; within an iteration everything overlaps anyway"
             )
-        for key in self.unread:
+        for key in self.unread:  # a value that nothing reads would mislead
             if getattr(self, key) != type(self).model_fields[key].default:
                 yield f"training.{key}: the loss of {run.algorithm_path} does not contain it; leave it out"
 
@@ -105,6 +105,7 @@ class TrainingConfig(OptimizerConfig):
     def facts(self, run: RunView) -> dict[str, str]:
         groups, updates = self.groups_per_iteration, self.updates_per_iteration
         episodes, longest = groups * self.group_size, run.longest_episode()
+        # Bounds: they take every sequence at its greatest length.
         responses, budget = episodes * run.env_runners.max_response_tokens, run.learners.budget(longest)
         micro_batches = math.ceil(episodes / updates / run.learners.num_learners / max(1, budget // longest))
         return {
@@ -118,7 +119,7 @@ class TrainingConfig(OptimizerConfig):
         }
 
     def denominator_fact(self, episodes: int, tokens: int) -> str:
-        """Returns what an update of that many episodes, and of at most that many response tokens, is divided by."""
+        """Returns the divisor of an update of `episodes` episodes with at most `tokens` response tokens, as text."""
         return f"policy tokens of an update over all learners, at most {tokens:,}"
 
 

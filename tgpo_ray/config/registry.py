@@ -1,4 +1,4 @@
-"""Algorithms by name, as import paths: this package imports an algorithm only when one is asked for."""
+"""Algorithms by name, as import paths. An algorithm is imported only when a configuration names it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from tgpo_ray.config.errors import ConfigError
 from tgpo_ray.config.run_config import RunConfig
 
-NAMES = "tgpo_ray.algorithms:CONFIG_CLASSES"  # where the methods of this package list themselves
+NAMES = "tgpo_ray.algorithms:CONFIG_CLASSES"  # a path, because this package imports no algorithm
 
 
 def import_object(path: str) -> Any:
@@ -43,7 +43,7 @@ def resolve_algorithm(algorithm: Any) -> type[RunConfig]:
 
 
 def _config_class(target: Any, path: str) -> type[RunConfig]:
-    config_class = getattr(target, "config_class", target)
+    config_class = getattr(target, "config_class", target)  # the target is the user's: a method or a config
     if not (isinstance(config_class, type) and issubclass(config_class, RunConfig)):
         raise ConfigError([f"algorithm: {path!r} is neither an AlgorithmConfig nor a class whose config_class is one"])
     return config_class
@@ -53,5 +53,5 @@ def _unknown(algorithm: str) -> str:
     by_lower = {name.lower(): name for name in known_algorithms()}
     near = difflib.get_close_matches(algorithm.lower(), by_lower, n=1, cutoff=0.5)
     hint = f"; did you mean {by_lower[near[0]]!r}?" if near else "."
-    known = ", ".join(sorted(known_algorithms()))
-    return f"algorithm: unknown {algorithm!r}{hint} Known: {known}, or an import path such as my_pkg.mod:MyConfig"
+    names = ", ".join(sorted(known_algorithms()))
+    return f"algorithm: unknown {algorithm!r}{hint} Known: {names}, or an import path such as my_pkg.mod:MyConfig"

@@ -1,4 +1,4 @@
-"""Who gets which CPUs and GPUs, and whether the cluster has them."""
+"""The CPUs and GPUs of each kind of actor, and the check that the cluster has them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tgpo_ray.config.teacher_sections import TeacherConfig
 
 @dataclass(frozen=True)
 class ActorDemand:
-    """`count` actors of one kind, each with `cpus` and `gpus`. `key`: the section that decides."""
+    """`count` actors of one kind, each with `cpus` and `gpus`. `key` is the section that sets them."""
 
     kind: str
     key: str
@@ -51,15 +51,16 @@ def _scorers(kind: str, key: str, section: TeacherConfig | ReferenceConfig) -> A
 def check_resources(
     config: AlgorithmConfig, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
 ) -> None:
-    """ConfigError where `cluster` (`ray.cluster_resources()`) cannot hold all actors, or none of its `nodes` one."""
+    """Raises ConfigError if `cluster` (`ray.cluster_resources()`) cannot hold all actors, or no node can hold one."""
     has_gpus = cluster.get("GPU", 0.0) > 0
     rows = resource_plan(config, gpus=has_gpus)
     problems = []
     for kind, amounts in (("CPU", [row.cpus for row in rows]), ("GPU", [row.gpus for row in rows])):
         needed = sum(row.count * amount for row, amount in zip(rows, amounts, strict=True))
         available = float(cluster.get(kind, 0.0))
-        if needed > available + 1e-6:
+        if needed > available + 1e-6:  # sums of fractions are not exact
             problems.append(_shortage(kind, needed, available, list(zip(rows, amounts, strict=True))))
+        # An actor does not span nodes.
         largest = max((float(node.get(kind, 0.0)) for node in nodes), default=available)
         problems += [
             f"resources: {row.key} needs {amount:g} {kind}s on one node, the largest node has {largest:g}: lower "

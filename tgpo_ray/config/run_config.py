@@ -1,4 +1,4 @@
-"""RunConfig: the sections that all algorithms share, and what a method may say differently about them."""
+"""RunConfig, the sections that all algorithms share, with the properties that a method may override."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tgpo_ray.config.values import NonNegative, Strict
 
 
 class RunConfig(Strict):
-    """What one run is made of. `AlgorithmConfig` reads it, checks it and builds from it.
+    """The sections of one run. `AlgorithmConfig` reads them, checks them and builds from them.
 
     Class attributes for subclasses:
         algo_class: the Algorithm, as a class or as `module:Name`.
         needs_envs: the algorithm samples from environments.
         group_relative: advantages compare the episodes of a group, so a group of one has none.
-        learner_groups: what each learner group holds; all are placed as `learners` says.
+        learner_groups: a name for each learner group. `learners` places them all.
         longest_episode_keys: the keys that `longest_episode` adds up, for messages.
     """
 
@@ -56,12 +56,12 @@ class RunConfig(Strict):
 
     @property
     def algorithm_path(self) -> str:
-        """`algorithm`, or the import path of this class where the file names none."""
+        """`algorithm`, or the import path of this class if the file names none."""
         return self.algorithm or f"{type(self).__module__}:{type(self).__qualname__}"
 
     @property
     def num_iterations(self) -> int | None:
-        """Iterations of the run; None where the data decide."""
+        """Iterations of the run, None where the data decide."""
         return self.training.num_iterations
 
     def sections(self) -> Iterator[tuple[str, Section | TeachersConfig]]:
@@ -71,25 +71,25 @@ class RunConfig(Strict):
             if isinstance(value, Section | TeachersConfig):
                 yield name, value
 
-    # ---- what a method says differently: override these
+    # ---- the parts that depend on the method: override these
 
     @property
     def uses_reference(self) -> bool:
-        """Whether a frozen reference scores the episodes: the loss has a KL term."""
+        """Whether a frozen reference scores the episodes, for a KL term of the loss."""
         return self.training.uses_reference
 
     def teacher_pools(self) -> TeachersConfig:
-        """Returns the teachers by name; none where the method has none."""
+        """Returns the teachers by name, none by default."""
         return TeachersConfig()
 
     @property
     def unmapped(self) -> Literal["mask", "first_piece"]:
-        """What becomes of a teacher's token that the policy lacks."""
+        """The rule for a teacher's token that the policy lacks."""
         return "mask"
 
     @property
     def max_unmapped_share(self) -> float:
-        """Share of a teacher's tokens that the policy may lack; 1.0 where the method has no such limit."""
+        """Share of a teacher's tokens that the policy may lack, 1.0 by default."""
         return 1.0
 
     def longest_episode(self) -> int:

@@ -1,4 +1,4 @@
-"""The sections that say how the run goes: optimizer, reference, evaluation, checkpoints, faults, reports."""
+"""The sections about the course of a run: optimizer, reference, evaluation, checkpoints, faults, reports."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class CheckpointingConfig(Section):
     """`checkpointing`: where the run's folder is and how often it is saved."""
 
     storage_path: str = Field(default="runs", description="Folder or URI; the run writes <storage_path>/<name>.")
-    every: Positive | None = Field(default=None, description="Iterations between checkpoints; null: the last alone.")
+    every: Positive | None = Field(default=None, description="Iterations between checkpoints; null: only the last.")
     keep: Positive = Field(default=2, description="Checkpoints kept; older ones are deleted.")
 
 

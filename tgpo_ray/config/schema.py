@@ -1,4 +1,4 @@
-"""JSON schema of the YAML file, for editors."""
+"""The JSON schema of the YAML file, for editors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def json_schema(algorithm: str | None = None) -> dict[str, Any]:
-    """Returns the schema of one algorithm's file, or of all: then `algorithm` decides which keys a file may have."""
+    """Returns the schema of one algorithm's file, or of any, in which `algorithm` decides about the other keys."""
     if algorithm is not None:
         return {"$schema": DIALECT, **class_schema(resolve_algorithm(algorithm))}
     definitions: dict[str, Any] = {}
@@ -23,12 +23,13 @@ def json_schema(algorithm: str | None = None) -> dict[str, Any]:
         definitions[name] = schema
         condition = {"properties": {"algorithm": {"const": name}}, "required": ["algorithm"]}
         branches.append({"if": condition, "then": {"$ref": f"#/$defs/{name}"}})
-    known = {"anyOf": [{"enum": sorted(known_algorithms())}, {"type": "string", "pattern": ":"}]}
+    # An import path, which has a colon, may have any keys.
+    algorithms = {"anyOf": [{"enum": sorted(known_algorithms())}, {"type": "string", "pattern": ":"}]}
     return {
         "$schema": DIALECT,
         "title": "tgpo_ray run",
         "type": "object",
-        "properties": {"algorithm": known},
+        "properties": {"algorithm": algorithms},
         "required": ["algorithm"],
         "allOf": branches,
         "$defs": definitions,

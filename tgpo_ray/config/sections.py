@@ -1,4 +1,4 @@
-"""Section, and the sections that say who takes part: model, environments, runners, learners, the Ray cluster."""
+"""Section, and the sections of the parts of a run: model, environments, runners, learners, the Ray cluster."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tgpo_ray.config.errors import ConfigError, problems_of
 from tgpo_ray.config.values import Bytes, Dtype, NonNegativeFloat, Positive, PositiveFloat, Share, Strict
 
 GIB = 2**30
-SMALLEST_TOKEN_BUDGET = 16384  # what null gives a learner for short episodes
+SMALLEST_TOKEN_BUDGET = 16384  # the value of null for short episodes
 
 
 class Binding(NamedTuple):
-    """The configuration that holds a section, and the name under which it does."""
+    """The configuration that has a section, and the section's name there."""
 
     owner: BaseModel
     name: str
@@ -30,7 +30,7 @@ def bind(section: BaseModel, owner: BaseModel, name: str) -> None:
 
 
 def owner_of(section: BaseModel) -> Any:
-    """Returns the configuration that holds `section`; the section itself where none does."""
+    """Returns the configuration that holds `section`, or the section itself where none does."""
     binding: Binding | None = getattr(section, "_binding", None)
     return binding.owner if binding else section
 
@@ -52,7 +52,8 @@ class Section(Strict):
     __slots__ = ("_binding",)
 
     def __call__(self, **values: Any) -> Any:
-        """Sets all of `values` or, where one of them is wrong, none; ConfigError says what is wrong."""
+        """Sets all of `values`, or none and raises ConfigError where one of them is wrong."""
+        # Only the keys that were set, so that defaults stay defaults.
         present = {name: getattr(self, name) for name in self.model_fields_set}
         model, prefix = place_of(self)
         try:
@@ -64,11 +65,11 @@ class Section(Strict):
         return owner_of(self)
 
     def rules(self, run: RunView) -> Iterator[str]:
-        """Yields a line for each rule that this section breaks, alone or together with the rest of `run`."""
+        """Yields a line for each rule that this section breaks, by itself or with the rest of `run`."""
         yield from ()
 
     def facts(self, run: RunView) -> dict[str, str]:
-        """Returns what `tgpo-ray plan` prints about this section, by name."""
+        """Returns the lines of `tgpo-ray plan` about this section, by name."""
         return {}
 
     def fill_in(self, run: RunView, *, gpus: bool) -> None:
@@ -108,7 +109,7 @@ class EvaluationEnvConfig(Section):
 
     @property
     def label(self) -> str:
-        """The name in metrics: `name`, else the id without module, namespace and version (`tgpo/Math-v0`: `Math`)."""
+        """The name in metrics: `name`, else the id without module, namespace and version, as `Math`."""
         return self.name or self.id.split(":")[-1].split("/")[-1].rsplit("-v", 1)[0]
 
 
@@ -175,10 +176,11 @@ class LearnersConfig(Section):
     )
 
     def budget(self, longest: int) -> int:
-        """Returns `token_budget`, or what null stands for where the longest sequence has that many tokens."""
+        """Returns `token_budget`, or the value that null stands for with a longest sequence of `longest` tokens."""
         return self.token_budget or max(SMALLEST_TOKEN_BUDGET, longest)
 
     def fill_in(self, run: RunView, *, gpus: bool) -> None:
+        # A sequence is never split, so a micro-batch holds at least the longest one.
         self.token_budget = self.budget(run.longest_episode())
         if self.num_gpus_per_learner is None:
             self.num_gpus_per_learner = 1.0 if gpus else 0.0
@@ -213,14 +215,14 @@ class RayConfig(Section):
 
 
 def resolve_dtype(dtype: Dtype, *, gpus: bool) -> Literal["float32", "bfloat16"]:
-    """Returns float32 or bfloat16; `auto` is float32 on a CPU and bfloat16 on a GPU."""
+    """Returns float32 or bfloat16, for `auto` float32 on a CPU and bfloat16 on a GPU."""
     if dtype != "auto":
         return dtype
     return "bfloat16" if gpus else "float32"
 
 
 class RunView(Protocol):
-    """A run as the `rules` and `facts` of its sections see it; `RunConfig` is one."""
+    """The part of a run that the `rules` and `facts` of its sections read. `RunConfig` has it."""
 
     needs_envs: ClassVar[bool]
     group_relative: ClassVar[bool]

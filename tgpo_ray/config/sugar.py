@@ -1,4 +1,4 @@
-"""The shorthand of the YAML file: `teacher` for a map of one teacher, `env` for a list of one, an empty section."""
+"""The shorthand of the YAML file: `teacher` for a map of one teacher, `env` for a list of one, empty sections."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ SHORTHAND: dict[str, tuple[str | int, ...]] = {"teacher": ("teachers", "default"
 
 
 def desugar(data: Mapping[str, Any], model: type[BaseModel]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns `data` in the full form of `model`, and which of our paths the user wrote by which word.
+    """Returns `data` in the full form of `model`, and the user's word for each path that has a short form.
 
-    ValueError where both forms are given. A section with nothing in it (`reporting:`) means its defaults.
+    ValueError where the file has both forms. A section without keys (`reporting:`) means its defaults.
     """
     full = {key: value for key, value in data.items() if not _is_empty_section(key, value, model)}
     words: dict[str, str] = {}

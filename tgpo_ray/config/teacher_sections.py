@@ -1,4 +1,4 @@
-"""`teachers`: the pools of teacher actors, and which of their keys belong to which backend."""
+"""`teachers`: the pools of teacher actors, and the backends to which their keys belong."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tgpo_ray.config.errors import ConfigError, problems_of
 from tgpo_ray.config.sections import GIB, RunView, Section, owner_of, place_of, resolve_dtype
 from tgpo_ray.config.values import Bytes, Dtype, NonNegativeFloat, Positive, format_bytes
 
+# A key that is not here belongs to all backends.
 BACKENDS_OF = {
     "url": ("remote",),
     "served_model": ("remote",),
@@ -107,7 +108,7 @@ class TeacherConfig(Section):
 
 
 class TeachersConfig(RootModel[dict[str, TeacherConfig]]):
-    """`teachers`: the pools by name, read like a dict. Calling it sets one pool and returns the configuration."""
+    """`teachers`: the pools by name, as in a dict. Calling it sets one pool and returns the configuration."""
 
     model_config = ConfigDict(strict=True)
     __slots__ = ("_binding",)
@@ -115,7 +116,7 @@ class TeachersConfig(RootModel[dict[str, TeacherConfig]]):
     root: dict[str, TeacherConfig] = Field(default_factory=dict)
 
     def __call__(self, name: str = "default", /, **values: Any) -> Any:
-        """Sets `values` of the pool `name`, made where it is new; ConfigError says what is wrong."""
+        """Sets `values` of the pool `name`, which may be new; ConfigError where a value is wrong."""
         model, prefix = place_of(self)
         teacher = self.root.get(name, TeacherConfig())
         present = {key: getattr(teacher, key) for key in teacher.model_fields_set}
@@ -131,11 +132,11 @@ class TeachersConfig(RootModel[dict[str, TeacherConfig]]):
             yield from teacher.broken_rules(f"teachers.{name}")
 
     def facts(self, run: RunView) -> dict[str, str]:
-        """Returns nothing: the teacher's term of the loss says when teachers are called."""
+        """Returns no lines, because those of `guidance` say when teachers are called."""
         return {}
 
     def fill_in(self, run: RunView, *, gpus: bool) -> None:
-        """Fills in what null and `auto` stand for in each pool."""
+        """Replaces null and `auto` in each pool."""
         for _, teacher in self.items():
             teacher.fill_in(run, gpus=gpus)
 

@@ -1,4 +1,4 @@
-"""The kinds of value that sections share, and the strictness of all of them."""
+"""The types of value that sections share, and their strict base class."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ Bytes = Annotated[
 
 
 class Strict(BaseModel):
-    """A pydantic model that refuses unknown keys, refuses text where a number is due, and checks assignments too."""
+    """A pydantic model that refuses unknown keys and text in place of numbers, and also checks assignments."""
 
     model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True, allow_inf_nan=False)

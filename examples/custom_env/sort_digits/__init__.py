@@ -1,4 +1,4 @@
-"""`SortDigits-v0`: digits in any order, to be written in ascending order."""
+"""`SortDigits-v0`, which gives digits in any order. The response has them in ascending order."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tgpo_ray.envs import Problem, SingleTurnEnv, Verdict
 
 
 class SortDigitsEnv(SingleTurnEnv):
-    """Prompts such as `3*1*2=`; right is the response `123`.
+    """Prompts such as `3*1*2=`, to which the right response is `123`.
 
     Args:
-        num_digits: digits of a problem.
+        num_digits: number of digits in a problem.
     """
 
     def __init__(self, *, num_digits: int = 3) -> None:
@@ -22,7 +22,8 @@ class SortDigitsEnv(SingleTurnEnv):
         self.num_digits = num_digits
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
-        """Depends on the index alone: no `rng`, so that everybody has the same problem 7."""
+        """The problem of this index."""
+        # Not `rng`: the digits depend only on the index, so that problem 7 is the same for all runners.
         digits = np.random.default_rng(index).integers(10, size=self.num_digits).astype(str)
         return Problem("*".join(digits) + "=", answer="".join(sorted(digits)))
 
@@ -30,7 +31,7 @@ class SortDigitsEnv(SingleTurnEnv):
         return self.problem(index, self.np_random).answer
 
     def verify(self, problem: Problem, response: str) -> Verdict:
-        """Whole responses are compared, spaces around them aside."""
+        """The verdict on the whole response, without spaces around it."""
         answer = response.strip()
         if not answer.isdecimal():
             return Verdict(0.0, "unparsable", detail="the response is not a row of digits")

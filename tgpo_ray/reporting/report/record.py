@@ -79,7 +79,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not readable as YAML: {error}; mend or delete it") from error
+        raise ValueError(f"{path} is not readable as YAML: {error}; fix or delete it") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a mapping of sections, got {type(config).__name__}; mend or delete it")
+        raise ValueError(f"{path} must hold a mapping of sections, got {type(config).__name__}; fix or delete it")
     return config
