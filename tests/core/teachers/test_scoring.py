@@ -11,7 +11,7 @@ import ray
 
 from tests.core.teachers.misbehaving_teachers import RAISES, LightTeacher, spec_of
 from tgpo_ray.episode import Episode, EpisodeGroup, SampledGroup, Task
-from tgpo_ray.teachers import Scoring, GroupRequest, TeacherGroup
+from tgpo_ray.teachers import GroupRequest, Scoring, TeacherGroup
 
 WANT = {"argmax", "logprob"}
 
