@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from tests.algorithms.losses_by_name import LOSSES, rows_with_everything, through_heads
-from tests.algorithms.oracles import LOG_P, LOG_Q, LOGITS, SAMPLED, TEACHER, P, one_position
+from tests.algorithms.losses_by_name import LOSSES, VOCABULARY, rows_with_everything, teacher_head, through_heads
+from tests.algorithms.oracles import LOG_P, LOG_Q, LOGITS, SAMPLED, TEACHER, P, one_position, random_logits
 from tgpo_ray.algorithms.token_losses import REFERENCE, GuidedPolicyLoss
 from tgpo_ray.kernels import FusedHead, TokenLoss, token_loss_pass
 from tgpo_ray.reporting.metrics import METRICS
@@ -56,6 +56,21 @@ def test_parts_do_not_depend_on_how_responses_are_split_and_ordered(name: str):
         split.append(through_heads(loss, alone, start, start + 4).sums(loss))
     for part, value in whole.items():
         torch.testing.assert_close(sum(sums[part] for sums in split), value)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_do_not_depend_on_which_responses_share_a_micro_batch(name: str):
+    """All three responses, against the last two and the first: no loss needs more than one whole response."""
+    loss, rows = LOSSES[name](), rows_with_everything()
+    found = []
+    for bounds in ([(0, 12)], [(4, 12), (0, 4)]):
+        head = FusedHead(torch.nn.Parameter(torch.eye(VOCABULARY, dtype=torch.float64)))
+        hidden = random_logits().clone().requires_grad_()
+        for start, stop in bounds:
+            alone = rows.replace(sequence=(rows.sequence - start // 4).clamp(min=0)).slice(start, stop)
+            token_loss_pass(head, hidden[start:stop], alone, loss, teacher_weight=teacher_head()).loss.backward()
+        found.append((head.weight.grad, hidden.grad))
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_a_loss_without_parts_reports_its_total():
