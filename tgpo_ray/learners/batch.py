@@ -199,7 +199,7 @@ def _token_rows(
     mask = ((ids >= 0) & trained[:, None]).astype(np.float32)
     old = None if old_logprobs is None else _concat([old_logprobs[it.key] for it in episodes], np.float32)
     # not a number where a scorer failed: a loss must leave those rows out, and 0.0 would be the log-prob of certainty
-    extra = {name: _concat(_scored(episodes, name, np.nan), np.float32) for name in loss.row_fields}
+    extra = {name: _scored(episodes, name, np.nan).astype(np.float32, copy=False) for name in loss.row_fields}
     return TokenRows(
         targets=torch.from_numpy(np.maximum(ids, 0)),
         target_mask=torch.from_numpy(mask),
@@ -215,25 +215,28 @@ def _target_ids(episodes: Sequence[TrainEpisode], loss: TokenLoss) -> np.ndarray
     """(N, K) int64: the sampled token, then the columns of `loss.targets`; -1 where a scorer says nothing."""
     columns = [_concat([it.episode.response_ids for it in episodes], np.int64)[:, None]]
     for name in loss.targets:
-        values = _concat(_scored(episodes, name, -1), np.int64)
+        values = _scored(episodes, name, -1).astype(np.int64, copy=False)
         columns.append(values if values.ndim == 2 else values[:, None])
     return np.concatenate(columns, axis=1)
 
 
-def _scored(episodes: Sequence[TrainEpisode], name: str, missing: float) -> list[np.ndarray]:
-    """`scorer.field` of each episode, (T,) or (T, k); all `missing` where the scorer failed: its group goes on without.
+def _scored(episodes: Sequence[TrainEpisode], name: str, missing: float) -> np.ndarray:
+    """(N,) or (N, k): `scorer.field` of all episodes, `missing` where the scorer failed: its group goes on without.
 
-    `episode.field` is an attribute of the episode itself.
+    `episode.field` is an attribute of the episode itself. The top k keep their second axis where nobody was answered,
+    which a micro-batch of few or no episodes may be: a loss indexes it.
 
     Raises:
         ValueError: a scorer's answer has another length than the response.
     """
     answers = [_field(it.episode, it.guidance, name) for it in episodes]
-    width = next((values.shape[1:] for values in answers if values is not None), ())
-    return [
+    unanswered = (1,) if ".topk_" in name else ()
+    width = next((values.shape[1:] for values in answers if values is not None), unanswered)
+    parts = [
         np.full((len(it.episode.response_ids), *width), missing) if values is None else values
         for values, it in zip(answers, episodes, strict=True)
     ]
+    return np.concatenate(parts) if parts else np.zeros((0, *width))
 
 
 def _field(episode: Episode, guidance: Mapping[str, Guidance], name: str) -> np.ndarray | None:
