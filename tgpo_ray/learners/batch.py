@@ -53,9 +53,9 @@ def plan_micro_batches(
 
     over the cuts of the sequences, sorted by length, into steps of R neighbouring micro-batches. Neighbours have
     similar lengths, so there is little padding, and the micro-batches of a step are about equally large. Groups are
-    split freely: no loss sees more than one sequence. A micro-batch holds at most `token_budget` padded tokens, except
-    that a longer sequence goes alone. Where sequences run out, micro-batches are empty: their ranks only take part in
-    the collectives.
+    split freely: no loss depends on more than one sequence. A micro-batch holds at most `token_budget` padded tokens,
+    except that a longer sequence goes alone. Where sequences run out, micro-batches are empty: their ranks only take
+    part in the collectives.
 
     The plan follows from the lengths, ordinals and indices, not from the order of `pieces` or their advantages: a rank
     trains on the episodes whose log-probs it has remembered. Its pieces share the references and arrays of `pieces`.
