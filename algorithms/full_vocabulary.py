@@ -39,9 +39,10 @@ class DivergenceLoss(TokenLoss):
 
 
 def divergence_metrics(rows: TokenRows) -> Metrics:
-    """The mean divergence over the tokens that the teacher answered, and the share of these tokens."""
-    hidden = rows.extra[HIDDEN]  # (N, D), not a number where the teacher gave no answer
-    answered = torch.isfinite(hidden.reshape(len(rows), -1)).all(-1).to(rows.mask.dtype) * rows.mask
+    """The mean divergence over the tokens that the teacher answered, and their share."""
+    hidden = rows.extra[HIDDEN]  # (N, D), or (N,) where no row was answered
+    finite = torch.isfinite(hidden if hidden.ndim == 2 else hidden[:, None])
+    answered = finite.all(-1).to(rows.mask.dtype) * rows.mask
     return {
         "guidance/divergence": masked_sum(rows.extra["divergence"].to(rows.mask.dtype), answered),
         "guidance/scored": (answered.sum(), rows.mask.sum()),

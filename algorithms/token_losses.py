@@ -229,7 +229,7 @@ class SoftGuidedPolicyLoss(GuidedPolicyLoss):
     fields: ClassVar[tuple[str, ...]] = ("teacher.topk_logprobs",)
 
     def guidance(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
-        teacher = rows.extra["teacher.topk_logprobs"].reshape(len(rows), -1)  # (N, k)
+        teacher = rows.extra["teacher.topk_logprobs"]  # (N, k)
         return topk_guidance_loss(logprobs[:, 1:], teacher.to(logprobs.dtype), rows.target_mask[:, 1:])
 
 

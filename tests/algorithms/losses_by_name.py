@@ -57,13 +57,16 @@ def rows_with_everything() -> TokenRows:
     )
 
 
+def teacher_head() -> torch.Tensor:
+    """(V, D_T) of the teacher whose hidden states the rows hold."""
+    return torch.randn(VOCABULARY, TEACHER_WIDTH, generator=torch.Generator().manual_seed(10)).double()
+
+
 def through_heads(loss: TokenLoss, rows: TokenRows, start: int = 0, stop: int = 12) -> LossOutput:
     """What a learner gets: the loss through the kernel, with the teacher's head where it compares distributions.
 
     Of the rows start .. stop.
     """
     head = FusedHead(torch.nn.Parameter(torch.eye(VOCABULARY, dtype=torch.float64)))
-    generator = torch.Generator().manual_seed(10)
-    teacher_head = torch.randn(VOCABULARY, TEACHER_WIDTH, generator=generator).double()
     hidden = random_logits()[start:stop].clone().requires_grad_()
-    return token_loss_pass(head, hidden, rows.slice(start, stop), loss, teacher_weight=teacher_head)
+    return token_loss_pass(head, hidden, rows.slice(start, stop), loss, teacher_weight=teacher_head())

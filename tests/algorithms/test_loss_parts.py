@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from tests.algorithms.losses_by_name import LOSSES, rows_with_everything, through_heads
-from tests.algorithms.oracles import LOG_P, LOG_Q, LOGITS, SAMPLED, TEACHER, P, one_position
+from tests.algorithms.losses_by_name import (
+    LOSSES,
+    TEACHER_WIDTH,
+    VOCABULARY,
+    rows_with_everything,
+    teacher_head,
+    through_heads,
+)
+from tests.algorithms.oracles import LOG_P, LOG_Q, LOGITS, SAMPLED, TEACHER, P, one_position, random_logits
+from tests.episodes import random_episode
 from tgpo_ray.algorithms.token_losses import REFERENCE, GuidedPolicyLoss
 from tgpo_ray.kernels import FusedHead, TokenLoss, token_loss_pass
+from tgpo_ray.learners.batch import TrainEpisode, build_batch
 from tgpo_ray.reporting.metrics import METRICS
 
 
@@ -56,6 +67,38 @@ def test_parts_do_not_depend_on_how_responses_are_split_and_ordered(name: str):
         split.append(through_heads(loss, alone, start, start + 4).sums(loss))
     for part, value in whole.items():
         torch.testing.assert_close(sum(sums[part] for sums in split), value)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients_do_not_depend_on_which_responses_share_a_micro_batch(name: str):
+    """All three responses, against the last two and the first: no loss needs more than one whole response."""
+    loss, rows = LOSSES[name](), rows_with_everything()
+    found = []
+    for bounds in ([(0, 12)], [(4, 12), (0, 4)]):
+        head = FusedHead(torch.nn.Parameter(torch.eye(VOCABULARY, dtype=torch.float64)))
+        hidden = random_logits().clone().requires_grad_()
+        for start, stop in bounds:
+            alone = rows.replace(sequence=(rows.sequence - start // 4).clamp(min=0)).slice(start, stop)
+            token_loss_pass(head, hidden[start:stop], alone, loss, teacher_weight=teacher_head()).loss.backward()
+        found.append((head.weight.grad, hidden.grad))
+    torch.testing.assert_close(found[1], found[0])
+
+
+@pytest.mark.parametrize("unanswered", [0, 2])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_micro_batch_without_episodes_or_without_answers_has_finite_figures(name: str, unanswered: int):
+    """Few episodes leave a rank of a step without any; those that a teacher cannot score may share a micro-batch."""
+    loss, rng = LOSSES[name](), np.random.default_rng(0)
+    episodes = [
+        TrainEpisode((0, i), replace(random_episode(rng=rng, length=4), old_logprobs=-np.ones(4, np.float32)), {}, 1.0)
+        for i in range(unanswered)
+    ]
+    batch = build_batch(episodes, loss, None, torch.device("cpu"))
+    head = FusedHead(torch.nn.Parameter(torch.randn(30, VOCABULARY)))
+    hidden = torch.randn(len(batch.rows), VOCABULARY, requires_grad=True)
+    output = token_loss_pass(head, hidden, batch.rows, loss, teacher_weight=torch.randn(30, TEACHER_WIDTH))
+    totals = [total for total, _ in loss.metrics(output.logprobs, output.entropy, output.rows).values()]
+    assert np.isfinite([float(total) for total in (output.loss.detach(), *totals)]).all()
 
 
 def test_a_loss_without_parts_reports_its_total():

@@ -114,7 +114,7 @@ class TrainingConfig(OptimizerConfig):
             "updates": f"{updates}, each on {self.groups_per_update} groups = {episodes // updates} episodes",
             "denominator Z": self.denominator_fact(episodes // updates, responses // updates),
             "tokens": f"at most {episodes * longest:,} ({responses:,} of them responses)",
-            "micro-batches": f"at most {micro_batches} a learner and update, of {budget:,} tokens",
+            "micro-batches": f"{micro_batches} a learner and update at full length, of {budget:,} tokens",
             "old log-probs": self.resolved_old_logprobs(),
         }
 

@@ -11,9 +11,9 @@ class Handover:
     """An iteration's groups, which go to the learners while others are still being written.
 
     Args:
-        accumulate: gives groups to the learners and returns at once.
-        enough_tokens: number of padded tokens at which waiting groups are handed over, a micro-batch on each rank.
-            With None they are only gathered.
+        accumulate: gives groups to the learners, and returns at once.
+        enough_tokens: tokens, those of a micro-batch on each rank, at which waiting groups are handed over; None: they
+            are gathered only.
     """
 
     def __init__(self, accumulate: Callable[[Sequence[SampledGroup]], None], enough_tokens: int | None) -> None:
@@ -32,7 +32,7 @@ class Handover:
         if self._enough_tokens is None:
             return
         self._waiting.append(group)
-        if sum(map(_padded_tokens, self._waiting)) >= self._enough_tokens:
+        if sum(map(_num_tokens, self._waiting)) >= self._enough_tokens:
             self.flush()
 
     def flush(self) -> None:
@@ -42,6 +42,6 @@ class Handover:
             self._accumulate(waiting)
 
 
-def _padded_tokens(group: SampledGroup) -> int:
-    # A micro-batch is padded to its longest sequence.
-    return len(group.infos) * max(info.num_tokens for info in group.infos)
+def _num_tokens(group: SampledGroup) -> int:
+    """Without padding: which sequences are padded to which length is planned when groups are handed over."""
+    return sum(info.num_tokens for info in group.infos)

@@ -6,8 +6,9 @@ tensors.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -31,68 +32,104 @@ class Piece:
     advantages: np.ndarray  # (G,) float32, of the whole group
     members: tuple[int, ...]  # indices of the group's episodes that are trained on
 
-    def cost(self, lengths: Sequence[int]) -> int:
-        """Number of padded tokens that these episodes take by themselves."""
-        return len(self.members) * max(lengths[i] for i in self.members)
-
 
 MicroBatch = list[Piece]
 EpisodeKey = tuple[int, int]
 """(ordinal of the group, index of the episode in the group)."""
 
 
+FILL_LEVELS = 64  # sizes of a micro-batch that a plan chooses from, in equal parts of the token budget
+STEP_COST = 1 / 32  # of the token budget: what one more step costs beside its tokens (launches, collectives)
+
+
 def plan_micro_batches(
     pieces: Sequence[Piece], lengths: Mapping[int, Sequence[int]], num_ranks: int, token_budget: int
 ) -> list[list[MicroBatch]]:
-    """Returns the micro-batches as [rank][step]; every rank gets the same number of steps.
+    """Episodes dealt over ranks and micro-batches, [rank][step]; every rank gets the same number of steps.
 
-    A micro-batch holds at most `token_budget` padded tokens. A group stays whole if it fits. Otherwise its episodes are
-    sorted by length and split. The longest piece goes first, to the rank with the fewest tokens so far.
+    Ranks meet in each step's collectives, so a step takes as long as its largest micro-batch. With B_sr sequences of at
+    most T_sr tokens in rank r's micro-batch of step s, R ranks, and c = `STEP_COST` token budgets, a plan minimises
 
-    A micro-batch may be empty. A rank with nothing left still has to join the collectives of the other ranks.
+        sum_s (max_r B_sr T_sr + c)                     useful share = sum_i L_i / sum_s R max_r B_sr T_sr
+
+    over the cuts of the sequences, sorted by length, into steps of R neighbouring micro-batches. Neighbours have
+    similar lengths, so there is little padding, and the micro-batches of a step are about equally large. Groups are
+    split freely: no loss depends on more than one sequence. A micro-batch holds at most `token_budget` padded tokens,
+    except that a longer sequence goes alone. Where sequences run out, micro-batches are empty: their ranks only take
+    part in the collectives.
+
+    The plan follows from the lengths, ordinals and indices, not from the order of `pieces` or their advantages: a rank
+    trains on the episodes whose log-probs it has remembered. Its pieces share the references and arrays of `pieces`.
 
     Args:
-        pieces: whole groups.
+        pieces: whole groups, one for each ordinal.
         lengths: for each ordinal, prompt + response tokens of each of its episodes.
     """
-    parts = [part for piece in pieces for part in _split(piece, lengths[piece.ordinal], token_budget)]
-    parts.sort(key=lambda piece: -piece.cost(lengths[piece.ordinal]))
-    ranks: list[list[Piece]] = [[] for _ in range(num_ranks)]
-    loads = [0] * num_ranks
-    for piece in parts:
-        rank = loads.index(min(loads))
-        ranks[rank].append(piece)
-        loads[rank] += sum(lengths[piece.ordinal][i] for i in piece.members)
-    packed = [_pack(rank, lengths, token_budget) for rank in ranks]
-    steps = max(map(len, packed))
-    # a collective hangs unless every rank calls it, so shorter plans are padded with empty micro-batches
-    return [micro_batches + [[] for _ in range(steps - len(micro_batches))] for micro_batches in packed]
+    groups = {piece.ordinal: piece for piece in pieces}
+    sequences = sorted((-lengths[key][i], key, i) for key, piece in groups.items() for i in piece.members)
+    descending = np.asarray([-negative for negative, *_ in sequences], np.int64)
+    ranks: list[list[MicroBatch]] = [[] for _ in range(num_ranks)]
+    for number, step in enumerate(_cut_into_steps(descending, num_ranks, token_budget)):
+        for rank, (start, stop) in zip(ranks, step[::-1] if number % 2 else step, strict=True):  # longest: in turns
+            rank.append(_micro_batch(groups, [(key, i) for _, key, i in sequences[start:stop]]))
+    return ranks
 
 
-def _split(piece: Piece, lengths: Sequence[int], token_budget: int) -> list[Piece]:
-    """Pieces of at most `token_budget` padded tokens; a single episode above the budget is a piece of its own."""
-    members = sorted(piece.members, key=lambda i: -lengths[i])
-    parts: list[list[int]] = []
-    for i in members:  # the longest is first, so its length is the padded width of the whole part
-        if parts and lengths[parts[-1][0]] * (len(parts[-1]) + 1) <= token_budget:
-            parts[-1].append(i)
-        else:
-            parts.append([i])
-    return [Piece(piece.ordinal, piece.ref, piece.guidance, piece.advantages, tuple(sorted(part))) for part in parts]
+def _micro_batch(groups: Mapping[int, Piece], keys: Iterable[EpisodeKey]) -> MicroBatch:
+    """A piece for each group that has episodes among `keys`."""
+    members: dict[int, list[int]] = {}
+    for ordinal, i in sorted(keys):
+        members.setdefault(ordinal, []).append(i)
+    return [replace(groups[ordinal], members=tuple(indices)) for ordinal, indices in members.items()]
 
 
-def _pack(pieces: Sequence[Piece], lengths: Mapping[int, Sequence[int]], token_budget: int) -> list[MicroBatch]:
-    """Micro-batches by first fit. `pieces` come longest first, so a micro-batch has similar widths."""
-    bins: list[tuple[int, int, MicroBatch]] = []  # width, sequences, pieces
-    for piece in pieces:
-        width = max(lengths[piece.ordinal][i] for i in piece.members)
-        for at, (bin_width, count, content) in enumerate(bins):
-            if max(bin_width, width) * (count + len(piece.members)) <= token_budget:
-                bins[at] = (max(bin_width, width), count + len(piece.members), [*content, piece])
-                break
-        else:
-            bins.append((width, len(piece.members), [piece]))
-    return [content for _, _, content in bins]
+def _cut_into_steps(lengths: np.ndarray, num_ranks: int, token_budget: int) -> list[list[tuple[int, int]]]:
+    """(start, stop) of each micro-batch, [step][rank], in the descending `lengths` (n,).
+
+    A shortest path from 0 to n: from each start a step leads as far as its micro-batches reach at each of the fill
+    levels. It costs its largest micro-batch and `STEP_COST`.
+    """
+    stops, padded = _filled(lengths, token_budget)  # (K, n + 1)
+    ends, largest = _repeated(stops, padded, num_ranks)
+    ends, costs = ends.T.copy(), largest.T + STEP_COST * token_budget  # (n + 1, K)
+    remaining = np.zeros(len(lengths) + 1)  # least cost from each start to the end
+    levels = np.zeros(len(lengths) + 1, np.int64)
+    for start in range(len(lengths) - 1, -1, -1):
+        totals = costs[start] + remaining[ends[start]]  # (K,)
+        levels[start] = totals.argmin()
+        remaining[start] = totals[levels[start]]
+    steps, start = [], 0
+    while start < len(lengths):
+        following = stops[levels[start]]
+        bounds = [start]
+        for _ in range(num_ranks):
+            bounds.append(int(following[bounds[-1]]))
+        steps.append(list(pairwise(bounds)))
+        start = bounds[-1]
+    return steps
+
+
+def _filled(lengths: np.ndarray, token_budget: int) -> tuple[np.ndarray, np.ndarray]:
+    """(K, n + 1): where a micro-batch that starts at each sequence stops, and its padded tokens, by fill level."""
+    starts = np.arange(len(lengths) + 1)
+    widths = np.append(lengths, 1)  # the last start is the end: nothing is left
+    limits = token_budget * np.arange(1, FILL_LEVELS + 1)[:, None] // FILL_LEVELS  # (K, 1)
+    stops = np.minimum(starts + np.maximum(limits // widths, 1), len(lengths))
+    return stops, (stops - starts) * widths
+
+
+def _repeated(stops: np.ndarray, padded: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(K, n + 1): where `count` micro-batches after each other stop, and the largest of them; by doubling."""
+    ends = np.broadcast_to(np.arange(stops.shape[1]), stops.shape)
+    largest = np.zeros_like(padded)
+    while count:
+        if count % 2:
+            largest = np.maximum(largest, np.take_along_axis(padded, ends, 1))
+            ends = np.take_along_axis(stops, ends, 1)
+        padded = np.maximum(padded, np.take_along_axis(padded, stops, 1))
+        stops = np.take_along_axis(stops, stops, 1)
+        count //= 2
+    return ends, largest
 
 
 @dataclass(frozen=True)
@@ -163,8 +200,8 @@ def _token_rows(
     trained = _concat(masks, np.bool_)  # (N,)
     mask = ((ids >= 0) & trained[:, None]).astype(np.float32)  # (N, K)
     old = None if old_logprobs is None else _concat([old_logprobs[it.key] for it in episodes], np.float32)
-    # NaN where a scorer failed: 0.0 would be the log-probability of a certain token, and NaN shows if a loss uses it
-    extra = {name: _concat(_scored(episodes, name, np.nan), np.float32) for name in loss.row_fields}
+    # not a number where a scorer failed: a loss must leave those rows out, and 0.0 would be the log-prob of certainty
+    extra = {name: _scored(episodes, name, np.nan).astype(np.float32, copy=False) for name in loss.row_fields}
     return TokenRows(
         targets=torch.from_numpy(np.maximum(ids, 0)),  # -1 is no valid index of `gather`; the mask hides the 0
         target_mask=torch.from_numpy(mask),
@@ -180,26 +217,28 @@ def _target_ids(episodes: Sequence[TrainEpisode], loss: TokenLoss) -> np.ndarray
     """(N, K) int64: the sampled token, then the columns of `loss.targets`. -1 where a scorer has no token."""
     columns = [_concat([it.episode.response_ids for it in episodes], np.int64)[:, None]]  # (N, 1)
     for name in loss.targets:
-        values = _concat(_scored(episodes, name, -1), np.int64)  # (N,), or (N, k) for top-k targets
+        values = _scored(episodes, name, -1).astype(np.int64, copy=False)
         columns.append(values if values.ndim == 2 else values[:, None])
     return np.concatenate(columns, axis=1)
 
 
-def _scored(episodes: Sequence[TrainEpisode], name: str, missing: float) -> list[np.ndarray]:
-    """`scorer.field` of each episode, (T,) or (T, k). It is all `missing` where the scorer failed.
+def _scored(episodes: Sequence[TrainEpisode], name: str, missing: float) -> np.ndarray:
+    """(N,) or (N, k): `scorer.field` of all episodes, `missing` where the scorer failed: its group goes on without.
 
-    `episode.field` is an attribute of the episode itself.
+    `episode.field` is an attribute of the episode itself. The top k keep their second axis where nobody was answered,
+    which a micro-batch of few or no episodes may be: a loss indexes it.
 
     Raises:
         ValueError: the answer of a scorer has another length than the response.
     """
     answers = [_field(it.episode, it.guidance, name) for it in episodes]
-    # () or (k,): a failed scorer's rows need the width of the others, or the columns do not concatenate
-    width = next((values.shape[1:] for values in answers if values is not None), ())
-    return [
+    unanswered = (1,) if ".topk_" in name else ()
+    width = next((values.shape[1:] for values in answers if values is not None), unanswered)
+    parts = [
         np.full((len(it.episode.response_ids), *width), missing) if values is None else values
         for values, it in zip(answers, episodes, strict=True)
     ]
+    return np.concatenate(parts) if parts else np.zeros((0, *width))
 
 
 def _field(episode: Episode, guidance: Mapping[str, Guidance], name: str) -> np.ndarray | None:

@@ -59,7 +59,7 @@ def test_the_plan_bounds_tokens_and_denominators():
     facts = config.facts()
     assert facts["denominator Z"].endswith("at most 204,800")  # 1024 episodes / 2 updates x 400 tokens
     assert facts["tokens"] == "at most 512,000 (409,600 of them responses)"
-    assert facts["micro-batches"].startswith("at most 128 ")  # 512 episodes / 2 learners / 2 that fit in 1000 tokens
+    assert facts["micro-batches"].startswith("128 ")  # 512 episodes / 2 learners / 2 that fit in 1000 tokens
 
 
 def test_the_plan_of_sft_counts_rows():

@@ -26,7 +26,7 @@ from tgpo_ray.algorithms.advantages import group_standardized
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss, PolicyLoss, SFTLoss
 from tgpo_ray.episode import ORIGIN_POLICY
 from tgpo_ray.kernels import TokenLoss, TokenRows
-from tgpo_ray.learners.batch import MicroBatch, Piece
+from tgpo_ray.learners.batch import MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.learners.learner import Learner, LearnerSpec, load_policy
 from tgpo_ray.learners.strategies import StrategyOptions
 
@@ -113,6 +113,17 @@ def test_padding_micro_batch_split_and_order_change_no_gradient(tiny_models, pie
     wide = piece(3, [episode(9, 40)], [0.0])  # no advantage and no entropy bonus: its padding alone is felt
     without_entropy = PolicyLoss()
     assert_equal(accumulated(spec, [[*pieces, wide]], without_entropy), accumulated(spec, [pieces], without_entropy))
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+@pytest.mark.parametrize("loss", [ALL, SequenceLoss(), PolicyLoss(per_sequence=True)], ids=["all", "sequence", "mean"])
+def test_planned_ranks_and_steps_add_up_to_the_gradient_of_one_micro_batch(tiny_models, pieces, num_ranks, loss):
+    spec, plain = spec_of(tiny_models["policy"]), pieces[1:]
+    lengths = {group.ordinal: [5 + len(one.response_ids) for one in group.ref.episodes] for group in plain}
+    ranks = plan_micro_batches(plain, lengths, num_ranks, token_budget=20)
+    assert sum(len(micro_batch) for rank in ranks for micro_batch in rank) == 4  # both groups are split
+    micro_batches = [micro_batch for rank in ranks for micro_batch in rank if micro_batch]
+    assert_equal(accumulated(spec, micro_batches, loss), accumulated(spec, [plain], loss))
 
 
 def test_updated_weights_do_not_depend_on_split_and_order(tiny_models, pieces):
