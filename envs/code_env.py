@@ -13,7 +13,7 @@ from .hints import nearest
 from .options import takes
 from .prompts import FIELD
 from .row_options import RowOptions
-from .rows import Row
+from .row_store import Row
 from .sandbox.slots import slot
 from .sandbox_options import SandboxOptions
 from .verdict import CORRECT, UNPARSABLE, Verdict
@@ -73,7 +73,7 @@ class CodeEnv(SingleTurnEnv):
         super().__init__()
         self.options = options
         self.sandbox = options.sandbox()
-        self._rows = options.parse(options.select(options.read(), REQUIRED, OPTIONAL), _code_row)
+        self._rows = options.read_as(_code_row, REQUIRED, OPTIONAL)
         self.num_problems = len(self._rows)
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:

@@ -14,7 +14,7 @@ from .base import Problem, SingleTurnEnv
 from .options import takes
 from .prompt_options import PromptOptions
 from .row_options import RowOptions
-from .rows import Row
+from .row_store import Row
 from .verdict import Verdict
 from .verifiers import VerifierOptions
 
@@ -67,8 +67,7 @@ class MathEnv(SingleTurnEnv):
             raise ImportError("tgpo/Math-v0 scores with math-verify: pip install math-verify")
         self.options, self.deadline_s = options, options.deadline_s
         self.template, self.gate = options.template, options.gate
-        rows = options.select(options.read(), required=("problem", "answer"), optional=("tolerance",))
-        self._rows = options.parse(rows, _math_row)
+        self._rows = options.read_as(_math_row, required=("problem", "answer"), optional=("tolerance",))
         self.num_problems = len(self._rows)
 
     def row(self, index: int) -> tuple[str, str]:

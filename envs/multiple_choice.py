@@ -33,7 +33,7 @@ class MultipleChoiceOptions(PromptOptions, SourceOptions):
     seed: int = 0
     """Which order each problem gets. It depends on `seed` and index only."""
 
-    def read_choices(self) -> list[ChoiceRow]:
+    def read_choices(self) -> Sequence[ChoiceRow]:
         """The rows with their choices in file order.
 
         Raises:
@@ -46,9 +46,10 @@ class MultipleChoiceOptions(PromptOptions, SourceOptions):
         if not isinstance(choices, str):  # GPQA's shape: each of the wrong choices is a column of its own
             del required["choices"]
             required |= {name: name for name in choices}
-        rows = self.read()
-        require_columns(rows, required, self.path)
-        return self.parse(rows, lambda row: choice_row(row, columns))
+        rows = self.read(required.values())
+        key = (isinstance(choices, str), *required.items())
+        rows.derived(("required", *key), lambda: require_columns(rows, required, self.path))
+        return self.parsed(rows, (choice_row, *key), lambda row: choice_row(row, columns))
 
 
 class MultipleChoiceEnv(SingleTurnEnv):

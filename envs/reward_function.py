@@ -70,13 +70,14 @@ class RewardFunctionEnv(SingleTurnEnv):
         self.style = options.style or signature_style(inspect.signature(load(options.reward)))
         self.template = PromptTemplate(options.prompt)
         self._rows = options.read()
-        self._problems = options.select(self._rows, required=("problem", "answer"))
+        self._columns = options.column_names(self._rows, required=("problem", "answer"))
         self.num_problems = len(self._rows)
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
         """Row `index`. Messages of the file go through the model's chat template."""
-        prompt, answer = self._problems[index]["problem"], self._problems[index]["answer"]
-        extra = {"row": self._rows[index], "answer": answer}  # the answer as the file has it, which may be no text
+        row = self._rows[index]
+        prompt, answer = row[self._columns["problem"]], row[self._columns["answer"]]
+        extra = {"row": row, "answer": answer}  # the answer as the file has it, which may be no text
         if isinstance(prompt, str):
             return self.template.problem(prompt, str(answer), **extra)
         return problem_of(prompt, answer, **extra)

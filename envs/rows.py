@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from .hints import nearest
 from .hub_rows import is_data_set, read_data_set
+from .row_store import Row, Rows, shared, version_of
 
-Row = dict[str, Any]
 NameT = TypeVar("NameT")  # of columns: one name, or several
 
 
-def read_rows(path: str | Path, *, subset: str | None = None, split: str | None = None) -> list[Row]:
-    """All rows of a `.jsonl` or `.parquet` file, in file order, or of one split of a Hugging Face data set.
+def read_rows(
+    path: str | Path, *, subset: str | None = None, split: str | None = None, columns: Collection[str] | None = None
+) -> Rows:
+    """Returns the rows of a `.jsonl` or `.parquet` file, or of one split of a Hugging Face data set, in file order.
 
-    A folder, or a name that is not a file's, is read as a data set (`read_data_set`).
+    A folder, or a name that is not a file's, is read as a data set (`read_data_set`). A process reads a file once:
+    another call with the same arguments returns the same rows, until the file's size or time of change differs.
+
+    Args:
+        columns: the columns to store. A column that the file lacks is left out. None: all.
 
     Raises:
         FileNotFoundError: when there is no such file or data set.
@@ -27,7 +33,8 @@ def read_rows(path: str | Path, *, subset: str | None = None, split: str | None 
     """
     file = Path(path).expanduser()
     if not file.is_file() and is_data_set(str(path)):  # a file wins over a data set of the same name
-        return _not_empty(read_data_set(str(path), subset, split), path)
+        folder = file if file.is_dir() else None
+        return _shared(path, subset, split, columns, folder, lambda: read_data_set(str(path), subset, split))
     if subset is not None or split is not None:
         raise ValueError(f"subset and split choose from a Hugging Face data set: {str(path)!r} names a file")
     if not file.is_file():
@@ -36,13 +43,27 @@ def read_rows(path: str | Path, *, subset: str | None = None, split: str | None 
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if file.suffix not in readers:
         raise ValueError(f"data set {str(path)!r} must end in .jsonl or .parquet, got {file.suffix or 'no ending'!r}")
-    return _not_empty(readers[file.suffix](file), path)
+    return _shared(path, subset, split, columns, file, lambda: readers[file.suffix](file))
 
 
-def _not_empty(rows: list[Row], path: str | Path) -> list[Row]:
-    if not rows:
-        raise ValueError(f"data set {str(path)!r} has no rows: give a file with at least one problem")
-    return rows
+def _shared(
+    path: str | Path,
+    subset: str | None,
+    split: str | None,
+    columns: Collection[str] | None,
+    versioned: Path | None,  # the file or folder whose change makes the rows stale; a name on the hub has none
+    read: Callable[[], Iterable[Row]],
+) -> Rows:
+    place = str(versioned.resolve()) if versioned else str(path)
+    key = (place, subset, split, None if columns is None else tuple(sorted(columns)))
+
+    def read_rows_of_columns() -> Rows:
+        rows = Rows.of(read(), columns)
+        if not rows.names:
+            raise ValueError(f"data set {str(path)!r} has no rows: give a file with at least one problem")
+        return rows
+
+    return shared(key, version_of(versioned) if versioned else None, read_rows_of_columns)
 
 
 def checked_columns(names: Mapping[str, NameT] | None, wanted: Sequence[str]) -> dict[str, NameT | str]:
@@ -59,21 +80,21 @@ def checked_columns(names: Mapping[str, NameT] | None, wanted: Sequence[str]) ->
     return {meaning: (names or {}).get(meaning, meaning) for meaning in wanted}
 
 
-def require_columns(rows: Sequence[Row], columns: Mapping[str, str], path: str | Path) -> None:
+def require_columns(rows: Rows, columns: Mapping[str, str], path: str | Path) -> None:
     """Checks that every row has a value in every column.
 
     Raises:
         ValueError: with the column, the columns of the file, the nearest of them and the setting that chooses another.
     """
-    known = list(map(str, rows[0]))  # the first row stands for all; below, each row is checked for values
+    known = list(rows.names)  # the first row stands for all; below, each row is checked for values
     for meaning, column in columns.items():
-        if column not in rows[0]:
+        if column not in known:
             raise ValueError(
                 f"data set {str(path)!r} has no column {column!r}{nearest(column, known, cutoff=0.5) or '.'} Columns "
                 f"found: {', '.join(known)}. Choose with columns={{{meaning!r}: '<column>'}}."
             )
-        for number, row in enumerate(rows):
-            if row.get(column) is None or not str(row[column]).strip():
+        for number, value in enumerate(rows.column(column)):
+            if value is None or not str(value).strip():
                 raise ValueError(
                     f"data set {str(path)!r} has no {column!r} in row {number}: fill it in or drop the row"
                 )
@@ -86,8 +107,7 @@ def _nearest_file(file: Path) -> str:
     return f" Did you mean {str(file.parent / close[0])!r}?" if close else ""
 
 
-def _read_jsonl(file: Path) -> list[Row]:
-    rows: list[Row] = []
+def _read_jsonl(file: Path) -> Iterator[Row]:
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -98,8 +118,7 @@ def _read_jsonl(file: Path) -> list[Row]:
                 raise ValueError(f"{file}, line {number} is not JSON: {failure.msg}") from failure
             if not isinstance(row, dict):
                 raise ValueError(f"{file}, line {number} must be a JSON object, got {type(row).__name__}")
-            rows.append(row)
-    return rows
+            yield row
 
 
 def _read_parquet(file: Path) -> list[Row]:

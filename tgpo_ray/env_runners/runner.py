@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,6 +45,7 @@ class EnvRunner:
     def __init__(self, spec: EnvRunnerSpec) -> None:
         self._spec = spec
         self._idle_envs: list[list[Env[str, str]]] = [[env.make()] for env in spec.envs]
+        self._num_problems = [getattr(envs[0].unwrapped, "num_problems", None) for envs in self._idle_envs]
         self._engine = Engine(spec.engine, gpu=spec.gpu)
         self._threads = ThreadPoolExecutor(spec.num_verifier_threads, thread_name_prefix="env-step")
         # None means stale: the weights on disk are not the learners'
@@ -50,7 +53,7 @@ class EnvRunner:
 
     def num_problems(self) -> list[int | None]:
         """Returns the number of problems of each environment, None where it is procedural."""
-        return [getattr(envs[0].unwrapped, "num_problems", None) for envs in self._idle_envs]
+        return self._num_problems
 
     def sync_weights(self, version: int, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> int:
         """Returns `version`, after loading the buckets. Later episodes have this version."""
@@ -80,9 +83,9 @@ class EnvRunner:
         self._engine.seed(seed)
         self._requests: dict[str, tuple[RunningGroup, list[Rollout]]] = {}
         self._steps: dict[Future[str], tuple[RunningGroup, Rollout]] = {}
+        start_group = partial(self._start_group, group_size=group_size, sampling=sampling, prefixes=prefixes)
         try:
-            groups = [self._start_group(task, group_size, sampling, prefixes) for task in tasks]
-            for group in self._finished_groups(groups, sampling):
+            for group in self._finished_groups(deque(tasks), group_size, start_group, sampling):
                 episodes = group.finish(
                     self._spec.envs[group.task.env_index].id, self._version, with_logprobs=sampling.logprobs
                 )
@@ -91,7 +94,7 @@ class EnvRunner:
         finally:
             self._engine.abort_all()
 
-    def _start_group(self, task: Task, group_size: int, sampling: Sampling, prefixes: Prefixes | None) -> RunningGroup:
+    def _start_group(self, task: Task, *, group_size: int, sampling: Sampling, prefixes: Prefixes | None) -> None:
         # all envs get the same seed and index, so one prompt serves the group
         envs = [self._acquire_env(task.env_index) for _ in range(group_size)]
         resets = [env.reset(seed=task.seed, options={"index": task.problem_index}) for env in envs]
@@ -114,17 +117,31 @@ class EnvRunner:
                 replace(sampling, max_tokens=sampling.max_tokens - len(prefix)),
             )
         self._requests[self._engine.generate(ids, sampling, n=group_size)] = (group, group.rollouts)
-        return group
 
-    def _finished_groups(self, groups: list[RunningGroup], sampling: Sampling) -> Iterator[RunningGroup]:
-        open_groups = len(groups)
-        while open_groups:
+    def _finished_groups(
+        self, tasks: deque[Task], group_size: int, start_group: Callable[[Task], None], sampling: Sampling
+    ) -> Iterator[RunningGroup]:
+        """Yields the groups as they finish. A task begins when the engine has room for all of its episodes.
+
+        Environments therefore number as many as the engine has sequences, and not as many as the iteration has
+        episodes. The room depends on the engine's steps only, so the same seed begins the same groups at the same time.
+        """
+        num_open = 0
+        while tasks or num_open:
+            while tasks and self._has_room(group_size):
+                start_group(tasks.popleft())
+                num_open += 1
             if self._engine.busy:
                 for output in self._engine.step():
                     self._on_output(output)
             for group in self._collect_steps(sampling):
-                open_groups -= 1
+                num_open -= 1
                 yield group
+
+    def _has_room(self, num_sequences: int) -> bool:
+        """Returns whether the engine can write that many more sequences at once, or has nothing else to write."""
+        num_unfinished = self._engine.num_unfinished
+        return not num_unfinished or num_unfinished + num_sequences <= self._spec.engine.max_num_seqs
 
     def _on_output(self, output: RequestOutput) -> None:
         """Start the environments' steps for the responses of a finished request."""
@@ -187,7 +204,7 @@ class EnvRunner:
     def _acquire_env(self, env_index: int) -> Env[str, str]:
         idle = self._idle_envs[env_index]
         # one environment always stays, because `num_problems` reads it
-        return idle.pop() if len(idle) > 1 else self._spec.envs[env_index].make()
+        return idle.pop() if idle else self._spec.envs[env_index].make()
 
     def _release_env(self, env_index: int, env: Env[str, str]) -> None:
         self._idle_envs[env_index].append(env)

@@ -95,6 +95,11 @@ class Engine:
     def busy(self) -> bool:
         return self._engine.has_unfinished_requests()
 
+    @property
+    def num_unfinished(self) -> int:
+        """Sequences that are being written or wait for it: a request for n responses counts those that are open."""
+        return self._engine.get_num_unfinished_requests()
+
     def generate(self, prompt_ids: Sequence[int] | np.ndarray, sampling: Sampling, *, n: int = 1) -> str:
         """Queue one prompt for n responses and return the request's id. `step` yields the responses."""
         from vllm import SamplingParams

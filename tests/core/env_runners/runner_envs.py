@@ -13,6 +13,7 @@ THREE_TURNS = f"{__name__}:ThreeTurns-v0"
 NO_NUMBER = f"{__name__}:NoNumber-v0"
 CHAT = f"{__name__}:ChatTurns-v0"
 RAISING = f"{__name__}:RaisesLookup-v0"
+COUNTED = f"{__name__}:Counted-v0"
 ANSWERS = ("+1=", "+2=")
 TEMPLATE = """
 {%- for message in messages %}
@@ -80,6 +81,26 @@ class RaisesLookup(TextEnv):
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         raise LookupError("no such answer")
+
+
+class Counted(TextEnv):
+    """Its reward says how many instances the process has made so far; no episode may begin in one that is in use."""
+
+    instances = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).instances += 1
+        self.in_use = False
+
+    def begin(self, index: int) -> tuple[str, dict[str, Any]]:
+        assert not self.in_use, "one episode at a time"
+        self.in_use = True
+        return f"{index % 10}=", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        self.in_use = False
+        return "", float(self.instances), True, False, {}
 
 
 if "ThreeTurns-v0" not in gymnasium.registry:

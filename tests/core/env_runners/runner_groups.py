@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.core.env_runners.runner_envs import CHAT, NO_NUMBER, RAISING, THREE_TURNS
+from tests.core.env_runners.runner_envs import CHAT, COUNTED, NO_NUMBER, RAISING, THREE_TURNS
 from tgpo_ray.env_runners.env_spec import EnvSpec
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.env_runners.runner import EnvRunnerSpec
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.models.engine import EngineSpec, Sampling
 
-ARITHMETIC, LONG_PROMPTS, TURNS, NAN, RAISES, CHATS, HALF_A_CHAT = range(7)
+ARITHMETIC, LONG_PROMPTS, TURNS, NAN, RAISES, CHATS, HALF_A_CHAT, COUNTS = range(8)
 ENVS = (
     EnvSpec("tgpo/Arithmetic-v0", {"digits": [1, 1]}),
     EnvSpec("tgpo/Arithmetic-v0", {"digits": [12, 12]}),
@@ -23,12 +23,21 @@ ENVS = (
     EnvSpec(RAISING),
     EnvSpec(CHAT),
     EnvSpec(CHAT, {"begun": False}),
+    EnvSpec(COUNTED),
 )
+MAX_NUM_SEQS = 16
 SAMPLING = Sampling(max_tokens=32, logprobs=True)
 
 
 def runner_spec(model: str, tokenizer: str | None = None) -> EnvRunnerSpec:
-    engine = EngineSpec(model, dtype="float32", max_model_len=48, kv_cache_memory=64 * 2**20, tokenizer=tokenizer)
+    engine = EngineSpec(
+        model,
+        dtype="float32",
+        max_model_len=48,
+        kv_cache_memory=64 * 2**20,
+        tokenizer=tokenizer,
+        max_num_seqs=MAX_NUM_SEQS,
+    )
     return EnvRunnerSpec(engine, ENVS, max_prompt_tokens=16)
 
 

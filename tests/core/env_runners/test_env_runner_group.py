@@ -16,8 +16,10 @@ import torch
 from tests.core.env_runners.runner_envs import ANSWERS, write_chat_tokenizer
 from tests.core.env_runners.runner_groups import (
     CHATS,
+    COUNTS,
     HALF_A_CHAT,
     LONG_PROMPTS,
+    MAX_NUM_SEQS,
     NAN,
     RAISES,
     SAMPLING,
@@ -66,7 +68,7 @@ def test_a_stale_runner_refuses(supply: Supply):
 
 
 def test_the_runners_know_how_many_problems_there_are(group: EnvRunnerGroup):
-    assert group.num_problems == [None] * 7
+    assert group.num_problems == [None] * 8
 
 
 def test_every_task_returns_once_with_its_group(runners: EnvRunnerGroup):
@@ -91,6 +93,14 @@ def test_an_episode_carries_the_version_of_its_weights(runners: EnvRunnerGroup, 
     groups = sample(runners, tasks(3))
     assert {info.weights_version for sampled in groups for info in sampled.infos} == {41}
     assert {e.weights_version for episodes in fetch(groups) for e in episodes.episodes} == {41}
+
+
+def test_a_runner_makes_as_many_environments_as_its_engine_writes_episodes(runners: EnvRunnerGroup):
+    groups = sample(runners, tasks(60, COUNTS), size=4)
+    assert [sampled.ordinal for sampled in groups] == list(range(60))
+    num_environments = max(info.reward for sampled in groups for info in sampled.infos)
+    # 120 episodes on each of the two: those that are written, and those that are scored or wait for their mates
+    assert num_environments <= 3 * MAX_NUM_SEQS
 
 
 def responses(groups: list[SampledGroup]) -> list[list[int]]:
