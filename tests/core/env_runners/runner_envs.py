@@ -108,3 +108,4 @@ if "ThreeTurns-v0" not in gymnasium.registry:
     gymnasium.register("ChatTurns-v0", entry_point=f"{__name__}:ChatTurns")
     gymnasium.register("NoNumber-v0", entry_point=f"{__name__}:NoNumber")
     gymnasium.register("RaisesLookup-v0", entry_point=f"{__name__}:RaisesLookup")
+    gymnasium.register("Counted-v0", entry_point=f"{__name__}:Counted")
