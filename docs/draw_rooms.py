@@ -9,17 +9,16 @@ python docs/draw_rooms.py --check    exits 1 if they are not those of the code
 from __future__ import annotations
 
 import html
-import sys
 import textwrap
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from generated import with_part, write_or_check
 from rooms import FLOORS, GUESTS, floor_of, room_arrows, sign_of
 
 PICTURE, PAGE = Path(__file__).with_name("rooms.svg"), Path(__file__).with_name("architecture.md")
-START, END = "<!-- generated: python docs/draw_rooms.py -->", "<!-- end of the generated part -->"
 WIDTH, BOX_WIDTH, BOX_HEIGHT = 900, 272, 62
 TOP, FLOOR_HEIGHT, PORT = 74, 104, 38
 HEIGHT = TOP + FLOOR_HEIGHT * len(FLOORS) + 10
@@ -185,26 +184,19 @@ def picture() -> str:
     )
 
 
-def page_with_table(page: str) -> str:
-    """The page on the architecture with the table of rooms between its two marks."""
-    before, rest = page.split(START)
-    after = rest.split(END)[1]
+def table() -> str:
+    """Returns the rooms as a table, floor by floor."""
     rows = [
         f"| {number} | `{sign_of(room)}` | {says} |"
         for number, floor in enumerate(FLOORS, start=1)
         for room, says in floor.items()
     ]
-    table = "\n".join(["| floor | room | what it is |", "|---|---|---|", *rows])
-    return f"{before}{START}\n\n{table}\n\n{END}{after}"
+    return "\n".join(["| floor | room | what it is |", "|---|---|---|", *rows])
 
 
 def main() -> None:
-    wanted = {PICTURE: picture(), PAGE: page_with_table(PAGE.read_text(encoding="utf-8"))}
-    for path, text in wanted.items():
-        if "--check" not in sys.argv[1:]:
-            path.write_text(text, encoding="utf-8")
-        elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            sys.exit(f"docs/{path.name} differs from the code: run `python docs/draw_rooms.py`")
+    script = Path(__file__).name
+    write_or_check({PICTURE: picture(), PAGE: with_part(PAGE, script, table())}, script)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,12 @@ python docs/generate_configuration.py --check    exits 1 if the page is not up t
 
 from __future__ import annotations
 
-import sys
 import types
 import typing
 from pathlib import Path
 from typing import Any
 
+from generated import with_part, write_or_check
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -19,7 +19,6 @@ from tgpo_ray.algorithms import SFTConfig, TGPOConfig
 from tgpo_ray.config import EnvConfig, EvaluationEnvConfig, TeacherConfig, format_bytes
 
 PAGE = Path(__file__).with_name("configuration.md")
-START, END = "<!-- generated: python docs/generate_configuration.py -->", "<!-- end of the generated part -->"
 FIRST = ("model", "teachers", "envs", "env_runners", "learners", "training", "guidance")
 
 
@@ -88,20 +87,10 @@ def table(name: str, model: type[BaseModel]) -> str:
     return "\n".join(rows)
 
 
-def page_with_tables(page: str) -> str:
-    before, rest = page.split(START)
-    after = rest.split(END)[1]
-    tables = "\n\n".join(table(name, model) for name, model in sections().items())
-    return f"{before}{START}\n\n{tables}\n\n{END}{after}"
-
-
 def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    wanted = page_with_tables(page)
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(wanted, encoding="utf-8")
-    elif page != wanted:
-        sys.exit("docs/configuration.md differs from the models: run `python docs/generate_configuration.py`")
+    tables = "\n\n".join(table(name, model) for name, model in sections().items())
+    script = Path(__file__).name
+    write_or_check({PAGE: with_part(PAGE, script, tables)}, script)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,11 @@ python docs/generate_environments.py --check    exits 1 if the page is not up to
 from __future__ import annotations
 
 import importlib
-import sys
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any
+
+from generated import with_part, write_or_check
 
 from tgpo_ray.envs import REGISTERED
 from tgpo_ray.envs.adapters import LibraryOptions
@@ -21,7 +22,6 @@ from tgpo_ray.envs.sandbox_options import SandboxOptions
 from tgpo_ray.envs.verifiers import VerifierOptions
 
 PAGE = Path(__file__).with_name("environments.md")
-START, END = "<!-- generated: python docs/generate_environments.py -->", "<!-- end of the generated part -->"
 GROUPS: dict[type[Options], str] = {
     SourceOptions: "data set",
     RowOptions: "columns",
@@ -102,19 +102,9 @@ def tables() -> str:
     return "\n".join(lines).strip()
 
 
-def page_with_tables(page: str) -> str:
-    before, rest = page.split(START)
-    after = rest.split(END)[1]
-    return f"{before}{START}\n\n{tables()}\n\n{END}{after}"
-
-
 def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    wanted = page_with_tables(page)
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(wanted, encoding="utf-8")
-    elif page != wanted:
-        sys.exit("docs/environments.md differs from the options: run `python docs/generate_environments.py`")
+    script = Path(__file__).name
+    write_or_check({PAGE: with_part(PAGE, script, tables())}, script)
 
 
 if __name__ == "__main__":

@@ -6,13 +6,13 @@ python docs/generate_metrics.py --check    exits 1 if the page is not up to date
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+
+from generated import with_part, write_or_check
 
 from tgpo_ray.reporting import METRICS
 
 PAGE = Path(__file__).with_name("metrics.md")
-START, END = "<!-- generated: python docs/generate_metrics.py -->", "<!-- end of the generated part -->"
 NO_PREFIX = "without a prefix"
 
 
@@ -42,20 +42,10 @@ def table(names: list[str]) -> list[str]:
     return rows
 
 
-def page_with_tables(page: str) -> str:
-    before, rest = page.split(START)
-    after = rest.split(END)[1]
-    tables = "\n\n".join("\n".join([f"### {heading}", "", *table(names)]) for heading, names in groups().items())
-    return f"{before}{START}\n\n{tables}\n\n{END}{after}"
-
-
 def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    wanted = page_with_tables(page)
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(wanted, encoding="utf-8")
-    elif page != wanted:
-        sys.exit("docs/metrics.md differs from the names of metrics: run `python docs/generate_metrics.py`")
+    tables = "\n\n".join("\n".join([f"### {heading}", "", *table(names)]) for heading, names in groups().items())
+    script = Path(__file__).name
+    write_or_check({PAGE: with_part(PAGE, script, tables)}, script)
 
 
 if __name__ == "__main__":

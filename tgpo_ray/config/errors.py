@@ -98,7 +98,7 @@ def _describe(details: ErrorDetails, location: Location, model: type[BaseModel],
     return f"{where}: {details['msg']}, got {value!r}"
 
 
-def _nearest_literal(value: Any, expected: str) -> str:
+def _nearest_literal(value: object, expected: str) -> str:
     names = expected.replace(" or ", ", ").replace("'", "").split(", ")
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else ""

@@ -23,7 +23,7 @@ def known_algorithms() -> dict[str, str]:
     return import_object(NAMES)
 
 
-def resolve_algorithm(algorithm: Any) -> type[RunConfig]:
+def resolve_algorithm(algorithm: object) -> type[RunConfig]:
     """Returns the config class of an algorithm: a known name, `module:MyConfig` or `module:MyMethod`.
 
     A class other than a config must say `config_class = MyConfig`. ConfigError names the nearest known algorithm.
@@ -42,7 +42,7 @@ def resolve_algorithm(algorithm: Any) -> type[RunConfig]:
     return _config_class(target, path)
 
 
-def _config_class(target: Any, path: str) -> type[RunConfig]:
+def _config_class(target: object, path: str) -> type[RunConfig]:
     config_class = getattr(target, "config_class", target)  # the target is the user's: a method or a config
     if not (isinstance(config_class, type) and issubclass(config_class, RunConfig)):
         raise ConfigError([f"algorithm: {path!r} is neither an AlgorithmConfig nor a class whose config_class is one"])

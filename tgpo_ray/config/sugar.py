@@ -36,6 +36,6 @@ def expand_path(parts: list[str], model: type[BaseModel]) -> list[str]:
     return [*map(str, full), *parts[1:]]
 
 
-def _is_empty_section(key: str, value: Any, model: type[BaseModel]) -> bool:
+def _is_empty_section(key: str, value: object, model: type[BaseModel]) -> bool:
     field = model.model_fields.get(key)
     return value is None and field is not None and field.default_factory is not None

@@ -178,7 +178,7 @@ def _line(row: Mapping[str, Any]) -> str:
     return json.dumps(_plain(row), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """The same value in JSON's types. NaN and infinities, which JSON lacks, become None."""
     if isinstance(value, np.generic | np.ndarray):
         return _plain(value.tolist())

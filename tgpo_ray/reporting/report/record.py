@@ -67,7 +67,7 @@ def load_run(folder: str | os.PathLike[str], *, label: str | None = None) -> Run
     )
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
