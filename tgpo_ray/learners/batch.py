@@ -45,7 +45,7 @@ STEP_COST = 1 / 32  # of the token budget: what one more step costs beside its t
 def plan_micro_batches(
     pieces: Sequence[Piece], lengths: Mapping[int, Sequence[int]], num_ranks: int, token_budget: int
 ) -> list[list[MicroBatch]]:
-    """Episodes dealt over ranks and micro-batches, [rank][step]; every rank gets the same number of steps.
+    """Episodes dealt over ranks and micro-batches, `[rank][step]`; every rank gets the same number of steps.
 
     Ranks meet in each step's collectives, so a step takes as long as its largest micro-batch. With B_sr sequences of at
     most T_sr tokens in rank r's micro-batch of step s, R ranks, and c = `STEP_COST` token budgets, a plan minimises
