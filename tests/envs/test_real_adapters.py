@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 SCRIPT = Path(__file__).with_name("real_libraries.py")
-NEEDED = ("gymnasium>=1.2.2", "math-verify>=0.9", "numpy>=2")
+NEEDED = ("lazy-loader", "gymnasium>=1.2.2", "math-verify>=0.9", "numpy>=2")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 

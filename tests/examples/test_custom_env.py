@@ -39,7 +39,7 @@ def run(folder: Path, *arguments: str, path: Path, timeout_s: float = 120) -> su
 def test_the_installed_package_is_listed_and_has_nothing_wrong(installed: Path, tmp_path: Path) -> None:
     listed = run(tmp_path, "tgpo_ray.cli", "env", "list", path=installed)
     lines = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines())
-    assert lines["SortDigits-v0"] == "Prompts such as `3*1*2=`; right is the response `123`.", listed.stderr
+    assert lines["SortDigits-v0"] == "Prompts such as `3*1*2=`, to which the right response is `123`.", listed.stderr
     assert "tgpo/Math-v0" in lines
     checked = run(tmp_path, "tgpo_ray.cli", "env", "check", "SortDigits-v0", "--kwargs", "num_digits=5", path=installed)
     assert checked.returncode == 0, checked.stdout + checked.stderr
