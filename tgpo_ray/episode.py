@@ -18,6 +18,9 @@ ORIGIN_ENVIRONMENT, ORIGIN_POLICY, ORIGIN_TEACHER = 0, 1, 2
 OUTCOMES = ("correct", "wrong", "unparsable", "timeout", "error")
 STOP_REASONS = ("stop", "length", "abort")
 
+TaskKey = tuple[int, int]
+"""The batch and the ordinal of a task, which name it while it is sampled."""
+
 
 @dataclass(frozen=True, slots=True)
 class Guidance:
@@ -52,8 +55,10 @@ class Episode:
     env_id: str
     problem_index: int
     seed: int
-    weights_version: int
-    old_logprobs: np.ndarray | None = None  # (T,) float32, under the weights that sampled
+    weights_version: int  # of the first token
+    old_logprobs: np.ndarray | None = None  # (T,) float32, under the weights that wrote each token
+    version_changes: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int32))
+    """(C, 2) int32, rows of (first response token, its weights version) where weights changed within the response."""
     turn_ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # (turns,) int32, exclusive
     turn_rewards: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # (turns,) float32
     reward_parts: Mapping[str, float] = field(default_factory=dict)
@@ -62,6 +67,14 @@ class Episode:
     @property
     def num_policy_tokens(self) -> int:
         return int((self.origin == ORIGIN_POLICY).sum())
+
+    @property
+    def token_versions(self) -> np.ndarray:
+        """(T,) int32, the version of the weights that wrote each token, or before which the environment did."""
+        versions = np.full(len(self.response_ids), self.weights_version, np.int32)
+        for start, version in self.version_changes:
+            versions[start:] = version
+        return versions
 
     @property
     def correct(self) -> float:
@@ -82,8 +95,14 @@ class Episode:
             num_policy_tokens=self.num_policy_tokens,
             outcome=self.outcome,
             stop_reason=self.stop_reason,
-            weights_version=self.weights_version,
+            weights_version=self._mean_version(),
         )
+
+    def _mean_version(self) -> float:
+        written = self.origin == ORIGIN_POLICY
+        if not len(self.version_changes) or not written.any():
+            return float(self.weights_version)
+        return float(self.token_versions[written].mean())
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +115,7 @@ class EpisodeInfo:
     num_policy_tokens: int
     outcome: str
     stop_reason: str
-    weights_version: int
+    weights_version: float  # mean over the policy's tokens; whole unless weights changed within the response
 
     @property
     def num_tokens(self) -> int:
@@ -117,12 +136,17 @@ class EpisodeGroup:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A problem for a runner, with its number in the iteration. `ordinal` orders the results."""
+    """A problem for a runner, with its number in its batch. `ordinal` orders the results."""
 
     env_index: int  # into the configuration's `envs`
     problem_index: int
     seed: int
     ordinal: int = 0
+    batch: int = 0  # number of the batch, where the tasks of several are sampled at the same time
+
+    @property
+    def key(self) -> TaskKey:
+        return self.batch, self.ordinal
 
 
 @dataclass(frozen=True)

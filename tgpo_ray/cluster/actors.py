@@ -16,8 +16,8 @@ ACTOR_ERRORS = (ActorDiedError, ActorUnavailableError, RayActorError)
 
 def actor(kind: type, *arguments: object, **options: object) -> Any:
     """Returns the handle of a new Ray actor of class `kind`; `options` are Ray's (num_cpus, runtime_env, ...)."""
-    remote: Any = ray.remote(kind)
-    return remote.options(**options).remote(*arguments)
+    decorate: Any = ray.remote(**options) if options else ray.remote  # `.options` does not take concurrency groups
+    return decorate(kind).remote(*arguments)
 
 
 def actor_of_driver(kind: type, *arguments: object, **options: object) -> Any:

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
 
-from tgpo_ray.cluster import ACTOR_ERRORS, actor, kill, wait_until_started
+from tgpo_ray.cluster import ACTOR_ERRORS, actor, actor_of_driver, kill, wait_until_started
 from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
+from tgpo_ray.env_runners.sampling_session import Order, SamplingSession
+from tgpo_ray.env_runners.task_queue import TaskQueue
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.models import Sampling, engine_environment
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket
     from tgpo_ray.teachers import Prefixes
-
-POLL_S = 1.0
-SEEDS_OF_A_ROUND = 100  # one for each runner; ten rounds stay below the seeds of the next iteration
-
-
-@dataclass
-class _Share:
-    """The tasks of one runner in a round, and the stream of its groups."""
-
-    runner: int
-    stream: Any
-    tasks: dict[int, Task]  # unfinished tasks by ordinal
-    since: float = field(default_factory=time.monotonic)
 
 
 class EnvRunnerGroup:
@@ -59,6 +46,7 @@ class EnvRunnerGroup:
             "num_cpus": num_cpus,
             "num_gpus": num_gpus,
             "runtime_env": {"env_vars": engine_environment(gpu=spec.gpu)},
+            "concurrency_groups": {"control": 1},  # calls that reach a runner while it samples
         }
         self._restarts_left = max_restarts
         self._start_timeout_s, self._sample_timeout_s = start_timeout_s, sample_timeout_s
@@ -69,6 +57,9 @@ class EnvRunnerGroup:
         self._runners = [self._start() for _ in range(num_env_runners)]
         self._ready = False
         self._num_problems: list[int | None] = []
+        self._queue: Any = None  # the TaskQueue, from the first session on
+        self._session: SamplingSession | None = None
+        self._num_sessions = 0
 
     def _start(self) -> Any:
         return actor(EnvRunner, self.spec, **self._options)
@@ -127,9 +118,11 @@ class EnvRunnerGroup:
     ) -> Iterator[SampledGroup]:
         """Yields one group a task as the groups finish, each exactly once.
 
-        A runner that dies restarts with the current weights, and its unfinished tasks are sampled again.
+        Runners draw tasks as their engines have room, so a slow one holds back its own groups only. A runner that dies
+        restarts with the current weights, and its unfinished tasks are sampled again.
 
         Args:
+            seed: the tokens of a group follow from it, the weights and the task (see `EnvRunner.sample`).
             keep: returns whether to yield a group. In the next round, as many tasks from `more` replace the refused
                 groups and take over their ordinals. A round begins after the end of the one before, so the drawn tasks
                 do not depend on the order in which groups finish.
@@ -143,69 +136,45 @@ class EnvRunnerGroup:
         """
         if keep is not None and more is None:
             raise ValueError("keep needs more: where the tasks come from that replace a refused group")
-        for number in range(max_rounds):
-            refused: list[int] = []
-            for group in self._sample_round(tasks, group_size, sampling, seed + number * SEEDS_OF_A_ROUND):
-                if keep is None or keep(group):
-                    yield group
-                else:
-                    refused.append(group.ordinal)
-            if not refused or more is None or number == max_rounds - 1:
-                return
-            drawn = zip(sorted(refused), more(len(refused)), strict=True)  # sorted: the order of finishing varies
-            tasks = [replace(task, ordinal=ordinal) for ordinal, task in drawn]
+        session = self.open_session(group_size, sampling, seed)
+        try:
+            yield from session.sample(tasks, keep=keep, more=more, max_rounds=max_rounds)
+        except BaseException:
+            session.abort()
+            raise
 
-    def _sample_round(
-        self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int
-    ) -> Iterator[SampledGroup]:
-        """Yields one group a task as the groups finish."""
+    def open_session(
+        self, group_size: int, sampling: Sampling, seed: int, *, stays_open: bool = False
+    ) -> SamplingSession:
+        """Returns a session, of which there can be one at a time. With `stays_open` it goes on until it is closed."""
         self.wait_until_ready()
-        shares = self._deal(tasks, group_size, sampling, seed)
-        while shares:
-            ready, _ = ray.wait([share.stream for share in shares], num_returns=1, timeout=POLL_S)
-            if not ready:
-                self._check_deadline(shares)
-                continue
-            share = next(share for share in shares if share.stream is ready[0])
-            try:
-                group = self._next_group(share)
-            except StopIteration:
-                assert not share.tasks, "a runner ended its stream before its last group"
-                shares.remove(share)
-                continue
-            except ACTOR_ERRORS as error:
-                self._replace(share.runner, error)
-                shares.remove(share)
-                left = list(share.tasks.values())
-                shares.append(self._give(share.runner, left, group_size, sampling, seed))
-                continue
-            yield group
+        if self._queue is None:
+            self._queue = actor_of_driver(TaskQueue, len(self._runners))
+        self._num_sessions += 1
+        order = Order(group_size, sampling, seed, self.prefixes)
+        self._session = SamplingSession(
+            self._num_sessions,
+            order,
+            self._queue,
+            self._runners,
+            self._replace,
+            self._sample_timeout_s,
+            stays_open=stays_open,
+        )
+        return self._session
 
-    def _deal(self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int) -> list[_Share]:
-        hands = [tasks[i :: len(self._runners)] for i in range(len(self._runners))]
-        return [self._give(i, hand, group_size, sampling, seed) for i, hand in enumerate(hands) if hand]
+    def offer_weights(self, version: int, buckets: Sequence[ray.ObjectRef[Bucket]]) -> None:
+        """Have every runner load these weights between two steps of its engine. The call returns at once."""
+        self.weights_version = version
+        for runner in self._runners:
+            runner.offer_weights.options(concurrency_group="control").remote(version, buckets)
 
-    def _give(self, runner: int, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int) -> _Share:
-        method = self._runners[runner].sample.options(num_returns="streaming")
-        stream = method.remote(tasks, group_size, sampling, seed + runner, self.prefixes)
-        return _Share(runner, stream, {task.ordinal: task for task in tasks})
-
-    @staticmethod
-    def _next_group(share: _Share) -> SampledGroup:
-        ref = next(share.stream)
-        # A runner yields the group and then its infos, and only the infos are fetched. If it dies between the two, the
-        # fetched `ref` is its error. With `ref` as the default of `next`, a lone error item raises here.
-        ordinal, infos = ray.get(next(share.stream, ref))
-        share.since = time.monotonic()
-        return SampledGroup(ordinal, share.tasks.pop(ordinal), infos, ref)
-
-    def _check_deadline(self, shares: Sequence[_Share]) -> None:
-        silent = time.monotonic() - max(share.since for share in shares)
-        if silent > self._sample_timeout_s:
-            raise TimeoutError(
-                f"no EnvRunner finished a group for {silent:.0f} s (fault_tolerance.sample_timeout_s): an environment "
-                "that does not return from step, or an engine that is too slow for max_response_tokens"
-            )
+    def take_busy_s(self) -> float:
+        """Returns the seconds that the engines have worked since the last call, of all runners together."""
+        if self._session is None:
+            return 0.0
+        busy_s, self._session.busy_s = self._session.busy_s, 0.0
+        return busy_s
 
     def _replace(self, index: int, error: BaseException) -> None:
         """Restart a dead runner. Its weights are stale, so it gets the current ones before any work."""
@@ -226,3 +195,6 @@ class EnvRunnerGroup:
         kill(self._runners)
         self._runners = []
         self._buckets = None
+        if self._queue is not None:
+            ray.kill(self._queue)
+            self._queue = None

@@ -62,8 +62,10 @@ class Rollout:
     texts: list[str] = field(default_factory=list)
     turn_ends: list[int] = field(default_factory=list)  # number of response tokens after each turn of the policy
     turn_rewards: list[float] = field(default_factory=list)
+    versions: list[tuple[int, int]] = field(default_factory=list)  # (first token, its weights version), changes only
     info: dict[str, Any] = field(default_factory=dict)
     done: bool = False
+    number: int = 0  # in its group
 
     @property
     def num_tokens(self) -> int:
@@ -71,15 +73,18 @@ class Rollout:
 
     def add_completion(self, completion: Completion) -> None:
         """Append the policy's next turn."""
+        for start, version in completion.versions:
+            if not self.versions or self.versions[-1][1] != version:
+                self.versions.append((self.num_tokens + start, version))
         self._append(completion.token_ids, ORIGIN_POLICY, completion.logprobs)
         self.stop_reason = completion.stop_reason
         self.turn_ends.append(self.num_tokens)
 
     @classmethod
-    def begun(cls, env: Env[str, str], info: dict[str, Any]) -> Rollout:
+    def begun(cls, env: Env[str, str], info: dict[str, Any], number: int = 0) -> Rollout:
         """Returns the rollout of an environment whose `reset` returned `info`."""
         messages = info.get("messages")
-        return cls(env, [] if messages is None else [list(messages)])
+        return cls(env, [] if messages is None else [list(messages)], number=number)
 
     def environment_ids(self, tokenizer: Tokenizer, observation: str) -> np.ndarray:
         """Returns (T,) int32, the environment's turn after the last step.
@@ -136,6 +141,7 @@ class RunningGroup:
     prompt_text: str
     prompt_ids: np.ndarray  # (P,) int32
     rollouts: list[Rollout]
+    seed: int | None = None  # of the first turn's request
     num_open: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -155,10 +161,14 @@ def finished_episode(
 ) -> Episode:
     """Returns the finished rollout as an Episode.
 
+    Args:
+        weights_version: of all tokens, where the engine does not say which weights wrote which.
+
     Raises:
         ValueError: the environment returned a reward that is not a finite number, or an unknown outcome.
     """
     reward = sum(rollout.turn_rewards)
+    first, *changes = rollout.versions or [(0, weights_version)]
     where = f"{env_id}, problem {group.task.problem_index}, seed {group.task.seed}"
     if not math.isfinite(reward):
         raise ValueError(
@@ -178,7 +188,8 @@ def finished_episode(
         env_id=env_id,
         problem_index=group.task.problem_index,
         seed=group.task.seed,
-        weights_version=weights_version,
+        weights_version=first[1],
+        version_changes=np.asarray(changes, np.int32).reshape(-1, 2),
         old_logprobs=np.concatenate(rollout.logprobs) if with_logprobs else None,
         turn_ends=np.asarray(rollout.turn_ends, np.int32),
         turn_rewards=np.asarray(rollout.turn_rewards, np.float32),

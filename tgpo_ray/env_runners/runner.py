@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import time
 import traceback
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from tgpo_ray.env_runners.env_spec import EnvSpec
 from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, prompt_ids
-from tgpo_ray.episode import EpisodeGroup, EpisodeInfo, Task
+from tgpo_ray.env_runners.task_queue import TaskList
+from tgpo_ray.episode import EpisodeGroup, EpisodeInfo, Task, TaskKey
 from tgpo_ray.models import Engine, EngineSpec, Sampling, completions
 
 if TYPE_CHECKING:
     import ray
     from gymnasium import Env
 
+    from tgpo_ray.env_runners.task_queue import TaskSource
     from tgpo_ray.models import Bucket, RequestOutput
     from tgpo_ray.teachers import Prefixes
 
+DRAW_AGAIN_S = 0.05  # after a draw that found nothing
 EOS_DECODE_OPTIONS = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
 
@@ -37,6 +40,20 @@ class EnvRunnerSpec:
     num_verifier_threads: int = 1
     gpu: bool = False
     frozen: bool = False  # sample from the weights on disk, without a sync
+    seed_by: Literal["request", "runner"] = "request"
+
+
+class Finished(NamedTuple):
+    """What the driver reads of a finished group."""
+
+    key: TaskKey
+    infos: tuple[EpisodeInfo, ...]
+    busy_s: float  # of the engine, since the runner's last finished group
+
+
+def request_seed(*key: int) -> int:
+    """Returns the seed of a request, which follows from these numbers alone."""
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 2)  # room for the mates' seeds above it
 
 
 class EnvRunner:
@@ -50,6 +67,9 @@ class EnvRunner:
         self._threads = ThreadPoolExecutor(spec.num_verifier_threads, thread_name_prefix="env-step")
         # None means stale: the weights on disk are not the learners'
         self._version: int | None = 0 if spec.frozen else None
+        self._offered: tuple[int, Sequence[ray.ObjectRef[Bucket] | Bucket]] | None = None
+        self._interrupted = -1  # the last session that is not to go on
+        self._busy_s = 0.0
 
     def num_problems(self) -> list[int | None]:
         """Returns the number of problems of each environment, None where it is procedural."""
@@ -62,39 +82,64 @@ class EnvRunner:
 
             # vLLM's tensor-parallel processes are no Ray processes and cannot resolve references
             buckets = [ray.get(bucket) if isinstance(bucket, ray.ObjectRef) else bucket for bucket in buckets]
-        self._engine.load_weights(buckets)
+        self._engine.load_weights(buckets, version)
         self._version = version
         return version
 
+    def offer_weights(self, version: int, update: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> None:
+        """Have the engine load these weights between two of its steps, or before the next `sample`. It returns at once.
+
+        It may be called from another thread while `sample` runs. Of two offers the later one counts.
+        """
+        self._offered = (version, update)
+
+    def interrupt(self, session: int) -> None:
+        """End a `sample` of this session or an earlier one, in another thread. Its unfinished groups are lost."""
+        self._interrupted = session
+
     def sample(
-        self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int, prefixes: Prefixes | None = None
-    ) -> Iterator[EpisodeGroup | tuple[int, tuple[EpisodeInfo, ...]]]:
-        """Yields two items for each task as its group finishes, the group and then `(ordinal, infos)`.
+        self,
+        tasks: Sequence[Task] | TaskSource,
+        group_size: int,
+        sampling: Sampling,
+        seed: int,
+        prefixes: Prefixes | None = None,
+    ) -> Iterator[EpisodeGroup | Finished]:
+        """Yields two items for each task as its group finishes, the group and then its `Finished`.
 
         Args:
+            tasks: the tasks, or the place where more are drawn whenever the engine has room for a group.
+            seed: the tokens of a group follow from it, the weights and the group's task alone. Where `seed_by` is
+                `runner` they depend on the other groups of this call too.
             prefixes: teacher-written beginnings of responses, by prompt. The policy continues them.
 
         Raises:
             RuntimeError: the engine's weights were never synced.
             ValueError: a prompt is longer than `max_prompt_tokens`, or a reward is not finite.
         """
+        self._take_offer()
         if self._version is None:
             raise RuntimeError("this EnvRunner's weights are stale: call sync_weights before sample")
-        self._engine.seed(seed)
+        if self._spec.seed_by == "runner":
+            self._engine.seed(seed)
+        self._sampling = sampling
         self._requests: dict[str, tuple[RunningGroup, list[Rollout]]] = {}
         self._steps: dict[Future[str], tuple[RunningGroup, Rollout]] = {}
-        start_group = partial(self._start_group, group_size=group_size, sampling=sampling, prefixes=prefixes)
+        start_group = partial(self._start_group, group_size=group_size, seed=seed, prefixes=prefixes)
+        source = tasks if hasattr(tasks, "draw") else TaskList(tasks)
         try:
-            for group in self._finished_groups(deque(tasks), group_size, start_group, sampling):
+            for group in self._finished_groups(source, group_size, start_group):
                 episodes = group.finish(
                     self._spec.envs[group.task.env_index].id, self._version, with_logprobs=sampling.logprobs
                 )
                 yield episodes
-                yield group.task.ordinal, tuple(episode.info() for episode in episodes.episodes)
+                infos = tuple(episode.info() for episode in episodes.episodes)
+                yield Finished(group.task.key, infos, self._take_busy_s())
         finally:
             self._engine.abort_all()
+            self._abandon()
 
-    def _start_group(self, task: Task, *, group_size: int, sampling: Sampling, prefixes: Prefixes | None) -> None:
+    def _start_group(self, task: Task, *, group_size: int, seed: int, prefixes: Prefixes | None) -> None:
         # all envs get the same seed and index, so one prompt serves the group
         envs = [self._acquire_env(task.env_index) for _ in range(group_size)]
         resets = [env.reset(seed=task.seed, options={"index": task.problem_index}) for env in envs]
@@ -106,42 +151,66 @@ class EnvRunner:
                 f"{len(ids)} tokens, env_runners.max_prompt_tokens is {self._spec.max_prompt_tokens}: "
                 "raise it (the model's context permitting) or leave such problems out of the data"
             )
-        rollouts = [Rollout.begun(env, info) for env, (_, info) in zip(envs, resets, strict=True)]
+        begun = enumerate(zip(envs, resets, strict=True))
+        rollouts = [Rollout.begun(env, info, number) for number, (env, (_, info)) in begun]
         group = RunningGroup(task, prompt, ids, rollouts)
+        if self._spec.seed_by == "request":
+            group.seed = request_seed(seed, task.env_index, task.problem_index, task.seed)
+        turn = replace(self._sampling, seed=group.seed)
         if prefixes is not None:
-            prefix = prefixes.of(prompt)[: sampling.max_tokens - 1]  # (T,), the policy samples at least one token
+            prefix = prefixes.of(prompt)[: turn.max_tokens - 1]  # (T,), the policy samples at least one token
             for rollout in rollouts:
                 rollout.begin_with(prefix)
-            ids, sampling = (
-                np.concatenate([ids, prefix]),
-                replace(sampling, max_tokens=sampling.max_tokens - len(prefix)),
-            )
-        self._requests[self._engine.generate(ids, sampling, n=group_size)] = (group, group.rollouts)
+            ids, turn = np.concatenate([ids, prefix]), replace(turn, max_tokens=turn.max_tokens - len(prefix))
+        self._requests[self._engine.generate(ids, turn, n=group_size)] = (group, group.rollouts)
 
     def _finished_groups(
-        self, tasks: deque[Task], group_size: int, start_group: Callable[[Task], None], sampling: Sampling
+        self, source: TaskSource, group_size: int, start_group: Callable[[Task], None]
     ) -> Iterator[RunningGroup]:
-        """Yields the groups as they finish. A task begins when the engine has room for all of its episodes.
+        """Yields the groups as they finish. A task is drawn when the engine has room for all of its episodes.
 
         Environments therefore number as many as the engine has sequences, and not as many as the iteration has
-        episodes. The room depends on the engine's steps only, so the same seed begins the same groups at the same time.
+        episodes. One runner alone draws the same tasks at the same steps whenever it gets the same seed.
         """
-        num_open = 0
-        while tasks or num_open:
-            while tasks and self._has_room(group_size):
-                start_group(tasks.popleft())
-                num_open += 1
+        num_open, is_last, next_try = 0, False, 0.0
+        while (num_open or not is_last) and source.session > self._interrupted:
+            self._take_offer()
+            if not is_last and (room := self._room(group_size)) and time.monotonic() >= next_try:
+                tasks, is_last = source.draw(room, wait=not num_open)
+                if not tasks:  # a busy engine does not ask again at each of its steps
+                    next_try = time.monotonic() + DRAW_AGAIN_S
+                for task in tasks:
+                    start_group(task)
+                num_open += len(tasks)
             if self._engine.busy:
-                for output in self._engine.step():
+                for output in self._timed(self._engine.step):
                     self._on_output(output)
-            for group in self._collect_steps(sampling):
+            for group in self._collect_steps():
                 num_open -= 1
                 yield group
 
-    def _has_room(self, num_sequences: int) -> bool:
-        """Returns whether the engine can write that many more sequences at once, or has nothing else to write."""
+    def _room(self, group_size: int) -> int:
+        """Returns how many groups the engine can write more at once, at least 1 where it has nothing to write."""
         num_unfinished = self._engine.num_unfinished
-        return not num_unfinished or num_unfinished + num_sequences <= self._spec.engine.max_num_seqs
+        room = (self._spec.engine.max_num_seqs - num_unfinished) // group_size
+        return max(room, 0 if num_unfinished else 1)
+
+    def _take_offer(self) -> None:
+        """Load the weights that `offer_weights` has left, if any."""
+        offered, self._offered = self._offered, None
+        if offered is not None:
+            self.sync_weights(*offered)
+
+    def _timed(self, work: Callable[[], Iterable[RequestOutput]]) -> list[RequestOutput]:
+        start = time.monotonic()
+        outputs = list(work())
+        self._busy_s += time.monotonic() - start
+        return outputs
+
+    def _take_busy_s(self) -> float:
+        """Returns the seconds in the engine since the last call."""
+        busy_s, self._busy_s = self._busy_s, 0.0
+        return busy_s
 
     def _on_output(self, output: RequestOutput) -> None:
         """Start the environments' steps for the responses of a finished request."""
@@ -154,7 +223,7 @@ class EnvRunner:
     def _decode(self, ids: np.ndarray) -> str:
         return self._engine.tokenizer.decode(ids, **EOS_DECODE_OPTIONS)
 
-    def _collect_steps(self, sampling: Sampling) -> Iterator[RunningGroup]:
+    def _collect_steps(self) -> Iterator[RunningGroup]:
         """Yields the groups whose last episode has its reward. Other episodes go on with the environment's answer."""
         if not self._steps:
             return
@@ -163,7 +232,7 @@ class EnvRunner:
         for future in done:
             group, rollout = self._steps.pop(future)
             observation = self._observation(future, group.task)
-            if not rollout.done and not self._continue(group, rollout, observation, sampling):
+            if not rollout.done and not self._continue(group, rollout, observation):
                 rollout.stop_reason = "length"
                 rollout.done = True
             if rollout.done:
@@ -186,18 +255,19 @@ class EnvRunner:
     def _where(self, task: Task) -> str:
         return f"{self._spec.envs[task.env_index].id}, problem {task.problem_index}, seed {task.seed}"
 
-    def _continue(self, group: RunningGroup, rollout: Rollout, observation: str, sampling: Sampling) -> bool:
+    def _continue(self, group: RunningGroup, rollout: Rollout, observation: str) -> bool:
         """Returns whether the next turn is queued. It is not where the environment's text leaves no room for it."""
         try:
             added = rollout.environment_ids(self._engine.tokenizer, observation)
         except ValueError as error:
             raise ValueError(f"{self._where(group.task)}, turn {len(rollout.turn_ends)}: {error}") from error
-        room = sampling.max_tokens - rollout.num_tokens - len(added)
+        room = self._sampling.max_tokens - rollout.num_tokens - len(added)
         if room <= 0:
             return False
         rollout.add_environment_tokens(added)
         ids = np.concatenate([group.prompt_ids, *rollout.ids])  # (P + T,)
-        turn = Sampling(room, sampling.temperature, sampling.top_p, sampling.logprobs, sampling.stop)
+        seed = None if group.seed is None else request_seed(group.seed, rollout.number, len(rollout.turn_ends))
+        turn = replace(self._sampling, max_tokens=room, seed=seed)
         self._requests[self._engine.generate(ids, turn)] = (group, [rollout])
         return True
 
@@ -208,6 +278,14 @@ class EnvRunner:
 
     def _release_env(self, env_index: int, env: Env[str, str]) -> None:
         self._idle_envs[env_index].append(env)
+
+    def _abandon(self) -> None:
+        """Take back the environments of the episodes that an error or an interruption has left open."""
+        for group, rollouts in self._requests.values():
+            for rollout in rollouts:
+                self._release_env(group.task.env_index, rollout.env)
+        for future, (group, rollout) in self._steps.items():  # a step may still run in its thread
+            future.add_done_callback(lambda _, at=group.task.env_index, env=rollout.env: self._release_env(at, env))
 
     def stop(self) -> None:
         """Close the environments, their verifier processes and the engine."""

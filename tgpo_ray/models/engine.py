@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tgpo_ray.models.scored_rows import ScoredRows
     from tgpo_ray.models.tokenizer import VocabularyTokenizer
-    from tgpo_ray.models.vllm_objects import FlatLogprobs, RequestOutput
+    from tgpo_ray.models.vllm_objects import Choice, FlatLogprobs, RequestOutput
     from tgpo_ray.models.weight_buckets import Bucket
 
 CPU_ENVIRONMENT = {
@@ -115,6 +115,7 @@ class Engine:
                 logprobs=0 if sampling.logprobs else None,
                 flat_logprobs=True,
                 stop=list(sampling.stop) or None,
+                seed=sampling.seed,
                 include_stop_str_in_output=True,  # sampled tokens stay in the episode as they were sampled
                 detokenize=bool(sampling.stop),
                 output_kind=RequestOutputKind.FINAL_ONLY,
@@ -240,10 +241,16 @@ class Engine:
         """Seed the sampler of every worker. The same requests in the same order then give the same tokens."""
         self._engine.collective_rpc("tgpo_seed", args=(seed,))
 
-    def load_weights(self, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> None:
-        """Replace the model's weights and drop every cached prefix, because the old weights computed it."""
+    def load_weights(self, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket], version: int = 0) -> None:
+        """Replace the model's weights, and drop every cached key and value, because the old weights computed it.
+
+        Responses that are being written go on. Their prompts and tokens so far are computed again, so that each further
+        token comes from the new weights alone. `completions` says which version wrote which tokens.
+        """
         self._engine.collective_rpc("tgpo_load_weights", args=(buckets,))
-        self._engine.reset_prefix_cache()
+        self._engine.reset_prefix_cache(reset_running_requests=self.busy)
+        if hasattr(self._engine, "set_weight_version"):  # vLLM >= 0.32
+            self._engine.set_weight_version(str(version))
 
 
 def completions(output: RequestOutput) -> list[Completion]:
@@ -253,9 +260,15 @@ def completions(output: RequestOutput) -> list[Completion]:
             token_ids=np.asarray(choice.token_ids, np.int32),
             logprobs=None if choice.logprobs is None else _sampled_logprobs(choice.logprobs),
             stop_reason=choice.finish_reason if choice.finish_reason in ("stop", "length") else "abort",
+            versions=_versions(choice),
         )
         for choice in output.outputs
     ]
+
+
+def _versions(choice: Choice) -> tuple[tuple[int, int], ...]:
+    spans = getattr(choice, "weight_versions", None) or ()  # vLLM before 0.32 has none
+    return tuple((span.start, int(span.version)) for span in spans if span.version.isdecimal())
 
 
 def _sampled_logprobs(flat: FlatLogprobs) -> np.ndarray:

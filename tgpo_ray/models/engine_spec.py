@@ -76,13 +76,18 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class Sampling:
-    """The way a response is drawn. `logprobs` asks for log pi(y_t) of each sampled token."""
+    """The way a response is drawn. `logprobs` asks for log pi(y_t) of each sampled token.
+
+    Response i of a request with a `seed` is drawn from a generator of its own, seeded with `seed` + i. Its tokens then
+    do not depend on the other requests. Without one, all share the engine's generator.
+    """
 
     max_tokens: int
     temperature: float = 1.0
     top_p: float = 1.0
     logprobs: bool = False
     stop: tuple[str, ...] = ()
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,5 @@ class Completion:
     token_ids: np.ndarray  # (T,) int32, the end-of-sequence token included
     logprobs: np.ndarray | None  # (T,) float32
     stop_reason: str  # stop | length | abort
+    # rows of (first token, weights version) for each stretch of tokens; empty where the engine was given no version
+    versions: tuple[tuple[int, int], ...] = ()
