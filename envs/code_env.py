@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from keyword import iskeyword
 
 import numpy as np
 
 from .base import Problem, SingleTurnEnv
-from .code_tests import Test, checked_python, last_python_block, read_tests
+from .code_blocks import answer_block
+from .code_tests import Test, checked_python, checked_tests, function_name, read_tests
 from .hints import nearest
 from .options import takes
 from .prompts import FIELD
@@ -19,7 +21,7 @@ from .sandbox_options import SandboxOptions
 from .verdict import CORRECT, UNPARSABLE, Verdict
 
 MAX_EXTRACTED = 10_000  # characters of the code that `info` carries
-REQUIRED, OPTIONAL = ("problem", "tests", "entry_point"), ("solution", "setup")
+REQUIRED, OPTIONAL = ("problem", "tests"), ("entry_point", "solution", "setup")
 STYLES = ("plain", "chat")
 INSTRUCTION = "Write the Python function `{entry_point}`. Put the complete code in one ```python block."
 
@@ -90,10 +92,10 @@ class CodeEnv(SingleTurnEnv):
 
     def verify(self, problem: Problem, response: str) -> Verdict:
         """Extracts the code and runs it against the row's tests."""
-        code = last_python_block(response)
+        row, partial = self._rows[problem.extra["row"]], self.options.partial_credit
+        code = answer_block(response, row.entry_point)
         if code is None:
             return Verdict(0.0, UNPARSABLE, detail="no closed ```python block in the response")
-        row, partial = self._rows[problem.extra["row"]], self.options.partial_credit
         with slot(self.options.verify_workers):  # the deadline runs in the sandbox, so waiting here costs no time of it
             verdict = self.sandbox.run(code, row.entry_point, row.tests, setup=row.setup, run_all=partial)
         parts = {"accuracy": float(verdict.outcome == CORRECT), "tests_passed": verdict.score, **verdict.parts}
@@ -112,11 +114,21 @@ class CodeEnv(SingleTurnEnv):
 
 
 def _code_row(row: Row) -> CodeRow:
-    tests = read_tests(row["tests"])
+    setup, entry_point = checked_python(str(row["setup"] or "")), _entry_point(row)
+    tests = checked_tests(read_tests(row["tests"]), entry_point, setup)
     json.dumps(tests)  # raises here, and not at the first response, for values that cannot reach the sandbox
-    setup = checked_python(str(row["setup"] or ""))
-    entry_point = str(row["entry_point"]).strip()
-    if not entry_point.isidentifier():
-        raise ValueError(f"its entry point must be a Python name, got {entry_point!r}")
     solution = row["solution"]
     return CodeRow(str(row["problem"]), tests, entry_point, None if solution is None else str(solution), setup)
+
+
+def _entry_point(row: Row) -> str:
+    """The row's entry point, or the function that its tests name; both must agree where both are there."""
+    named, column = function_name(row["tests"]), str(row["entry_point"] or "").strip()
+    if named and column and named != column:
+        raise ValueError(f"its entry point is {column!r}, and its tests call {named!r}: write the same name")
+    entry_point = column or named
+    if not entry_point:
+        raise ValueError("it has no entry point: name the function in the column `entry_point`, or in the tests' fn_name")
+    if not entry_point.isidentifier() or iskeyword(entry_point):
+        raise ValueError(f"its entry point must be a Python name, got {entry_point!r}")
+    return entry_point

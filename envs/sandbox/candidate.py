@@ -15,6 +15,8 @@ from . import landlock, seccomp, syscalls, wire
 
 OPEN_FILES, FILE_BYTES, PROCESSES = 64, 16 << 20, 16
 READ_FD, WRITE_FD = 3, 4
+MODULE = "candidate"
+METHODS_OF = "Solution"  # LeetCode's class, which other judges make an instance of
 
 OPERATIONS = {
     "call": lambda target, *args, **kwargs: target(*args, **kwargs),
@@ -24,6 +26,7 @@ OPERATIONS = {
     "next": next,
     "len": len,
     "str": str,
+    "global": lambda name: sys.modules[MODULE].__dict__[name],
 }
 
 
@@ -71,7 +74,7 @@ def confine(settings: dict[str, Any]) -> None:
 
 def serve(job: dict[str, Any]) -> None:
     """Runs `job["source"]` as a module and answers operations on what it defines, until the pipe closes."""
-    module = ModuleType("candidate")
+    module = ModuleType(MODULE)
     sys.modules[module.__name__] = module  # dataclasses look up their module there
     handles: list[Any] = []
 
@@ -85,14 +88,22 @@ def serve(job: dict[str, Any]) -> None:
         return wire.send(WRITE_FD, {"not_python": f"{type(failure).__name__}: {failure}"})
     try:
         exec(code, module.__dict__)
-        if job["entry_point"] not in module.__dict__:
-            raise NameError(f"it does not define {job['entry_point']!r}")
-        keep(module.__dict__[job["entry_point"]])  # handle 0
+        keep(entry_of(module.__dict__, job["entry_point"]))  # handle 0
     except BaseException as failure:
         return wire.send(WRITE_FD, raised(failure))
     wire.send(WRITE_FD, {"value": None})
     while True:
         wire.send(WRITE_FD, answer(wire.receive(READ_FD), handles, keep))
+
+
+def entry_of(names: dict[str, Any], name: str) -> Any:
+    """What the code defines as `name`, or the method of that name of a class `Solution`, on a new instance a call."""
+    if name in names:
+        return names[name]
+    owner = names.get(METHODS_OF)
+    if callable(getattr(owner, name, None)):
+        return lambda *args, **kwargs: getattr(owner(), name)(*args, **kwargs)
+    raise NameError(f"it does not define {name!r}")
 
 
 def answer(request: dict[str, Any], handles: list[Any], keep: Any) -> dict[str, Any]:

@@ -10,12 +10,16 @@ import builtins
 import math
 import os
 import signal
+import sys
+from types import ModuleType
 from typing import Any
 
 from . import candidate, wire
 
 MAX_DETAIL = 300
+SETUP_FILE, TEST_FILE = "<setup>", "<test>"
 ENTRY = 0  # handle of the entry point
+SOLUTION = "solution"  # tests may import the candidate from a module of this name
 
 
 class CandidateGoneError(BaseException):
@@ -23,7 +27,7 @@ class CandidateGoneError(BaseException):
 
 
 class BadTestError(BaseException):
-    """A test that cannot be run here, whatever the candidate does."""
+    """A test that cannot be run here, whatever the candidate does. The candidate cannot cause it."""
 
 
 class Remote:
@@ -72,6 +76,8 @@ class Link:
         self._inbox, their_outbox = os.pipe()
         self._limit = settings["output_bytes"]
         self.gone = ""  # the reason, once the candidate's process has ended
+        self.answers = 0  # operations that the candidate has answered
+        self.raised: Exception | None = None  # the last exception that it answered with
         self._pid = os.fork()
         if self._pid == 0:
             candidate.main(their_inbox, their_outbox, settings)
@@ -108,9 +114,11 @@ class Link:
         except (TypeError, RecursionError) as failure:
             raise BadTestError(str(failure)) from None
         reply = self.exchange({"do": operation, **arguments})
+        self.answers += 1
         try:
             if "value" not in reply:
-                raise as_exception(reply)
+                self.raised = as_exception(reply)
+                raise self.raised
             self._write_back(args, reply.get("args") or [])
             return wire.unpack(reply["value"], self.remote)
         except (LookupError, TypeError, ValueError, RecursionError, OverflowError) as failure:
@@ -135,6 +143,22 @@ class Link:
     def _ending(self) -> str:
         code = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+class SolutionModule(ModuleType):
+    """`from solution import f` in a test: a module with the candidate's names."""
+
+    def __init__(self, link: Link, entry_point: str) -> None:
+        super().__init__(SOLUTION)
+        self.__dict__.update({"__all__": [entry_point], "_link": link, entry_point: link.remote(ENTRY)})
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        try:
+            return self._link.ask("global", name)
+        except AttributeError as failure:  # Python would make an ImportError of it, and that is the test's own
+            raise LookupError(f"the code does not define {name!r}") from failure
 
 
 def _handle(value: Any) -> int:
@@ -179,12 +203,12 @@ def judge(link: Link, job: dict[str, Any]) -> dict[str, Any]:
         return {**verdict, "outcome": "unparsable", "detail": f"{reply['not_python']}"[:MAX_DETAIL]}
     if "value" not in reply:
         return {**verdict, "detail": f"the code does not load: {reply.get('class')}: {reply.get('text')}"[:MAX_DETAIL]}
-    entry = link.remote(ENTRY)
+    sys.modules[SOLUTION] = SolutionModule(link, job["entry_point"])
     for number, test in enumerate(job["tests"]):
         try:
-            failure = failure_of(test, entry, job)
+            failure = failure_of(test, link, job)
         except BadTestError as problem:
-            return {**verdict, "outcome": "error", "detail": f"test {number}: {problem}"[:MAX_DETAIL]}
+            return {**verdict, "passed": 0, "outcome": "error", "detail": f"test {number}: {problem}"[:MAX_DETAIL]}
         failure = link.gone or failure
         verdict["passed"] += not failure
         verdict["detail"] = verdict["detail"] or (failure and f"test {number}: {failure}"[:MAX_DETAIL])
@@ -193,25 +217,64 @@ def judge(link: Link, job: dict[str, Any]) -> dict[str, Any]:
     return verdict
 
 
-def failure_of(test: dict[str, Any], entry: Remote, job: dict[str, Any]) -> str:
+def failure_of(test: dict[str, Any], link: Link, job: dict[str, Any]) -> str:
     """Why `test` fails, or "" where it passes. Raises BadTestError for a test that cannot be run."""
+    entry, answers = link.remote(ENTRY), link.answers
     try:
         if "code" not in test:
-            value = entry(*test["args"], **test["kwargs"])
-            return "" if same(value, test["expected"]) else f"{excerpt(value)} is not {excerpt(test['expected'])}"
-        names = {"__name__": "tests", job["entry_point"]: entry}
-        exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), names)
-        names[job["entry_point"]] = entry  # again, as the setup may define a stub of this name
-        exec(compile(test["code"], "<test>", "exec", dont_inherit=True), names)
-        if "def check(" in test["code"]:  # HumanEval's tests define it and leave the call to the harness
-            names["check"](entry)
-    except BadTestError:
-        raise
-    except AssertionError as failure:
-        return f"AssertionError {failure}".strip()
+            value, expected = entry(*test["args"], **test["kwargs"]), test["expected"]
+            if same(value, expected) or (test.get("wrapped") and same(value, expected[0])):
+                return ""
+            return f"{excerpt(value)} is not {excerpt(expected)}"
+        run_code(test, entry, job)
+    except (BadTestError, CandidateGoneError) as failure:
+        if isinstance(failure, BadTestError):
+            raise
+        return f"{failure}"
     except BaseException as failure:  # SystemExit too: a test that exits has failed, and the others still run
-        return f"{type(failure).__name__}: {failure}"
+        text = f"{type(failure).__name__}: {failure}"
+        if is_the_tests_own(failure, link, link.answers > answers, (test.get("code", ""), job["setup"])):
+            raise BadTestError(f"its own code raised {text}") from None
+        return f"AssertionError {failure}".strip() if isinstance(failure, AssertionError) else text
     return ""
+
+
+def run_code(test: dict[str, Any], entry: Remote, job: dict[str, Any]) -> None:
+    """Runs the setup, the test's code, and then the functions that the code leaves to the harness."""
+    names: dict[str, Any] = {"__name__": "tests", job["entry_point"]: entry}
+    exec(compile(job["setup"], SETUP_FILE, "exec", dont_inherit=True), names)
+    names[job["entry_point"]] = entry  # again, as the setup may define a stub of this name
+    exec(compile(test["code"], TEST_FILE, "exec", dont_inherit=True), names)
+    for name in test.get("calls", ()):
+        function = names[name]
+        code = function.__code__
+        required = code.co_argcount - len(function.__defaults__ or ())
+        function(*[entry] * required)  # each argument is the candidate: other tests are refused at load
+
+
+def is_the_tests_own(failure: BaseException, link: Link, answered: bool, sources: tuple[str, ...]) -> bool:
+    """True where the candidate can have no part in the failure of a test.
+
+    It has none before it has answered the test for the first time. Later, a module that is missing and a name that the
+    test never binds are the test's own too. Any other exception may come from a value that the candidate gave.
+    """
+    if failure is link.raised:
+        return False
+    if not answered or isinstance(failure, ImportError):
+        return True
+    return isinstance(failure, NameError) and not any(binds(source, failure.name) for source in sources)
+
+
+def binds(source: str, name: str | None) -> bool:
+    """True where Python code binds `name` somewhere: then it depends on the way through the code whether it exists."""
+    import ast  # only here: most runs do without
+
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Name) and node.id == name and not isinstance(node.ctx, ast.Load):
+            return True
+        if name in (getattr(node, "name", None), getattr(node, "asname", None)):
+            return True
+    return False
 
 
 def same(value: Any, expected: Any) -> bool:

@@ -20,7 +20,8 @@ from tests.envs.sandbox_runs import sandbox_processes
 from tests.envs.single_step import step
 from tests.paths import ROOT
 from tgpo_ray.envs.code_env import CodeEnv
-from tgpo_ray.envs.code_tests import last_python_block, read_tests
+from tgpo_ray.envs.code_blocks import python_blocks
+from tgpo_ray.envs.code_tests import read_tests
 from tgpo_ray.envs.sandbox import MECHANISMS, SandboxUnavailableError, why_not
 
 pytestmark = pytest.mark.skipif(
@@ -106,6 +107,10 @@ def test_a_sandbox_that_fails_is_an_error_and_no_wrong_answer(path, monkeypatch)
     reward, info = step(env, 0, env.gold_response(0) or "")
     assert (reward, info["outcome"]) == (0.0, "error") and "without a verdict" in info["detail"]
     assert "in_time" not in info["reward_parts"]
+
+
+def last_python_block(response: str) -> str | None:
+    return ([None, *python_blocks(response)])[-1]
 
 
 def test_the_last_closed_python_block_counts():

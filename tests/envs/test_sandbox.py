@@ -77,7 +77,7 @@ def test_lists_are_changed_in_place_and_objects_are_used_through_their_methods(s
 
 def test_humaneval_tests_and_setup_run(sandbox):
     test = "def check(candidate):\n    assert math.isclose(candidate(2), 2**0.5)"
-    verdict = run(sandbox, "def f(x): return x ** 0.5", test, setup="import math")
+    verdict = run(sandbox, "def f(x): return x ** 0.5", {"code": test, "calls": ["check"]}, setup="import math")
     assert verdict.outcome == "correct", verdict.detail
 
 
