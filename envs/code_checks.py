@@ -32,7 +32,9 @@ def functions_to_call(code: str, entry_point: str) -> list[str]:
         ValueError: for a `test...` function with another argument, one that is a coroutine, and a class of tests.
     """
     tree = parsed(code)
-    reached = _Reached.of(tree, _definitions(tree.body))
+    if not any(isinstance(node, Function | ast.ClassDef) for node in tree.body):
+        return []
+    reached = _Reached.of(tree, _definitions(code))
     functions = [node for node in tree.body if isinstance(node, Function) and node.name not in reached.names]
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and node.name not in reached.names and _holds_tests(node):
@@ -52,7 +54,7 @@ def why_it_never_fails(code: str, setup: str, entry_point: str, calls: Iterable[
     A test may fail where it reaches an `assert` or a `raise`, or calls a function that by its name asserts, and where
     it uses the candidate. Functions and classes that nobody calls are not reached.
     """
-    definitions = _definitions([*parsed(setup).body, *parsed(code).body])
+    definitions = {**_definitions(setup), **_definitions(code)}
     reached = _Reached.of(parsed(code), definitions, calls)
     if not reached.may_fail:
         return "it asserts nothing: every response would pass"
@@ -127,14 +129,12 @@ def _names(node: ast.AST) -> Iterator[str]:
         yield SOLUTION
 
 
-def _definitions(nodes: Iterable[ast.AST]) -> dict[str, Function | ast.ClassDef]:
+@functools.lru_cache(maxsize=256)
+def _definitions(code: str) -> dict[str, Function | ast.ClassDef]:
     """The functions and classes by name, also those within others and in branches; the last of a name."""
-    found: dict[str, Function | ast.ClassDef] = {}
-    for top in nodes:
-        for node in ast.walk(top):
-            if isinstance(node, Function | ast.ClassDef):
-                found[node.name] = node
-    return found
+    if "def" not in code and "class" not in code:
+        return {}
+    return {node.name: node for node in ast.walk(parsed(code)) if isinstance(node, Function | ast.ClassDef)}
 
 
 def _is_always_true(test: ast.expr) -> bool:
