@@ -6,7 +6,7 @@ import string
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
@@ -16,6 +16,9 @@ from gymnasium.spaces import Text
 from .hints import nearest
 from .options import options_of
 from .verdict import Verdict
+
+if TYPE_CHECKING:
+    from .format_gate import FormatGate
 
 MAX_TEXT_LENGTH = 2**23  # characters, more than a million tokens
 SAMPLE_LENGTH = 64
@@ -108,6 +111,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium declares it so
     num_problems: int | None = None  # None: unlimited, every index >= 0 is a problem
+    gate: FormatGate | None = None  # of an environment that reads what follows a thought
 
     def __init__(self) -> None:
         self.observation_space = TextSpace()
@@ -124,7 +128,19 @@ class TextEnv(gymnasium.Env[str, str]):
         if index is None:
             index = int(self.np_random.integers(self.num_problems or UNLIMITED_INDEX))
         observation, info = self.begin(index)
+        self._see_prompt(None if info.get("messages") else observation)
         return observation, {"problem_index": index, **info}
+
+    def prompt_rendered(self, end: str) -> None:
+        """Takes the end of the prompt as the model reads it. A runner calls it after `reset`.
+
+        Only a chat template knows whether it opens a thought for the response. `gate` reads it here.
+        """
+        self._see_prompt(end)
+
+    def _see_prompt(self, prompt: str | None) -> None:
+        if self.gate is not None:
+            self.gate = self.gate.after(prompt)
 
     def begin(self, index: int) -> tuple[str, dict[str, Any]]:
         """First observation and info of problem `index`; randomness comes from `self.np_random`."""

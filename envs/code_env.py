@@ -11,6 +11,7 @@ import numpy as np
 from .base import Problem, SingleTurnEnv
 from .code_blocks import answer_block
 from .code_tests import Test, checked_python, checked_tests, function_name, read_tests
+from .format_gate import NO_THOUGHT, FormatGate
 from .hints import nearest
 from .options import takes
 from .prompts import FIELD
@@ -73,7 +74,7 @@ class CodeEnv(SingleTurnEnv):
     @takes(CodeOptions)
     def __init__(self, options: CodeOptions) -> None:
         super().__init__()
-        self.options = options
+        self.options, self.gate = options, FormatGate()
         self.sandbox = options.sandbox()
         self._rows = options.read_as(_code_row, REQUIRED, OPTIONAL)
         self.num_problems = len(self._rows)
@@ -86,14 +87,17 @@ class CodeEnv(SingleTurnEnv):
         return Problem(text, row.solution or "", messages, {"row": index})
 
     def gold_response(self, index: int) -> str | None:
-        """The row's `solution` in a block, or None where it has none."""
+        """The row's `solution` in a block, after a closed thought where the prompt opens one, or None without one."""
         solution = self._rows[index].solution
-        return None if solution is None else f"```python\n{solution.rstrip()}\n```"
+        return None if solution is None else f"{self.gate.empty_thought}```python\n{solution.rstrip()}\n```"
 
     def verify(self, problem: Problem, response: str) -> Verdict:
         """Extracts the code and runs it against the row's tests."""
         row, partial = self._rows[problem.extra["row"]], self.options.partial_credit
-        code = answer_block(response, row.entry_point)
+        text = self.gate.scored_text(response)
+        if text is None:  # a draft within an unfinished thought is no answer
+            return Verdict(0.0, UNPARSABLE, detail=NO_THOUGHT)
+        code = answer_block(text, row.entry_point)
         if code is None:
             return Verdict(0.0, UNPARSABLE, detail="no closed ```python block in the response")
         with slot(self.options.verify_workers):  # the deadline runs in the sandbox, so waiting here costs no time of it

@@ -1,45 +1,62 @@
-"""The format gate: a response scores only when it closes its thought, and only what follows the thought is read."""
+"""The format gate: an unfinished thought never scores, and of a finished one only what follows it is read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .prompts import THINK_CLOSE, THINK_OPEN
+from .prompts import THINK_CLOSE, THINK_OPEN, thought_begun
 from .verdict import UNPARSABLE, Verdict
 
-NO_THOUGHT = f"no closed <think> ... {THINK_CLOSE} section"
+# Without the line feed of THINK_OPEN: a policy may go on in the same line.
+OPEN, CLOSE = THINK_OPEN.strip(), THINK_CLOSE
+NO_THOUGHT = f"no closed {OPEN} ... {CLOSE} section"
 
 
 @dataclass(frozen=True, slots=True)
 class FormatGate:
-    """Which part of a response is scored. A gate that is off lets every response through whole.
+    """Which part of a response is scored.
 
     Args:
-        on: whether the gate checks anything.
-        opened: the prompt ends in `<think>`, which counts as if the response began with it.
+        on: True: every response must close a thought. False: responses are read whole. None: a response must close the
+            thought that it or its prompt opens, and is read whole where nobody opens one.
+        begun: what of a thought the prompt has at its end, `<think>`, `<think></think>` or "". It counts as if the
+            response began with it. None: not known, as for a chat that nobody has rendered.
     """
 
-    on: bool
-    opened: bool
+    on: bool | None = None
+    begun: str | None = None
+
+    def after(self, prompt: str | None) -> FormatGate:
+        """The gate for responses to `prompt`, as the model reads it. None: it is not known yet."""
+        return replace(self, begun=None if prompt is None else thought_begun(prompt))
 
     def scored_text(self, response: str) -> str | None:
-        """The text between the first `</think>` and the next, or None without a closed thought."""
-        if not self.on:
+        """The text between the first `</think>` and the next thought, or None without a closed thought."""
+        full = (self.begun or "") + response
+        if self.on is False or (self.on is None and OPEN not in full and CLOSE not in full):
             return response
-        full = (THINK_OPEN if self.opened else "") + response
-        # Without the line feed of THINK_OPEN: a policy may go on in the same line.
-        if THINK_OPEN.strip() not in full or THINK_CLOSE not in full:
+        thought, closed, rest = full.partition(CLOSE)
+        # Of a prompt that is not known, the `</think>` says that somebody opened the thought.
+        nobody_opened = self.on and self.begun is not None and OPEN not in thought
+        if not closed or nobody_opened:
             return None
-        return full.split(THINK_CLOSE)[1]  # a second `</think>` ends the solution, as in the paper's reward
+        return rest.partition(CLOSE)[0].partition(OPEN)[0]  # a second `</think>` ends the solution, as in the paper
+
+    @property
+    def asks(self) -> bool:
+        """True where every response must close a thought."""
+        return self.on or (self.on is None and self.begun == OPEN)
 
     @property
     def empty_thought(self) -> str:
         """What a right response without thoughts begins with."""
-        return f"{'' if self.opened else THINK_OPEN}\n{THINK_CLOSE}\n\n" if self.on else ""
+        if not self.asks or CLOSE in (self.begun or ""):
+            return ""
+        return f"{'' if self.begun == OPEN else THINK_OPEN}\n{CLOSE}\n\n"
 
     def parts(self, accuracy: float, *, passed: bool = True) -> dict[str, float]:
-        """Named parts of the reward: the accuracy, and the format where the gate is on."""
-        return {"accuracy": accuracy, "format": float(passed)} if self.on else {"accuracy": accuracy}
+        """Named parts of the reward: the accuracy, and the format where every response must close a thought."""
+        return {"accuracy": accuracy, "format": float(passed)} if self.asks else {"accuracy": accuracy}
 
     def refusal(self) -> Verdict:
         """The verdict on a response without a closed thought."""

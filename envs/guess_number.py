@@ -10,6 +10,7 @@ import numpy as np
 
 from .base import Problem
 from .boxed import last_boxed
+from .format_gate import FormatGate
 from .hints import check_choice
 from .multi_turn import MultiTurnEnv
 from .options import Options, takes
@@ -62,7 +63,7 @@ class GuessNumberEnv(MultiTurnEnv):
     def __init__(self, options: GuessNumberOptions) -> None:
         # bit_length is ceil(log2(high + 1)), without the rounding of log2.
         super().__init__(options.high.bit_length() if options.max_turns is None else options.max_turns)
-        self.options = options
+        self.options, self.gate = options, FormatGate()
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
         """The rules, and the number as the answer."""
@@ -76,11 +77,11 @@ class GuessNumberEnv(MultiTurnEnv):
     def gold_response(self, index: int) -> tuple[str, ...]:
         """The guesses of halving, or only the last ones where `max_turns` is too small for all."""
         guesses = halving(self._number(index), self.options.high)  # the number itself is the last of them
-        return tuple(f"\\boxed{{{guess}}}" for guess in guesses[-self.max_turns :])
+        return tuple(f"{self.gate.empty_thought}\\boxed{{{guess}}}" for guess in guesses[-self.max_turns :])
 
     def respond(self, problem: Problem, response: str) -> str | Verdict:
         """`higher`, `lower`, or the verdict on the right guess."""
-        guess, number = _guess(response), int(problem.answer)
+        guess, number = self._guess(response), int(problem.answer)
         left = self.max_turns - self.turn  # `turn` counts this response already
         if guess is None:
             return f"\nI see no guess in \\boxed{{}}. Guesses left: {left}.\n"
@@ -92,11 +93,17 @@ class GuessNumberEnv(MultiTurnEnv):
 
     def give_up(self, problem: Problem, response: str) -> Verdict:
         """Wrong, or unparsable where the last response had no guess."""
-        guess, parts = _guess(response), {"success": 0.0, "efficiency": 0.0}
+        guess, parts = self._guess(response), {"success": 0.0, "efficiency": 0.0}
         detail = f"not found in {self.max_turns} guesses; the number was {problem.answer}"
         if guess is None:
             return Verdict(0.0, UNPARSABLE, detail=detail, parts=parts)
         return Verdict(0.0, WRONG, extracted=str(guess), detail=detail, parts=parts)
+
+    def _guess(self, response: str) -> int | None:
+        text = self.gate.scored_text(response)
+        boxed = None if text is None else last_boxed(text)
+        number = None if boxed is None else _NUMBER.fullmatch(boxed.strip())
+        return int(number[0]) if number else None
 
     def _number(self, index: int) -> int:
         return random.Random(f"{self.options.seed}/{index}").randint(1, self.options.high)
@@ -110,9 +117,3 @@ def halving(number: int, high: int) -> list[int]:
         if guesses[-1] == number:
             return guesses
         low, high = (guesses[-1] + 1, high) if number > guesses[-1] else (low, guesses[-1] - 1)
-
-
-def _guess(response: str) -> int | None:
-    boxed = last_boxed(response)
-    number = None if boxed is None else _NUMBER.fullmatch(boxed.strip())
-    return int(number[0]) if number else None

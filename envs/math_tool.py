@@ -79,10 +79,17 @@ class MathToolEnv(MultiTurnEnv):
         calls = list(_CALL.finditer(response))
         # A box before the last call may hold an intermediate result.
         if not calls or last_boxed(response[calls[-1].end() :]) is not None:
-            # The thought may close in an earlier turn than the last.
-            text = "".join(self._written) if self._math.gate.on else response
-            return self._math.verify(problem, text)
+            return self._math.verify(problem, self._read_by_gate(response))
         return "\n" + "".join(f"{_result(call[1])}\n" for call in calls[:MAX_CALLS])
+
+    def _read_by_gate(self, response: str) -> str:
+        """The last response, or all of them where a thought is still open or closed in an earlier one."""
+        written, gate = "".join(self._written), self._math.gate
+        alone = gate.scored_text(written) is not None and gate.scored_text(response) is not None
+        return response if alone else written
+
+    def _see_prompt(self, prompt: str | None) -> None:
+        self._math.gate = self._math.gate.after(prompt)
 
     def give_up(self, problem: Problem, response: str) -> Verdict:
         """Unparsable: the calculator was called where an answer was due."""

@@ -21,10 +21,10 @@ class PromptOptions(Options):
     """`plain` (text to continue), `think` (the paper's: system paragraph, problem, an opened `<think>`), `chat`
     (messages for the model's chat template), or a text with `{problem}` in it."""
     system_prompt: str | None = None
-    """Replaces the system paragraph of the style. "" drops it."""
+    """Replaces the system paragraph of the style. "" means none, also none of the chat template's own."""
     format_gate: bool | None = None
-    """A response scores only when it closes its thought, and only what follows `</think>` is read. null: on for prompts
-    that open the thought."""
+    """true: a response scores only when it closes a thought, and only what follows `</think>` is read. null: the same
+    where the prompt, as the model reads it, or the response opens a thought. false: the whole response is read."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -37,6 +37,6 @@ class PromptOptions(Options):
 
     @property
     def gate(self) -> FormatGate:
-        """The format gate, on or off."""
-        opened = self.template.opens_thought
-        return FormatGate(on=opened if self.format_gate is None else self.format_gate, opened=opened)
+        """The format gate. Each `reset`, and a runner that has rendered the chat, tells it what the prompt begins."""
+        gate = FormatGate(self.format_gate)
+        return gate if self.prompt == "chat" else gate.after(self.template.text(""))

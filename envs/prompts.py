@@ -50,8 +50,8 @@ class PromptTemplate:
 
     @property
     def opens_thought(self) -> bool:
-        r"""True where the prompt ends in `<think>\n`, so that the response starts inside the thought."""
-        return self.prompt == "think" or self.prompt.endswith(THINK_OPEN)
+        r"""True where the style ends in `<think>`, so that the response starts inside the thought."""
+        return self.prompt == "think" or thought_begun(self.prompt) == THINK_OPEN.strip()
 
     def problem(self, text: str, answer: str, /, **extra: Any) -> Problem:
         """A problem whose prompt is made of `text`; `extra` is what the verifier needs besides the answer."""
@@ -68,12 +68,27 @@ class PromptTemplate:
         return self._paragraph() + self.prompt.replace(FIELD, problem)  # not str.format: \boxed{} has braces too
 
     def messages(self, problem: str) -> tuple[Message, ...] | None:
-        """System and user messages for `chat`, else None."""
+        """System and user messages for `chat`, else None.
+
+        `system_prompt: ""` is an empty system message: a template with a text of its own writes that only where there
+        is no message.
+        """
         if self.prompt != "chat":
             return None
         user = {"role": "user", "content": self.text(problem)}
-        return (user,) if not self.system_prompt else ({"role": "system", "content": self.system_prompt}, user)
+        return (user,) if self.system_prompt is None else ({"role": "system", "content": self.system_prompt}, user)
 
     def _paragraph(self, default: str = "") -> str:
         system = default if self.system_prompt is None else self.system_prompt  # "" leaves the paragraph out
         return f"{system}\n\n" if system else ""
+
+
+def thought_begun(prompt: str) -> str:
+    """What of a thought stands at the end of a prompt: `<think>`, `<think></think>`, or "" for none."""
+    opening = THINK_OPEN.strip()
+    end = prompt.rstrip()
+    if end.endswith(opening):
+        return opening
+    if end.endswith(THINK_CLOSE) and end.removesuffix(THINK_CLOSE).rstrip().endswith(opening):
+        return f"{opening}{THINK_CLOSE}"
+    return ""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tgpo_ray.env_runners.cursor import Cursor, evaluation_tasks
     from tgpo_ray.env_runners.env_spec import EnvSpec, all_envs
     from tgpo_ray.env_runners.group import EnvRunnerGroup
+    from tgpo_ray.env_runners.prompt_tokens import prompt_ids
     from tgpo_ray.env_runners.registry import (
         BUILT_IN_ENVS,
         argument_lines,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
         load_plugins,
         make_env,
     )
-    from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, prompt_ids
+    from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, tell_prompt
     from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -30,6 +31,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "cursor": ["Cursor", "evaluation_tasks"],
         "env_spec": ["EnvSpec", "all_envs"],
         "group": ["EnvRunnerGroup"],
+        "prompt_tokens": ["prompt_ids"],
         "registry": [
             "BUILT_IN_ENVS",
             "argument_lines",
@@ -39,7 +41,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "load_plugins",
             "make_env",
         ],
-        "rollout": ["Rollout", "RunningGroup", "prompt_ids"],
+        "rollout": ["Rollout", "RunningGroup", "tell_prompt"],
         "runner": ["EnvRunner", "EnvRunnerSpec"],
     },
 )

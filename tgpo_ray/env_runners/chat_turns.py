@@ -7,16 +7,15 @@ text than the template shows in later turns, so this module refuses these templa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tgpo_ray.env_runners.prompt_tokens import Message, system_settled
+
 if TYPE_CHECKING:
     from tgpo_ray.models import Tokenizer
-
-Message = Mapping[str, Any]
-"""One chat message: `role` and `content`."""
 
 OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
 # These stand for the policy's responses. The template renders only them, never the sampled text.
@@ -30,8 +29,8 @@ def chat_turn_ids(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], resp
     r"""Returns (T,) int32, the ids that the environment's last turn adds under the tokenizer's chat template.
 
     For ChatML these are `<|im_end|>\n<|im_start|>user\n...<|im_end|>\n<|im_start|>assistant\n`. The policy may have
-    sampled the beginning of this text, and that part is left out. Mostly it is the end-of-sequence token. After a stop
-    string it is nothing.
+    sampled the beginning of this text, and that part is left out. Mostly it is the end-of-sequence token. In GLM's
+    templates it is the token that opens the environment's turn. After a stop string it is nothing.
 
     Args:
         turns: the environment's messages, one list a turn. The first list is the prompt, the last is the new turn. The
@@ -41,9 +40,9 @@ def chat_turn_ids(tokenizer: Tokenizer, turns: Sequence[Sequence[Message]], resp
     Raises:
         ValueError: the template cannot render the turn, or would rewrite an earlier one.
     """
-    delta, closing = _delta_and_closing(tokenizer, turns)
+    delta, closing = _delta_and_closing(tokenizer, [system_settled(tokenizer, turns[0]), *turns[1:]])
     ids, end = (tokenizer.encode(text, add_special_tokens=False) for text in (delta, closing))
-    return np.asarray(ids[_num_written(end, ids, response_ids, tokenizer.all_special_ids) :], np.int32)
+    return np.asarray(ids[_num_written(end, ids, response_ids, _special_ids(tokenizer)) :], np.int32)
 
 
 def why_refused(tokenizer: Tokenizer, prompt: Sequence[Message], role: str) -> str:
@@ -142,12 +141,23 @@ def _applied(tokenizer: Tokenizer, messages: list[Message], *, add_generation_pr
         raise ValueError(f"the tokenizer's chat template cannot render the roles {roles}: {error}") from error
 
 
-def _num_written(closing: list[int], delta: list[int], response: np.ndarray, special_ids: Sequence[int]) -> int:
+def _special_ids(tokenizer: Tokenizer) -> Collection[int]:
+    """Returns the ids of special tokens, those included that are added to the vocabulary without being called special."""
+    added = getattr(tokenizer, "get_added_vocab", dict)()
+    return {*tokenizer.all_special_ids, *added.values()}
+
+
+def _num_written(closing: list[int], delta: list[int], response: np.ndarray, special_ids: Collection[int]) -> int:
     """Returns the number of the delta's first tokens that the policy has sampled.
 
     They are the end of its response, or all tokens of the closing up to its end-of-turn token. A blank that the closing
-    has after that token does not count for a blank at the response's end.
+    has after that token does not count for a blank at the response's end. Where the whole closing is written, the
+    special token behind it may be written too: it opens the next turn, and some policies end theirs with it.
     """
+    opened = delta[: len(closing) + 1]
+    if opened[:-1] == closing and opened[-1:] and opened[-1] in special_ids:
+        if response[-len(opened) :].tolist() == opened:
+            return len(opened)
     written = response[-len(closing) :].tolist() if closing else []  # `[-0:]` would be the whole response
     count = max(k for k in range(len(written) + 1) if written[len(written) - k :] == closing[:k])
     if written and written[-1] in special_ids and written[-1] in closing:

@@ -7,6 +7,7 @@ they are. The ids of the environment follow. They encode its text, or the chat t
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,23 +30,37 @@ if TYPE_CHECKING:
 
     from tgpo_ray.models import Tokenizer
 
+PROMPT_END = 64  # tokens of a prompt that environments are told
+SHOWN = 120  # characters of a text in an error
 
-def prompt_ids(tokenizer: Tokenizer, prompt: str, info: dict[str, Any]) -> np.ndarray:
-    """Returns (P,) int32, the first observation for the model. Messages in `info` go through its chat template.
+
+def check_one_problem(resets: Sequence[tuple[str, dict[str, Any]]], where: str) -> None:
+    """Check that the mates of a group show the same problem: one prompt serves all of them.
 
     Raises:
-        ValueError: `info` has messages and the tokenizer has no chat template.
+        ValueError: an observation or the messages of a `reset` differ from the first; `where` names the problem.
     """
-    if info.get("messages") is not None:
-        if tokenizer.chat_template is None:
+    prompt, messages = resets[0][0], resets[0][1].get("messages")
+    for number, (other, info) in enumerate(resets):
+        if other != prompt or info.get("messages") != messages:
+            shown = [repr(text)[:SHOWN] for text in (prompt, other)]
             raise ValueError(
-                "the prompt is a chat, and the tokenizer has no chat template: use prompt: plain, or set "
-                "model.tokenizer to a folder whose tokenizer has one"
+                f"{where}: the environment gave mate {number} of the group another problem than mate 0 for the same seed "
+                f"and index, {shown[1]} for {shown[0]}: draw only from self.np_random, and keep nothing from one reset "
+                "to the next (`tgpo-ray env check` finds it)"
             )
-        ids = tokenizer.apply_chat_template(info["messages"], add_generation_prompt=True, return_dict=False)
-    else:
-        ids = tokenizer.encode(prompt, add_special_tokens=True)
-    return np.asarray(ids, np.int32)
+
+
+def tell_prompt(envs: Iterable[Env[str, str]], tokenizer: Tokenizer, ids: np.ndarray) -> None:
+    """Tell environments the end of the prompt (P,) as the model reads it: the chat template may open a thought there.
+
+    An environment without the method `prompt_rendered` of `tgpo_ray.envs.TextEnv` is told nothing.
+    """
+    end = tokenizer.decode(ids[-PROMPT_END:], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    for env in envs:
+        told = getattr(env.unwrapped, "prompt_rendered", None)
+        if told is not None:
+            told(end)
 
 
 @dataclass

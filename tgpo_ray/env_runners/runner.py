@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from tgpo_ray.env_runners.env_spec import EnvSpec
-from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, prompt_ids
+from tgpo_ray.env_runners.prompt_tokens import prompt_ids
+from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, check_one_problem, tell_prompt
 from tgpo_ray.env_runners.task_queue import TaskList
 from tgpo_ray.episode import EpisodeGroup, EpisodeInfo, Task, TaskKey
 from tgpo_ray.models import Engine, EngineSpec, Sampling, completions
@@ -143,8 +144,10 @@ class EnvRunner:
         # all envs get the same seed and index, so one prompt serves the group
         envs = [self._acquire_env(task.env_index) for _ in range(group_size)]
         resets = [env.reset(seed=task.seed, options={"index": task.problem_index}) for env in envs]
+        check_one_problem(resets, self._where(task))
         prompt, info = resets[0]
         ids = prompt_ids(self._engine.tokenizer, prompt, info)
+        tell_prompt(envs, self._engine.tokenizer, ids)
         if len(ids) > self._spec.max_prompt_tokens:
             raise ValueError(
                 f"{self._spec.envs[task.env_index].id}, problem {task.problem_index}: the prompt has "

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tgpo_ray.models.lean_scoring import RowCollector, draw
     from tgpo_ray.models.lm_head import head_weight
     from tgpo_ray.models.loading import load_model
+    from tgpo_ray.models.prompt_text import text_prompt_ids, without_second_beginning
     from tgpo_ray.models.scoring import MAX_TOP_K, Scores, ScoringBackend, ScoringRequest, Want
     from tgpo_ray.models.shared_vocabulary import num_shared_ids
     from tgpo_ray.models.tiny import byte_level_tokenizer, character_tokenizer, make_text_models, write_model
@@ -29,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "lean_scoring": ["RowCollector", "draw"],
         "lm_head": ["head_weight"],
         "loading": ["load_model"],
+        "prompt_text": ["text_prompt_ids", "without_second_beginning"],
         "scoring": ["MAX_TOP_K", "Scores", "ScoringBackend", "ScoringRequest", "Want"],
         "shared_vocabulary": ["num_shared_ids"],
         "tiny": ["byte_level_tokenizer", "character_tokenizer", "make_text_models", "write_model"],

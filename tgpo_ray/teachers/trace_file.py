@@ -14,6 +14,7 @@ import ray
 
 from tgpo_ray.config import ConfigError
 from tgpo_ray.episode import ORIGIN_TEACHER, Episode, EpisodeGroup, SampledGroup, Task
+from tgpo_ray.models import text_prompt_ids
 
 if TYPE_CHECKING:
     from tgpo_ray.config import AlgorithmConfig
@@ -113,7 +114,7 @@ def trace_episode(tokenizer: Tokenizer, prompt: str, response: str, index: int) 
     ids = tokenizer.encode(response, add_special_tokens=False)
     response_ids = np.asarray([*ids, tokenizer.eos_token_id], np.int32)
     return Episode(
-        prompt_ids=np.asarray(tokenizer.encode(prompt, add_special_tokens=True), np.int32),
+        prompt_ids=np.asarray(text_prompt_ids(tokenizer, prompt), np.int32),
         response_ids=response_ids,
         origin=np.full(len(response_ids), ORIGIN_TEACHER, np.uint8),
         reward=0.0,

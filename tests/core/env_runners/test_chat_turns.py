@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tests.core.chat_templates import APPENDING, DROPPING, END, STRICT, chat_tokenizer
 from tgpo_ray.env_runners.chat_turns import chat_turn_ids, why_refused
-from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, prompt_ids
+from tgpo_ray.env_runners.prompt_tokens import prompt_ids
+from tgpo_ray.env_runners.rollout import Rollout, RunningGroup
 from tgpo_ray.envs.guess_number import GuessNumberEnv
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Task
 from tgpo_ray.models.engine_spec import Completion

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tgpo_ray.env_runners import make_env
+from tgpo_ray.env_runners import make_env, prompt_ids, tell_prompt
 
 if TYPE_CHECKING:
     from gymnasium import Env
@@ -88,11 +88,18 @@ class Subject:
         of_all = "" if self.num_problems is None else f" of {self.num_problems}"
         return f"{len(self.indices)}{of_all} problems looked at"
 
+    def reset(self, index: int) -> tuple[str, dict[str, Any]]:
+        """Returns the first observation and info; the environment is told the prompt as the model reads it."""
+        prompt, info = self.env.reset(seed=self.seed, options={"index": index})
+        if self.tokenizer is not None:
+            tell_prompt([self.env], self.tokenizer, prompt_ids(self.tokenizer, prompt, info))
+        return prompt, info
+
     def gold(self, index: int) -> tuple[str, ...] | None:
         """Returns the environment's right responses, one for each turn, or None if it knows none."""
         if not hasattr(self.env.unwrapped, "gold_response"):
             return None
-        self.env.reset(seed=self.seed, options={"index": index})  # the right response may depend on a shuffle
+        self.reset(index)  # the right response may depend on a shuffle, and on what the prompt begins
         known = self.env.unwrapped.gold_response(index)  # pyright: ignore[reportAttributeAccessIssue]  (see hasattr)
         if known is None:
             return None
@@ -100,7 +107,7 @@ class Subject:
 
     def play(self, index: int, responses: Sequence[str], during: AbstractContextManager[Any] | None = None) -> Played:
         """Returns one episode in `env`, which `played` records. Its steps run within the context `during`."""
-        prompt, _ = self.env.reset(seed=self.seed, options={"index": index})
+        prompt, _ = self.reset(index)
         rewards: list[float] = []
         slowest, info, done = 0.0, {}, False
         with during or nullcontext():

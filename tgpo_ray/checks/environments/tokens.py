@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tgpo_ray.checks.results import CheckResult, Finding, judged, shortened, skipped
-from tgpo_ray.env_runners import Rollout, RunningGroup, prompt_ids
+from tgpo_ray.env_runners import Rollout, RunningGroup, prompt_ids, tell_prompt
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, Episode, Task
 from tgpo_ray.models import Completion
 
@@ -29,7 +29,7 @@ def check_prompts(subject: Subject) -> CheckResult:
         return skipped("prompt lengths", "no tokenizer to measure with: give --tokenizer FOLDER", bound)
     lengths = {}
     for index in subject.indices:
-        prompt, info = subject.env.reset(seed=subject.seed, options={"index": index})
+        prompt, info = subject.reset(index)
         lengths[index] = len(prompt_ids(subject.tokenizer, prompt, info))
     findings = [Finding(i, f"{n} tokens") for i, n in lengths.items() if n == 0 or (limit is not None and n > limit)]
     findings.sort(key=lambda finding: -lengths[finding.index])  # pyright: ignore[reportArgumentType]
@@ -107,6 +107,7 @@ class _Conversation:
         texts = gold if len(gold) > 1 else FIXED_RESPONSES * (MAX_TURNS // len(FIXED_RESPONSES))
         self.prompt, info = env.reset(seed=subject.seed, options={"index": index})
         self.prompt_ids = prompt_ids(self._tokenizer, self.prompt, info)
+        tell_prompt([env], self._tokenizer, self.prompt_ids)
         self.rollout = Rollout.begun(env, info)
         for response in texts:
             self._turn(response)
