@@ -14,6 +14,7 @@ NO_NUMBER = f"{__name__}:NoNumber-v0"
 CHAT = f"{__name__}:ChatTurns-v0"
 RAISING = f"{__name__}:RaisesLookup-v0"
 COUNTED = f"{__name__}:Counted-v0"
+DRIFTING = f"{__name__}:Drifting-v0"
 ANSWERS = ("+1=", "+2=")
 TEMPLATE = """
 {%- for message in messages %}
@@ -83,6 +84,19 @@ class RaisesLookup(TextEnv):
         raise LookupError("no such answer")
 
 
+class Drifting(TextEnv):
+    """Shows the next problem at each reset of any instance, whatever the index."""
+
+    resets = 0
+
+    def begin(self, index: int) -> tuple[str, dict[str, Any]]:
+        Drifting.resets += 1
+        return f"{Drifting.resets % 10}=", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        return "", 1.0, True, False, {}
+
+
 class Counted(TextEnv):
     """Its reward says how many instances the process has made so far; no episode may begin in one that is in use."""
 
@@ -109,3 +123,4 @@ if "ThreeTurns-v0" not in gymnasium.registry:
     gymnasium.register("NoNumber-v0", entry_point=f"{__name__}:NoNumber")
     gymnasium.register("RaisesLookup-v0", entry_point=f"{__name__}:RaisesLookup")
     gymnasium.register("Counted-v0", entry_point=f"{__name__}:Counted")
+    gymnasium.register("Drifting-v0", entry_point=f"{__name__}:Drifting")

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from tests.core.env_runners.runner_envs import CHAT, COUNTED, NO_NUMBER, RAISING, THREE_TURNS
+from tests.core.env_runners.runner_envs import CHAT, COUNTED, DRIFTING, NO_NUMBER, RAISING, THREE_TURNS
 from tgpo_ray.env_runners.env_spec import EnvSpec
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.env_runners.runner import EnvRunnerSpec
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.models.engine import EngineSpec, Sampling
 
-ARITHMETIC, LONG_PROMPTS, TURNS, NAN, RAISES, CHATS, HALF_A_CHAT, COUNTS = range(8)
+ARITHMETIC, LONG_PROMPTS, TURNS, NAN, RAISES, CHATS, HALF_A_CHAT, COUNTS, DRIFTS = range(9)
 ENVS = (
     EnvSpec("tgpo/Arithmetic-v0", {"digits": [1, 1]}),
     EnvSpec("tgpo/Arithmetic-v0", {"digits": [12, 12]}),
@@ -24,6 +24,7 @@ ENVS = (
     EnvSpec(CHAT),
     EnvSpec(CHAT, {"begun": False}),
     EnvSpec(COUNTED),
+    EnvSpec(DRIFTING),
 )
 MAX_NUM_SEQS = 16
 SAMPLING = Sampling(max_tokens=32, logprobs=True)

@@ -17,6 +17,7 @@ from tests.core.env_runners.runner_envs import ANSWERS, write_chat_tokenizer
 from tests.core.env_runners.runner_groups import (
     CHATS,
     COUNTS,
+    DRIFTS,
     HALF_A_CHAT,
     LONG_PROMPTS,
     MAX_NUM_SEQS,
@@ -140,6 +141,13 @@ def test_an_environment_that_raises_is_named_with_the_problem_and_the_line(runne
     message = r"RaisesLookup-v0, problem 4, seed 2: step raised LookupError: no such answer \(.*runner_envs.py:\d+\)"
     with pytest.raises(RuntimeError, match=message):
         sample(runners, [Task(RAISES, 4, seed=2)])
+
+
+def test_mates_with_different_problems_end_the_run_with_environment_and_problem_named(runners: EnvRunnerGroup) -> None:
+    message = r"Drifting-v0, problem 6, seed 1: the environment gave mate 1 of the group another problem than mate 0"
+    with pytest.raises(ValueError, match=message):
+        sample(runners, [Task(DRIFTS, 6, seed=1)])
+    assert len(sample(runners, tasks(4))) == 4
 
 
 def test_turns_alternate_and_the_engine_saw_the_very_ids_of_the_episode(runners: EnvRunnerGroup):
