@@ -8,13 +8,14 @@ from keyword import iskeyword
 
 import numpy as np
 
-from .base import Problem, SingleTurnEnv
+from .base import Message, Problem, SingleTurnEnv
+from .cells import prompt_cell, text_cell
 from .code_blocks import answer_block
 from .code_tests import Test, checked_python, checked_tests, function_name, read_tests
 from .format_gate import NO_THOUGHT, FormatGate
 from .hints import nearest
 from .options import takes
-from .prompts import FIELD
+from .prompts import FIELD, PromptTemplate
 from .row_options import RowOptions
 from .row_store import Row
 from .sandbox.slots import slot
@@ -47,7 +48,7 @@ class CodeOptions(SandboxOptions, RowOptions):
 class CodeRow:
     """One problem. `setup` is Python that runs before every test; `solution` is code that passes them."""
 
-    problem: str
+    problem: str | tuple[Message, ...]
     tests: list[Test]
     entry_point: str
     solution: str | None = None
@@ -81,10 +82,12 @@ class CodeEnv(SingleTurnEnv):
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
         """Row `index` of the file; the problem's answer is its solution, or "" where it has none."""
-        row = self._rows[index]
-        text = self._text(row)
+        row, answer = self._rows[index], self._rows[index].solution or ""
+        if not isinstance(row.problem, str):  # the data set's own words
+            return PromptTemplate(self.options.prompt).problem_of(row.problem, answer, row=index)
+        text = self._text(row.problem, row.entry_point)
         messages = ({"role": "user", "content": text},) if self.options.prompt == "chat" else None
-        return Problem(text, row.solution or "", messages, {"row": index})
+        return Problem(text, answer, messages, {"row": index})
 
     def gold_response(self, index: int) -> str | None:
         """The row's `solution` in a block, after a closed thought where the prompt opens one, or None without one."""
@@ -106,28 +109,30 @@ class CodeEnv(SingleTurnEnv):
         score = verdict.score if partial else parts["accuracy"]
         return replace(verdict, score=score, extracted=code[:MAX_EXTRACTED], parts=parts)
 
-    def _text(self, row: CodeRow) -> str:
+    def _text(self, problem: str, entry_point: str) -> str:
         prompt = self.options.prompt
         if FIELD in prompt:
             # Not str.format: code in a prompt has braces too.
-            return prompt.replace(FIELD, row.problem).replace("{entry_point}", row.entry_point)
-        instruction = INSTRUCTION.replace("{entry_point}", row.entry_point)
+            return prompt.replace(FIELD, problem).replace("{entry_point}", entry_point)
+        instruction = INSTRUCTION.replace("{entry_point}", entry_point)
         if prompt == "chat":
-            return f"{row.problem}\n\n{instruction}"
-        return f"Problem:\n{row.problem}\n\n{instruction}\n\nSolution:\n"
+            return f"{problem}\n\n{instruction}"
+        return f"Problem:\n{problem}\n\n{instruction}\n\nSolution:\n"
 
 
 def _code_row(row: Row) -> CodeRow:
-    setup, entry_point = checked_python(str(row["setup"] or "")), _entry_point(row)
+    setup = checked_python("" if row["setup"] is None else text_cell(row, "setup"))
+    entry_point = _entry_point(row)
     tests = checked_tests(read_tests(row["tests"]), entry_point, setup)
     json.dumps(tests)  # raises here, and not at the first response, for values that cannot reach the sandbox
-    solution = row["solution"]
-    return CodeRow(str(row["problem"]), tests, entry_point, None if solution is None else str(solution), setup)
+    solution = None if row["solution"] is None else text_cell(row, "solution")
+    return CodeRow(prompt_cell(row, "problem"), tests, entry_point, solution, setup)
 
 
 def _entry_point(row: Row) -> str:
     """The row's entry point, or the function that its tests name; both must agree where both are there."""
-    named, column = function_name(row["tests"]), str(row["entry_point"] or "").strip()
+    named = function_name(row["tests"])
+    column = "" if row["entry_point"] is None else text_cell(row, "entry_point").strip()
     if named and column and named != column:
         raise ValueError(f"its entry point is {column!r}, and its tests call {named!r}: write the same name")
     entry_point = column or named

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .base import Problem, SingleTurnEnv
+from .base import Message, Problem, SingleTurnEnv
+from .cells import answer_cell, prompt_cell
+from .conversations import continued, text_of
 from .options import takes
 from .prompt_options import PromptOptions
 from .row_options import RowOptions
@@ -45,7 +47,7 @@ class MathOptions(VerifierOptions, PromptOptions, RowOptions):
 class MathRow:
     """One row of the file as `tgpo/Math-v0` reads it."""
 
-    problem: str
+    problem: str | tuple[Message, ...]
     answer: str  # without GSM8K's worked solution
     tolerance: float | list[float] | None
 
@@ -71,9 +73,9 @@ class MathEnv(SingleTurnEnv):
         self.num_problems = len(self._rows)
 
     def row(self, index: int) -> tuple[str, str]:
-        """Problem and gold answer of row `index` of the file."""
+        """Problem and gold answer of row `index` of the file. Of a conversation it is the text."""
         row = self._rows[index]
-        return row.problem, row.answer
+        return text_of(row.problem), row.answer
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
         """Row `index` of the file as a prompt."""
@@ -83,7 +85,7 @@ class MathEnv(SingleTurnEnv):
         """Row `index` with `instruction` after the text of its problem."""
         row = self._rows[index]
         extra = {} if row.tolerance is None else {"tolerance": row.tolerance}
-        return self.template.problem(f"{row.problem}{instruction}", row.answer, **extra)
+        return self.template.problem_of(continued(row.problem, instruction), row.answer, **extra)
 
     def gold_response(self, index: int) -> str:
         r"""The gold answer in `\boxed{}`, after a closed thought where the format gate wants one."""
@@ -112,8 +114,8 @@ class MathEnv(SingleTurnEnv):
 
 
 def _math_row(row: Row) -> MathRow:
-    answer = str(row["answer"]).rpartition(GSM8K_MARKER)[2].strip()  # all of an answer without the marker
-    return MathRow(str(row["problem"]), answer, _tolerance(row["tolerance"]))
+    answer = answer_cell(row, "answer").rpartition(GSM8K_MARKER)[2].strip()  # all of an answer without the marker
+    return MathRow(prompt_cell(row, "problem"), answer, _tolerance(row["tolerance"]))
 
 
 def _tolerance(value: Any) -> float | list[float] | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .base import Message, Problem
+from .conversations import Prompt, text_of, with_system
 from .hints import nearest
 
 STYLES = ("plain", "think", "chat")
@@ -56,6 +57,22 @@ class PromptTemplate:
     def problem(self, text: str, answer: str, /, **extra: Any) -> Problem:
         """A problem whose prompt is made of `text`; `extra` is what the verifier needs besides the answer."""
         return Problem(self.text(text), answer, self.messages(text), extra)
+
+    def problem_of(self, prompt: Prompt, answer: str, /, **extra: Any) -> Problem:
+        """`problem` of a text. A conversation of the data set stays as it is, but for `system_prompt`.
+
+        Raises:
+            ValueError: for a conversation under a style that makes text.
+        """
+        if isinstance(prompt, str):
+            return self.problem(prompt, answer, **extra)
+        if self.prompt not in ("plain", "chat", FIELD):  # those leave the data set's own words alone
+            raise ValueError(
+                f"the problem is a conversation, and prompt: {self.prompt!r} makes text of it: write prompt: chat, or "
+                "name the text of a message, as `columns: {problem: prompt.0.content}`"
+            )
+        messages = with_system(prompt, self.system_prompt)
+        return Problem(text_of(prompt), answer, messages, extra)
 
     def text(self, problem: str) -> str:
         """The prompt as text; for `chat`, the user's message."""

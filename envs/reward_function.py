@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from functools import partial
 
 import numpy as np
 
 from .base import Problem, SingleTurnEnv
+from .cells import naming, prompt_cell
+from .conversations import Prompt
 from .hints import check_choice
 from .options import takes
-from .problem_rows import problem_of
 from .prompts import PromptTemplate
 from .row_options import RowOptions
+from .row_store import Row, part_of
 from .verdict import Verdict
 from .verifiers import VerifierOptions
 from .verifiers.reward_call import STYLES, signature_style
@@ -71,16 +75,15 @@ class RewardFunctionEnv(SingleTurnEnv):
         self.template = PromptTemplate(options.prompt)
         self._rows = options.read()
         self._columns = options.column_names(self._rows, required=("problem", "answer"))
+        self._prompts = options.parsed(self._rows, (_prompt, self._columns["problem"]), partial(_prompt, self._columns))
         self.num_problems = len(self._rows)
 
     def problem(self, index: int, rng: np.random.Generator) -> Problem:
         """Row `index`. Messages of the file go through the model's chat template."""
-        row = self._rows[index]
-        prompt, answer = row[self._columns["problem"]], row[self._columns["answer"]]
+        row, prompt = self._rows[index], self._prompts[index]
+        answer = part_of(row, self._columns["answer"])
         extra = {"row": row, "answer": answer}  # the answer as the file has it, which may be no text
-        if isinstance(prompt, str):
-            return self.template.problem(prompt, str(answer), **extra)
-        return problem_of(prompt, answer, **extra)
+        return self.template.problem_of(prompt, str(answer), **extra)
 
     def verify(self, problem: Problem, response: str) -> Verdict:
         """The function's return value as a verdict."""
@@ -92,3 +95,8 @@ class RewardFunctionEnv(SingleTurnEnv):
             "answer": problem.extra["answer"],
         }
         return self.options.verify(CALL, self.options.reward, call, problem.extra["row"])
+
+
+def _prompt(columns: Mapping[str, str], row: Row) -> Prompt:
+    with naming(columns):
+        return prompt_cell({"problem": part_of(row, columns["problem"])}, "problem")

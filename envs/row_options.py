@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TypeVar
 
+from .cells import is_nan, naming
 from .options import Options
 from .row_store import Row, Rows
 from .rows import checked_columns, read_rows, require_columns
@@ -62,7 +63,8 @@ class RowOptions(SourceOptions):
     """Where the rows are, and what their columns are called."""
 
     columns: Mapping[str, str] | None = None
-    """The file's names of the columns, by meaning: `{problem: question, answer: final}`."""
+    """The file's names of the columns, by meaning: `{problem: question, answer: final}`. `reward_model.ground_truth` is
+    the key `ground_truth` of the column `reward_model`, and `choices.0` the first item of a list."""
 
     def read_as(
         self, parse_row: Callable[[Row], T], required: Sequence[str], optional: Sequence[str] = ()
@@ -76,13 +78,15 @@ class RowOptions(SourceOptions):
 
         Raises:
             ValueError: for an unknown key in `columns`, for rows that lack a required column or have it empty, and
-                where `parse_row` raises.
+                where `parse_row` raises, also `cells.CellError`.
         """
         rows = self.read(checked_columns(self.columns, (*required, *optional)).values())
         columns = self.column_names(rows, required, optional)
 
         def parse_named(row: Row) -> T:
-            return parse_row({meaning: row.get(column) for meaning, column in columns.items()})
+            values = {meaning: row.get(column) for meaning, column in columns.items()}
+            with naming(columns):
+                return parse_row({meaning: None if is_nan(value) else value for meaning, value in values.items()})
 
         return self.parsed(rows, (parse_row, *columns.items()), parse_named)
 

@@ -41,7 +41,11 @@ class Rows(Sequence[Row]):
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]], columns: Collection[str] | None = None) -> Rows:
-        """Returns the rows of an iterable, which is walked once. `columns`: those to store; None: all."""
+        """Returns the rows of an iterable, which is walked once.
+
+        Args:
+            columns: those to store, parts such as `reward_model.ground_truth` included; None: all.
+        """
         stored: dict[str, list[Any]] = {name: [] for name in columns or ()}
         names: tuple[str, ...] = ()
         for number, row in enumerate(rows):
@@ -51,12 +55,18 @@ class Rows(Sequence[Row]):
                     if name not in stored:
                         stored[name] = [_ABSENT] * number
             for name, values in stored.items():
-                values.append(row.get(name, _ABSENT))
+                values.append(row.get(name, _ABSENT) if columns is None else part_of(row, name, _ABSENT))
         return cls(stored, names)
 
     def column(self, name: str) -> Iterator[Any]:
         """Yields the value of each row in one column, None where a row has none. Shared: do not change them."""
+        if name not in self._columns:  # a part of one that is stored whole
+            return (part_of(row, name) for row in self)
         return (None if value is _ABSENT else value for value in self._columns[name])
+
+    def has(self, name: str) -> bool:
+        """Returns whether the file has the column, or for `a.b` the column `a`. The first row stands for all."""
+        return name in self.names or name.partition(".")[0] in self.names
 
     def derived(self, key: Hashable, make: Callable[[], T]) -> T:
         """Returns what `make` returns, made once for each `key`. Parsed rows are an example."""
@@ -87,6 +97,21 @@ class Rows(Sequence[Row]):
         return isinstance(other, Sequence) and list(self) == list(other)
 
     __hash__ = None  # type: ignore[assignment]  # equal to a list of equal rows, and a list has no hash
+
+
+def part_of(row: Mapping[str, Any], name: str, absent: Any = None) -> Any:
+    """Returns the value of the column `name`, or `absent`.
+
+    `a.b` is the key `b` of the dict in column `a`, and `a.0` the first item of a list there. A column that is called
+    `a.b` itself wins.
+    """
+    if name in row:
+        return row[name]
+    head, _, rest = name.partition(".")
+    value = row.get(head) if rest else None
+    if isinstance(value, list):
+        value = {str(number): item for number, item in enumerate(value)}
+    return part_of(value, rest, absent) if isinstance(value, Mapping) else absent
 
 
 def _private(value: Any) -> Any:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from .cells import is_missing
 from .hints import nearest
 from .hub_rows import is_data_set, read_data_set
 from .row_store import Row, Rows, shared, version_of
+
+BYTE_ORDER_MARK = "\ufeff"
+BYTE_ORDER_MARKS = {  # the longer first: UTF-32's begins with UTF-16's
+    codecs.BOM_UTF32_LE: "UTF-32",
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
 
 NameT = TypeVar("NameT")  # of columns: one name, or several
 
@@ -88,16 +98,29 @@ def require_columns(rows: Rows, columns: Mapping[str, str], path: str | Path) ->
     """
     known = list(rows.names)  # the first row stands for all; below, each row is checked for values
     for meaning, column in columns.items():
-        if column not in known:
+        if not rows.has(column):
             raise ValueError(
-                f"data set {str(path)!r} has no column {column!r}{nearest(column, known, cutoff=0.5) or '.'} Columns "
+                f"data set {str(path)!r} has no column {column!r}{nearest(_head(column), known, cutoff=0.5) or '.'} Columns "
                 f"found: {', '.join(known)}. Choose with columns={{{meaning!r}: '<column>'}}."
             )
         for number, value in enumerate(rows.column(column)):
-            if value is None or not str(value).strip():
+            if is_missing(value):
                 raise ValueError(
-                    f"data set {str(path)!r} has no {column!r} in row {number}: fill it in or drop the row"
+                    f"data set {str(path)!r} has no {column!r} in row {number}{_instead(rows, column, value)}: fill it "
+                    "in or drop the row"
                 )
+
+
+def _instead(rows: Rows, column: str, value: Any) -> str:
+    """` (it is NaN)`, or what a row that lacks a part must have in its column, or ""."""
+    if isinstance(value, float):
+        return " (it is NaN)"
+    rest = column.partition(".")[2]
+    return f" (its {_head(column)!r} has no part {rest!r})" if rest and column not in rows.names else ""
+
+
+def _head(column: str) -> str:
+    return column.partition(".")[0]
 
 
 def _nearest_file(file: Path) -> str:
@@ -109,7 +132,8 @@ def _nearest_file(file: Path) -> str:
 
 def _read_jsonl(file: Path) -> Iterator[Row]:
     with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(_decoded(lines, file), start=1):
+            line = line.removeprefix(BYTE_ORDER_MARK)  # at the start, or within where files were joined
             if not line.strip():
                 continue
             try:
@@ -119,6 +143,21 @@ def _read_jsonl(file: Path) -> Iterator[Row]:
             if not isinstance(row, dict):
                 raise ValueError(f"{file}, line {number} must be a JSON object, got {type(row).__name__}")
             yield row
+
+
+def _decoded(lines: Iterable[str], file: Path) -> Iterator[str]:
+    """Yields the lines; raises ValueError for a file in another encoding, with its likely name and the fix."""
+    try:
+        yield from lines
+    except UnicodeDecodeError as failure:
+        with file.open("rb") as raw:
+            start = raw.read(4)
+        encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), "LATIN1")
+        likely = "begins with the mark of" if encoding != "LATIN1" else "may be"
+        raise ValueError(
+            f"{file} is not UTF-8 ({failure.reason}: {failure.object[failure.start : failure.start + 1]!r}); it {likely} "
+            f"{encoding}: convert it, as with `iconv -f {encoding} -t UTF-8`"
+        ) from failure
 
 
 def _read_parquet(file: Path) -> list[Row]:
