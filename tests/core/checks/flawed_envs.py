@@ -93,6 +93,61 @@ class Raising(TextEnv):
         return "", float(int(action) == 1), True, False, {}
 
 
+class Duplicated(Sums):
+    """One problem comes three times, once with another answer; another one twice, with its answer in two spellings."""
+
+    rows = (("2+3=", "5"), ("2+3=", "5"), (" 2+3= ", "6"), ("1/2+1/2=", "1"), ("1/2+1/2=", "1.0"), ("3+3=", "6"))
+    num_problems = len(rows)
+
+    def problem(self, index: int, rng: np.random.Generator) -> Problem:
+        return Problem(*self.rows[index])
+
+    def gold_response(self, index: int) -> str | None:
+        return self.rows[index][1]
+
+    def verify(self, problem: Problem, response: str) -> Verdict | float | Mapping[str, Any]:
+        try:
+            score = float(response[:50]) == float(problem.answer)
+        except ValueError:
+            score = response == problem.answer
+        return {"score": float(score), "extracted": response[:50]}
+
+
+class ReadInPart(Duplicated):
+    """Of an answer with a unit it reads the number alone, and of the response it wants all."""
+
+    rows = (("How long?", "6m"), ("3+3=", "6"), ("3+4=", "7"), ("Who?", "['2', '9']"))
+    num_problems = len(rows)
+
+    def verify(self, problem: Problem, response: str) -> Verdict | float | Mapping[str, Any]:
+        verdict: Any = super().verify(problem, response)
+        short = problem.answer.removesuffix("m")
+        return {**verdict, "score": max(verdict["score"], float(response == short))}
+
+
+class Printed(Duplicated):
+    """Its problems and one answer are lists and dicts that were printed."""
+
+    rows = tuple((f"Solve: [{{'role': 'user', 'content': '{i}+1='}}]", str(i + 1)) for i in range(3)) + (
+        ("None", "{'ground_truth': '7'}"),
+    )
+    num_problems = len(rows)
+
+
+class Constant(Sums):
+    """Every response is right."""
+
+    def verify(self, problem: Problem, response: str) -> Verdict | float | Mapping[str, Any]:
+        return 1.0
+
+
+class Never(Sums):
+    """No response is right."""
+
+    def verify(self, problem: Problem, response: str) -> Verdict | float | Mapping[str, Any]:
+        return 0.0
+
+
 class Pooled(Sums):
     """Verifies in a process of its own."""
 
@@ -144,7 +199,7 @@ class Silent(Turns):
 
 for _kind in (
     Sums, Unseeded, Remembering, Unpicklable, WrongGold, NoGold, Lenient, Generous, Raising, Pooled, Swallowing,
-    Turns, Repeating, Silent,
+    Turns, Repeating, Silent, Duplicated, ReadInPart, Printed, Constant, Never,
 ):  # fmt: skip
     if f"{_kind.__name__}-v0" not in gymnasium.registry:
         gymnasium.register(f"{_kind.__name__}-v0", entry_point=f"{__name__}:{_kind.__name__}")

@@ -11,12 +11,13 @@ from tests.core.chat_templates import APPENDING, DROPPING, chat_tokenizer
 from tgpo_ray.checks.environments import CheckResult, Subject, run_checks
 from tgpo_ray.checks.environments.near_misses import near_misses
 from tgpo_ray.checks.environments.playing import plain
+from tgpo_ray.checks.environments.texts import check_duplicates
 from tgpo_ray.checks.environments.tokens import check_masks
 from tgpo_ray.envs import Seconds
 
 ALL = {
-    "check_env", "info", "determinism", "pickling", "gold answers", "near misses", "rewards", "deadline",
-    "prompt lengths", "masks",
+    "check_env", "info", "determinism", "pickling", "gold answers", "near misses", "values", "other answers",
+    "duplicates", "texts", "rewards", "spread", "deadline", "prompt lengths", "masks",
 }  # fmt: skip
 
 
@@ -50,6 +51,12 @@ def test_environments_in_order_pass_every_check(name: str) -> None:
         ("Swallowing", "deadline", "a hung verifier gave reward 0, wrong"),
         ("Repeating", "masks", "repeats the conversation"),
         ("Silent", "masks", "goes on without a text"),
+        ("Duplicated", "duplicates", "the prompt of problem 0 too, with another answer: '6' for '5'"),
+        ("ReadInPart", "other answers", "'6m' is satisfied by '6', and not the other way round"),
+        ("Printed", "texts", "the prompt has a Python value"),
+        ("Printed", "texts", "the right answer is a Python value: \"{'ground_truth': '7'}\""),
+        ("Constant", "spread", "right and wrong, has the reward 1"),
+        ("Never", "spread", "right and wrong, has the reward 0"),
     ],
 )
 def test_a_flaw_is_found_with_its_row(name: str, check: str, shown: str) -> None:
@@ -73,7 +80,7 @@ def test_a_reward_outside_the_range_fails_unless_the_range_is_stated() -> None:
 
 def test_what_cannot_be_checked_is_skipped_with_the_reason() -> None:
     skipped = {name: result.measured for name, result in checked("NoGold").items() if result.status == "skipped"}
-    assert set(skipped) == {"gold answers", "near misses", "deadline", "prompt lengths"}
+    assert set(skipped) == {"gold answers", "near misses", "values", "other answers", "deadline", "prompt lengths"}
     assert "gold_response" in skipped["gold answers"]
     assert "nothing is killed" in skipped["deadline"]
     assert all(len(reason.split()) > 5 for reason in skipped.values())
@@ -116,6 +123,32 @@ def test_prompts_are_measured_in_the_tokenizers_tokens(tiny_models: dict[str, st
     result = next(result for result in run_checks(subject) if result.name == "prompt lengths")
     assert "longest 6 tokens" in result.measured  # 10+10=
     assert [finding.index for finding in result.findings] == [10, 11]
+
+
+def test_duplicates_are_found_by_their_values_among_all_rows() -> None:
+    result = checked("Duplicated")["duplicates"]
+    assert [finding.index for finding in result.findings] == [2]  # 1 and 1.0 are one answer
+    assert result.measured == "6 of 6 prompts compared, 3 repeat an earlier one"
+    few = Subject("tests.core.checks.flawed_envs:Duplicated-v0", limit=1)
+    assert check_duplicates(few).findings == result.findings
+
+
+def test_an_answer_that_agrees_with_itself_as_text_alone_is_shown_among_those_that_are_read() -> None:
+    result = checked("ReadInPart")["values"]
+    assert result.status == "ok" and result.measured == "2 of 3 answers with a number are read as values"
+    assert [finding.index for finding in result.findings] == [3]
+    assert "compares texts" in checked("Sums")["values"].measured
+
+
+def test_equal_answers_in_two_spellings_are_shown_and_are_no_fault() -> None:
+    result = checked("Duplicated")["other answers"]
+    assert result.status == "ok"
+    assert any("'1.0'" in finding.text and "are one value" in finding.text for finding in result.findings)
+
+
+def test_every_prompt_that_python_printed_is_named() -> None:
+    findings = checked("Printed")["texts"].findings
+    assert sorted({finding.index for finding in findings}, key=str) == [0, 1, 2, 3]
 
 
 def test_rows_are_drawn_the_same_at_each_call() -> None:

@@ -33,20 +33,26 @@ CODE = [
      "entry_point": "square", "solution": "def square(x):\n    return x * x"},
 ]  # fmt: skip
 
-NO_GOLD = {"gold answers", "near misses"}
+NO_GOLD = {"gold answers", "near misses", "values", "other answers"}
 IN_PROCESS = {"deadline"}
+NO_NUMBER = {"values"}  # that is in the answer of one turn
+TURNS = {"other answers"}
 CASES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("tgpo/Arithmetic-v0", {"digits": [2, 1]}, IN_PROCESS),
-    ("tgpo/Code-v0", {"path": CODE, "deadline_s": 1.0}, set()),
+    ("tgpo/Code-v0", {"path": CODE, "deadline_s": 1.0}, NO_NUMBER),
     ("tgpo/Gem-v0", {"environment": f"{STAND_INS}:Countdown"}, NO_GOLD),
-    ("tgpo/GuessNumber-v0", {}, IN_PROCESS),
-    ("tgpo/GuessNumber-v0", {"prompt": "chat", "reward": "efficiency"}, IN_PROCESS),
+    ("tgpo/GuessNumber-v0", {}, IN_PROCESS | TURNS | NO_NUMBER | {"duplicates"}),
+    (
+        "tgpo/GuessNumber-v0",
+        {"prompt": "chat", "reward": "efficiency"},
+        IN_PROCESS | TURNS | NO_NUMBER | {"duplicates"},
+    ),
     ("tgpo/Math-v0", {"path": FORMULAS}, set()),
     ("tgpo/Math-v0", {"path": FORMULAS, "prompt": "think"}, set()),
-    ("tgpo/MathTool-v0", {"path": FORMULAS}, set()),
-    ("tgpo/MathTool-v0", {"path": SUMS, "prompt": "chat", "turn_role": "tool"}, set()),
-    ("tgpo/MathTool-v0", {"path": SUMS, "prompt": "think"}, set()),
-    ("tgpo/MultipleChoice-v0", {"path": CHOICES, "prompt": "chat"}, IN_PROCESS),
+    ("tgpo/MathTool-v0", {"path": FORMULAS}, TURNS),
+    ("tgpo/MathTool-v0", {"path": SUMS, "prompt": "chat", "turn_role": "tool"}, TURNS | NO_NUMBER),
+    ("tgpo/MathTool-v0", {"path": SUMS, "prompt": "think"}, TURNS | NO_NUMBER),
+    ("tgpo/MultipleChoice-v0", {"path": CHOICES, "prompt": "chat"}, IN_PROCESS | NO_NUMBER),
     ("tgpo/ReasoningGym-v0", {"tasks": ["chain_sum", "leg_counting"]}, set()),
     ("tgpo/RewardFunction-v0", {"path": SUMS, "reward": f"{FUNCTIONS}:plain"}, NO_GOLD),
     ("tgpo/Verifiers-v0", {"environment": f"{STAND_INS}:verifiers_environment"}, NO_GOLD),

@@ -72,6 +72,11 @@ class Subject:
     def num_problems(self) -> int | None:
         return getattr(self.env.unwrapped, "num_problems", None)
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether the environment may take several responses to a problem, as far as it says so."""
+        return (getattr(self.env.unwrapped, "max_turns", None) or 1) > 1
+
     @cached_property
     def indices(self) -> list[int]:
         """The indices of the problems to check: all, or `limit` of them, the same ones at each call."""

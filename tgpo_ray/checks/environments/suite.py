@@ -9,7 +9,9 @@ from tgpo_ray.checks.results import CheckResult, Finding
 from .contract import check_api, check_determinism, check_info, check_pickling
 from .deadlines import check_deadline
 from .playing import Subject
+from .texts import check_duplicates, check_texts
 from .tokens import check_masks, check_prompts
+from .values import check_other_answers, check_spread, check_values
 from .verifying import check_gold, check_near_misses, check_rewards
 
 CHECKS: tuple[Callable[[Subject], CheckResult], ...] = (
@@ -19,7 +21,12 @@ CHECKS: tuple[Callable[[Subject], CheckResult], ...] = (
     check_pickling,
     check_gold,
     check_near_misses,
+    check_values,
+    check_other_answers,
+    check_duplicates,
+    check_texts,
     check_rewards,
+    check_spread,
     check_deadline,
     check_prompts,
     check_masks,
