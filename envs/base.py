@@ -6,19 +6,17 @@ import string
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.error import ResetNeeded
 from gymnasium.spaces import Text
 
+from .format_gate import FormatGate
 from .hints import nearest
 from .options import options_of
 from .verdict import Verdict
-
-if TYPE_CHECKING:
-    from .format_gate import FormatGate
 
 MAX_TEXT_LENGTH = 2**23  # characters, more than a million tokens
 SAMPLE_LENGTH = 64
@@ -111,7 +109,7 @@ class TextEnv(gymnasium.Env[str, str]):
 
     metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium declares it so
     num_problems: int | None = None  # None: unlimited, every index >= 0 is a problem
-    gate: FormatGate | None = None  # of an environment that reads what follows a thought
+    gate: FormatGate = FormatGate(on=False)  # of an environment that reads what follows a thought
 
     def __init__(self) -> None:
         self.observation_space = TextSpace()
@@ -139,7 +137,7 @@ class TextEnv(gymnasium.Env[str, str]):
         self._see_prompt(end)
 
     def _see_prompt(self, prompt: str | None) -> None:
-        if self.gate is not None:
+        if isinstance(self.gate, FormatGate):  # a subclass may call something else so
             self.gate = self.gate.after(prompt)
 
     def begin(self, index: int) -> tuple[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from .base import Message
 
@@ -15,7 +15,7 @@ ROLES = ("system", "user", "assistant", "tool", "developer")
 _MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](?:role|content)['"]\s*:""")
 _FIXES = {
     "list": "name the part that is meant, as `columns: {{{0}: column.0}}`, or join it to one text",
-    "dict": "name the part that is meant, as `columns: {{{0}: column.key}}` (verl: `answer: reward_model.ground_truth`)",
+    "dict": "name the part that is meant, as `columns: {{{0}: column.key}}`; verl: `answer: reward_model.ground_truth`",
     "float": "write it as text",
     "bool": "write it as text",
 }
@@ -91,13 +91,13 @@ def prompt_cell(row: Mapping[str, Any], meaning: str) -> str | tuple[Message, ..
     if messages[-1]["role"] == "assistant":
         raise CellError(
             meaning,
-            f"is a conversation that ends with a message of the assistant, {shown(messages[-1]['content'])}: the policy "
-            "writes that, so leave it out",
+            f"is a conversation that ends with a message of the assistant, {shown(messages[-1]['content'])}: the "
+            "policy writes that, so leave it out",
         )
     return messages
 
 
-def is_messages(value: Any) -> bool:
+def is_messages(value: Any) -> TypeGuard[Sequence[Mapping[str, Any]]]:
     """True for a list of messages with `role` and `content`."""
     return (
         isinstance(value, Sequence)

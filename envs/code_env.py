@@ -137,7 +137,9 @@ def _entry_point(row: Row) -> str:
         raise ValueError(f"its entry point is {column!r}, and its tests call {named!r}: write the same name")
     entry_point = column or named
     if not entry_point:
-        raise ValueError("it has no entry point: name the function in the column `entry_point`, or in the tests' fn_name")
+        raise ValueError(
+            "it has no entry point: name the function in the column `entry_point`, or in the tests' fn_name"
+        )
     if not entry_point.isidentifier() or iskeyword(entry_point):
         raise ValueError(f"its entry point must be a Python name, got {entry_point!r}")
     return entry_point

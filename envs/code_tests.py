@@ -120,7 +120,9 @@ def _in_json(given: str, expected: Any) -> Test:
         arguments = [json.loads(line) for line in given.split("\n") if line.strip()]
         return _called(arguments, json.loads(expected) if isinstance(expected, str) else expected)
     except ValueError as failure:
-        raise ValueError(f"a test's input and output must be JSON, one argument a line: {failure}: {given!r:.80}") from None
+        raise ValueError(
+            f"a test's input and output must be JSON, one argument a line: {failure}: {given!r:.80}"
+        ) from None
 
 
 def _test(item: Any) -> Test:

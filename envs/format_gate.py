@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from .prompts import THINK_CLOSE, THINK_OPEN, thought_begun
 from .verdict import UNPARSABLE, Verdict
 
-# Without the line feed of THINK_OPEN: a policy may go on in the same line.
-OPEN, CLOSE = THINK_OPEN.strip(), THINK_CLOSE
+OPEN, CLOSE = "<think>", "</think>"
 NO_THOUGHT = f"no closed {OPEN} ... {CLOSE} section"
 
 
@@ -52,7 +50,7 @@ class FormatGate:
         """What a right response without thoughts begins with."""
         if not self.asks or CLOSE in (self.begun or ""):
             return ""
-        return f"{'' if self.begun == OPEN else THINK_OPEN}\n{CLOSE}\n\n"
+        return f"{'' if self.begun == OPEN else OPEN}\n{CLOSE}\n\n"
 
     def parts(self, accuracy: float, *, passed: bool = True) -> dict[str, float]:
         """Named parts of the reward: the accuracy, and the format where every response must close a thought."""
@@ -61,3 +59,13 @@ class FormatGate:
     def refusal(self) -> Verdict:
         """The verdict on a response without a closed thought."""
         return Verdict(0.0, UNPARSABLE, detail=NO_THOUGHT, parts=self.parts(0.0, passed=False))
+
+
+def thought_begun(prompt: str) -> str:
+    """What of a thought stands at the end of a prompt: `<think>`, `<think></think>`, or "" for none."""
+    end = prompt.rstrip()
+    if end.endswith(OPEN):
+        return OPEN
+    if end.endswith(CLOSE) and end.removesuffix(CLOSE).rstrip().endswith(OPEN):
+        return f"{OPEN}{CLOSE}"
+    return ""

@@ -14,10 +14,11 @@ from typing import Any
 
 from .base import Message, Problem
 from .conversations import Prompt, text_of, with_system
+from .format_gate import OPEN, thought_begun
 from .hints import nearest
 
 STYLES = ("plain", "think", "chat")
-THINK_OPEN, THINK_CLOSE = "<think>\n", "</think>"
+THINK_OPEN = f"{OPEN}\n"
 FIELD = "{problem}"
 
 ANSWER_INSTRUCTION = r"Reason step by step, and put your final answer within \boxed{}."
@@ -52,7 +53,7 @@ class PromptTemplate:
     @property
     def opens_thought(self) -> bool:
         r"""True where the style ends in `<think>`, so that the response starts inside the thought."""
-        return self.prompt == "think" or thought_begun(self.prompt) == THINK_OPEN.strip()
+        return self.prompt == "think" or thought_begun(self.prompt) == OPEN
 
     def problem(self, text: str, answer: str, /, **extra: Any) -> Problem:
         """A problem whose prompt is made of `text`; `extra` is what the verifier needs besides the answer."""
@@ -98,14 +99,3 @@ class PromptTemplate:
     def _paragraph(self, default: str = "") -> str:
         system = default if self.system_prompt is None else self.system_prompt  # "" leaves the paragraph out
         return f"{system}\n\n" if system else ""
-
-
-def thought_begun(prompt: str) -> str:
-    """What of a thought stands at the end of a prompt: `<think>`, `<think></think>`, or "" for none."""
-    opening = THINK_OPEN.strip()
-    end = prompt.rstrip()
-    if end.endswith(opening):
-        return opening
-    if end.endswith(THINK_CLOSE) and end.removesuffix(THINK_CLOSE).rstrip().endswith(opening):
-        return f"{opening}{THINK_CLOSE}"
-    return ""

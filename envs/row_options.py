@@ -98,5 +98,6 @@ class RowOptions(SourceOptions):
         """
         columns = checked_columns(self.columns, (*required, *optional))
         needed = {meaning: columns[meaning] for meaning in required}
-        rows.derived(("required", *needed.items()), lambda: require_columns(rows, needed, self.path))
+        key = ("required", *needed.items())
+        rows.derived(key, lambda: require_columns(rows, needed, self.path, problems_are_text=False))
         return columns

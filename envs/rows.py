@@ -9,10 +9,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .cells import is_missing
+from .cells import is_missing, naming, text_cell
 from .hints import nearest
 from .hub_rows import is_data_set, read_data_set
 from .row_store import Row, Rows, shared, version_of
+
+PROBLEM = "problem"  # the meaning of the column that becomes the prompt
 
 BYTE_ORDER_MARK = "\ufeff"
 BYTE_ORDER_MARKS = {  # the longer first: UTF-32's begins with UTF-16's
@@ -90,8 +92,14 @@ def checked_columns(names: Mapping[str, NameT] | None, wanted: Sequence[str]) ->
     return {meaning: (names or {}).get(meaning, meaning) for meaning in wanted}
 
 
-def require_columns(rows: Rows, columns: Mapping[str, str], path: str | Path) -> None:
+def require_columns(
+    rows: Rows, columns: Mapping[str, str], path: str | Path, *, problems_are_text: bool = True
+) -> None:
     """Checks that every row has a value in every column.
+
+    Args:
+        problems_are_text: refuse a `problem` that is a conversation or anything else but text. False: who parses the
+            rows looks at it.
 
     Raises:
         ValueError: with the column, the columns of the file, the nearest of them and the setting that chooses another.
@@ -99,8 +107,9 @@ def require_columns(rows: Rows, columns: Mapping[str, str], path: str | Path) ->
     known = list(rows.names)  # the first row stands for all; below, each row is checked for values
     for meaning, column in columns.items():
         if not rows.has(column):
+            hint = nearest(_head(column), known, cutoff=0.5) or "."
             raise ValueError(
-                f"data set {str(path)!r} has no column {column!r}{nearest(_head(column), known, cutoff=0.5) or '.'} Columns "
+                f"data set {str(path)!r} has no column {column!r}{hint} Columns "
                 f"found: {', '.join(known)}. Choose with columns={{{meaning!r}: '<column>'}}."
             )
         for number, value in enumerate(rows.column(column)):
@@ -109,6 +118,16 @@ def require_columns(rows: Rows, columns: Mapping[str, str], path: str | Path) ->
                     f"data set {str(path)!r} has no {column!r} in row {number}{_instead(rows, column, value)}: fill it "
                     "in or drop the row"
                 )
+            if problems_are_text and meaning == PROBLEM:
+                _check_text(value, column, f"data set {str(path)!r}, row {number}")
+
+
+def _check_text(value: Any, column: str, where: str) -> None:
+    try:
+        with naming({PROBLEM: column}):
+            text_cell({PROBLEM: value}, PROBLEM)
+    except ValueError as failure:
+        raise ValueError(f"{where}: {failure}") from failure
 
 
 def _instead(rows: Rows, column: str, value: Any) -> str:
@@ -155,8 +174,8 @@ def _decoded(lines: Iterable[str], file: Path) -> Iterator[str]:
         encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if start.startswith(mark)), "LATIN1")
         likely = "begins with the mark of" if encoding != "LATIN1" else "may be"
         raise ValueError(
-            f"{file} is not UTF-8 ({failure.reason}: {failure.object[failure.start : failure.start + 1]!r}); it {likely} "
-            f"{encoding}: convert it, as with `iconv -f {encoding} -t UTF-8`"
+            f"{file} is not UTF-8 ({failure.reason}: {failure.object[failure.start : failure.start + 1]!r}); it "
+            f"{likely} {encoding}: convert it, as with `iconv -f {encoding} -t UTF-8`"
         ) from failure
 
 

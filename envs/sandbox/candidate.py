@@ -100,7 +100,7 @@ def entry_of(names: dict[str, Any], name: str) -> Any:
     """What the code defines as `name`, or the method of that name of a class `Solution`, on a new instance a call."""
     if name in names:
         return names[name]
-    owner = names.get(METHODS_OF)
+    owner: Any = names.get(METHODS_OF)
     if callable(getattr(owner, name, None)):
         return lambda *args, **kwargs: getattr(owner(), name)(*args, **kwargs)
     raise NameError(f"it does not define {name!r}")

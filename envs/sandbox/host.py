@@ -80,10 +80,12 @@ class Sandbox:
         """The verdict on `source`; its score is the share of the tests passed, 0.0 when time runs out.
 
         A test is `{"code": asserts}`, run after `setup` with the candidate's `entry_point` in it and in a module
-        `solution`, or `{"args": [...], "kwargs": {...}, "expected": value}`. `calls` names functions of the code to call
-        after it. `wrapped` says that the value in a list of one, `expected`, is right too. Every failure of the candidate is `wrong`, also a crash, a flood of output
-        and an endless loop (`parts["in_time"]` is then 0.0). `error` is a failure of the sandbox, or a test that cannot
-        be run: it needs a missing module, or raises before the candidate has answered. `run_all` continues after a failed test.
+        `solution`, or `{"args": [...], "kwargs": {...}, "expected": value}`. `calls` names functions of the code to
+        call after it. `wrapped` says that the value in a list of one, `expected`, is right too.
+
+        Every failure of the candidate is `wrong`, also a crash, a flood of output and an endless loop
+        (`parts["in_time"]` is then 0.0). `error` is a failure of the sandbox, or a test that cannot be run: it needs a
+        missing module, or raises before the candidate has answered. `run_all` continues after a failed test.
         """
         job = {"source": source, "entry_point": entry_point, "tests": list(tests), "setup": setup, "run_all": run_all}
         settings = {name: getattr(self, name) for name in ("mechanism", "deadline_s", "memory_bytes", "output_bytes")}

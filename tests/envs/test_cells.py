@@ -16,6 +16,7 @@ from tgpo_ray.envs.code_env import CodeEnv
 from tgpo_ray.envs.format_gate import FormatGate
 from tgpo_ray.envs.math_env import MathEnv
 from tgpo_ray.envs.math_tool import MathToolEnv
+from tgpo_ray.envs.multiple_choice import MultipleChoiceEnv
 from tgpo_ray.envs.rows import read_rows
 
 GOOD = {"problem": "1+1?", "answer": "2"}
@@ -44,7 +45,7 @@ VERL_COLUMNS = {"problem": "prompt", "answer": "reward_model.ground_truth"}
         ("problem", [{"role": "robot", "content": "1+1?"}], "role 'robot'", "must be one of system"),
         ("problem", [{"role": "user", "content": [{"type": "image"}]}], "not text", "only text can be read"),
         ("problem", [{"role": "user", "content": None}], "without content", "fill it in"),
-        ("problem", [*CHAT, {"role": "assistant", "content": "5"}], "ends with a message of the assistant", "leave it out"),
+        ("problem", [*CHAT, {"role": "assistant", "content": "5"}], "ends with a message of the assistant", "leave it"),
         ("answer", ["2", "9"], "list ['2', '9']", "columns: {answer: column.0}"),
         ("answer", {"ground_truth": "2"}, "dict {'ground_truth': '2'}", "reward_model.ground_truth"),
         ("answer", False, "bool False", "write it as text"),
@@ -60,6 +61,13 @@ def test_a_cell_of_another_kind_is_refused_with_column_row_value_and_fix(
         MathEnv(write_jsonl(*rows), columns=names)
     message = str(caught.value)
     assert repr(names[meaning]) in message and shown in message and fix in message
+
+
+@pytest.mark.parametrize("value", [["1+1?"], {"text": "1+1?"}, CHAT, 1.5, "half of \ud83d"])
+def test_a_problem_with_options_must_be_text(value: Any, write_jsonl: Any) -> None:
+    rows = [{"question": problem, "choices": ["1", "2"], "answer": "B"} for problem in ("1+1?", value)]
+    with pytest.raises(ValueError, match=r"row 1: the column 'question' (must be text|has half of a character)"):
+        MultipleChoiceEnv(write_jsonl(*rows), columns={"problem": "question"})
 
 
 @pytest.mark.parametrize("value", [float("nan"), None, "", " \n"])
@@ -113,7 +121,9 @@ def test_the_system_prompt_of_a_conversation_can_be_replaced_and_dropped(write_j
 
 def test_a_conversation_under_a_style_of_text_is_refused_with_both_ways_out(write_jsonl: Any) -> None:
     env = MathEnv(write_jsonl(VERL), columns=VERL_COLUMNS, prompt="think")
-    with pytest.raises(ValueError, match=r"prompt: 'think' makes text of it: write prompt: chat, or .*prompt.0.content"):
+    with pytest.raises(
+        ValueError, match=r"prompt: 'think' makes text of it: write prompt: chat, or .*prompt.0.content"
+    ):
         env.reset(options={"index": 0})
     text = MathEnv(write_jsonl(VERL), columns={**VERL_COLUMNS, "problem": "prompt.1.content"}, prompt="think")
     assert "User: What is 1+4?" in text.reset(options={"index": 0})[0]
@@ -161,5 +171,7 @@ def test_another_encoding_is_named_with_the_file_and_the_fix(encoding: str, name
     file = tmp_path / "other.jsonl"
     mark = codecs.BOM_UTF16_BE if encoding == "utf-16-be" else b""
     file.write_bytes(mark + json.dumps({"problem": "é?", "answer": "1"}, ensure_ascii=False).encode(encoding))
-    with pytest.raises(ValueError, match=rf"other.jsonl is not UTF-8 .* {named}: convert it, as with `iconv -f {named}"):
+    with pytest.raises(
+        ValueError, match=rf"other.jsonl is not UTF-8 .* {named}: convert it, as with `iconv -f {named}"
+    ):
         read_rows(file)

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from tests.envs.sandbox_runs import sandbox_processes
 from tests.envs.single_step import step
 from tests.paths import ROOT
-from tgpo_ray.envs.code_env import CodeEnv
 from tgpo_ray.envs.code_blocks import python_blocks
+from tgpo_ray.envs.code_env import CodeEnv
 from tgpo_ray.envs.code_tests import read_tests
 from tgpo_ray.envs.sandbox import MECHANISMS, SandboxUnavailableError, why_not
 

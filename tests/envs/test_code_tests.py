@@ -1,4 +1,4 @@
-"""What counts as the answer of a response and as a test of it: blocks, tests that check nothing, layouts, own errors."""
+"""What is the answer of a response and a test of it: blocks, tests that check nothing, layouts, own errors."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ CHECKS = {
     "an assert in a loop": ("for a in range(3):\n    assert add(a, 1) == a + 1", ""),
     "a raise": ("if add(1, 2) != 3:\n    raise ValueError('wrong')", ""),
     "a function that is called": ("def verify(f):\n    assert f(1, 2) == 3\nverify(add)", ""),
-    "a function that is handed on": ("def one(case):\n    assert add(*case[:2]) == case[2]\nlist(map(one, [(1, 2, 3)]))", ""),
+    "a function that is handed on": ("def one(c):\n    assert add(*c[:2]) == c[2]\nlist(map(one, [(1, 2, 3)]))", ""),
     "a function of the setup": ("near(add(1, 2), 3)", "def near(a, b):\n    assert abs(a - b) < 1e-9"),
     "a method of a class that is made": ("class C:\n    def go(self):\n        assert add(1, 2) == 3\nC().go()", ""),
     "unittest's asserts": ("import unittest\nunittest.TestCase().assertEqual(add(1, 2), 3)", ""),
@@ -153,7 +153,7 @@ CHECKS = {
     "a pytest function": ("def test_add():\n    assert add(1, 2) == 3", ""),
     "a pytest function with the candidate": ("def test_add(candidate):\n    assert candidate(1, 2) == 3", ""),
     "a pytest function with it by name": ("def test_add(add, c=3):\n    assert add(1, 2) == c", ""),
-    "a pytest function with an import": ("from solution import add as plus\ndef test():\n    assert plus(1, 2) == 3", ""),
+    "a pytest function with an import": ("from solution import add as f\ndef test():\n    assert f(1, 2) == 3", ""),
     "a pytest function with a module": ("import solution\ndef test_add():\n    assert solution.add(1, 2) == 3", ""),
     "APPS": (json.dumps({"inputs": [[1, 2], [0, 3]], "outputs": [3, 3], "fn_name": "add"}), ""),
     "APPS with wrapped outputs": (json.dumps({"inputs": [[1, 2]], "outputs": [[3]], "fn_name": "add"}), ""),

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 
 from tgpo_ray.envs.code_env import CodeEnv
-from tgpo_ray.envs.format_gate import FormatGate
+from tgpo_ray.envs.format_gate import FormatGate, thought_begun
 from tgpo_ray.envs.guess_number import GuessNumberEnv
 from tgpo_ray.envs.math_env import MathEnv
 from tgpo_ray.envs.math_tool import MathToolEnv
 from tgpo_ray.envs.multiple_choice import MultipleChoiceEnv
-from tgpo_ray.envs.prompts import thought_begun
 from tgpo_ray.envs.sandbox import MECHANISMS, why_not
 
 OPENS, CLOSES, PLAIN = "<im_start>assistant\n<think>\n", "<im_start>assistant\n<think>\n\n</think>\n\n", "assistant\n"

@@ -142,7 +142,7 @@ def _applied(tokenizer: Tokenizer, messages: list[Message], *, add_generation_pr
 
 
 def _special_ids(tokenizer: Tokenizer) -> Collection[int]:
-    """Returns the ids of special tokens, those included that are added to the vocabulary without being called special."""
+    """Returns the ids of special tokens, also of those that were added without being called special."""
     added = getattr(tokenizer, "get_added_vocab", dict)()
     return {*tokenizer.all_special_ids, *added.values()}
 
@@ -155,9 +155,9 @@ def _num_written(closing: list[int], delta: list[int], response: np.ndarray, spe
     special token behind it may be written too: it opens the next turn, and some policies end theirs with it.
     """
     opened = delta[: len(closing) + 1]
-    if opened[:-1] == closing and opened[-1:] and opened[-1] in special_ids:
-        if response[-len(opened) :].tolist() == opened:
-            return len(opened)
+    is_opened = len(opened) > len(closing) and opened[:-1] == closing and opened[-1] in special_ids
+    if is_opened and response[-len(opened) :].tolist() == opened:
+        return len(opened)
     written = response[-len(closing) :].tolist() if closing else []  # `[-0:]` would be the whole response
     count = max(k for k in range(len(written) + 1) if written[len(written) - k :] == closing[:k])
     if written and written[-1] in special_ids and written[-1] in closing:

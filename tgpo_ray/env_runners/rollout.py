@@ -45,9 +45,9 @@ def check_one_problem(resets: Sequence[tuple[str, dict[str, Any]]], where: str) 
         if other != prompt or info.get("messages") != messages:
             shown = [repr(text)[:SHOWN] for text in (prompt, other)]
             raise ValueError(
-                f"{where}: the environment gave mate {number} of the group another problem than mate 0 for the same seed "
-                f"and index, {shown[1]} for {shown[0]}: draw only from self.np_random, and keep nothing from one reset "
-                "to the next (`tgpo-ray env check` finds it)"
+                f"{where}: the environment gave mate {number} of the group another problem than mate 0 for the same "
+                f"seed and index, {shown[1]} for {shown[0]}: draw only from self.np_random, and keep nothing from one "
+                "reset to the next (`tgpo-ray env check` finds it)"
             )
 
 

@@ -128,7 +128,8 @@ class ReadInPart(Duplicated):
 class Printed(Duplicated):
     """Its problems and one answer are lists and dicts that were printed."""
 
-    rows = tuple((f"Solve: [{{'role': 'user', 'content': '{i}+1='}}]", str(i + 1)) for i in range(3)) + (
+    rows = (
+        *((f"Solve: [{{'role': 'user', 'content': '{i}+1='}}]", str(i + 1)) for i in range(3)),
         ("None", "{'ground_truth': '7'}"),
     )
     num_problems = len(rows)

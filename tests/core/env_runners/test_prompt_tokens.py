@@ -66,7 +66,9 @@ def test_a_chat_has_one_beginning_whoever_writes_it(prefix: str) -> None:
     assert found == f"{BOS if prefix else ''}1+1="
 
 
-DEFAULT_SYSTEM = "{%- if messages[0].role != 'system' %}<|im_start|>system\nI am kind.<|im_end|>\n{% endif %}" + APPENDING
+DEFAULT_SYSTEM = (
+    "{%- if messages[0].role != 'system' %}<|im_start|>system\nI am kind.<|im_end|>\n{% endif %}" + APPENDING
+)
 NO_SYSTEM = STRICT  # raises for a role that it does not know
 USER = {"role": "user", "content": "1+1?"}
 NONE = {"role": "system", "content": ""}
@@ -152,7 +154,9 @@ def test_an_environment_that_does_not_ask_is_told_nothing() -> None:
 
 def test_mates_with_one_problem_pass_and_others_are_named() -> None:
     chat = [USER]
-    check_one_problem([("1+1?", {"messages": chat}), ("1+1?", {"messages": list(chat)})], "my/Env-v0, problem 3, seed 9")
+    check_one_problem(
+        [("1+1?", {"messages": chat}), ("1+1?", {"messages": list(chat)})], "my/Env-v0, problem 3, seed 9"
+    )
     for other in (("2+2?", {"messages": chat}), ("1+1?", {"messages": [NONE]}), ("1+1?", {})):
         with pytest.raises(ValueError, match="my/Env-v0, problem 3, seed 9: the environment gave mate 1 of the group"):
             check_one_problem([("1+1?", {"messages": chat}), other], "my/Env-v0, problem 3, seed 9")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -58,7 +57,9 @@ def check_texts(subject: Subject) -> CheckResult:
         problem = text[start : len(text) - stop]
         if _DICTS.search(text) or _WHOLE.match(problem):
             found = _DICTS.search(text)
-            findings.append(Finding(index, f"the prompt has a Python value: {shortened(found[0] if found else problem)}"))
+            findings.append(
+                Finding(index, f"the prompt has a Python value: {shortened(found[0] if found else problem)}")
+            )
     for played in subject.played:
         answer = played.info.get("answer")
         if played.reward >= 1.0 and isinstance(answer, str) and _ANSWER.match(answer):
@@ -105,8 +106,14 @@ def _around(prompts: list[str]) -> tuple[int, int]:
     """Returns how many characters at the beginning and the end all prompts share: the text around the problems."""
     if len(set(prompts)) < MIN_VARYING:
         return 0, 0
-    start = len(os.path.commonprefix(prompts))
-    stop = len(os.path.commonprefix([prompt[start:][::-1] for prompt in prompts]))
+    start = _num_shared(prompts)
+    stop = _num_shared([prompt[start:][::-1] for prompt in prompts])
     # what all problems begin with, as `[{'role': `, belongs to them
     line = prompts[0].rfind("\n", 0, start) + 1
     return line, stop
+
+
+def _num_shared(texts: list[str]) -> int:
+    """Returns the number of characters that all texts begin with."""
+    low, high = min(texts), max(texts)  # what the first and the last in order share, all between them share too
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
