@@ -30,7 +30,7 @@ INSTRUCTION = "Write the Python function `{entry_point}`. Put the complete code 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeOptions(SandboxOptions, RowOptions):
-    """Options of `tgpo/Code-v0`. The columns are `problem`, `tests`, `entry_point`; optionally `solution`, `setup`."""
+    """Options of `tgpo/Code-v0`. The columns are `problem`, `tests`; optionally `entry_point`, `solution`, `setup`."""
 
     prompt: str = "plain"
     """`plain`, `chat`, or a text with `{problem}` in it, and optionally `{entry_point}`."""
@@ -56,10 +56,11 @@ class CodeRow:
 
 
 class CodeEnv(SingleTurnEnv):
-    """Coding problems of a file or data set; the last ```python block of the response is run against their tests.
+    """Coding problems of a file or data set; the code of the response is run against their tests.
 
-    Rows have `problem`, `tests` (see `read_tests`) and `entry_point`, and may have `solution` and `setup`. The code
-    sees neither the tests nor what they expect. Tests see plain data: a value of the code's own class can be called
+    The code is the last ```python block that defines the entry point, after a thought where there is one. Rows have
+    `problem`, `tests` (see `read_tests`) and `entry_point`, unless the tests name it as `fn_name`. They may have
+    `solution` and `setup`. A test that no code can fail is refused. The code sees neither the tests nor what they expect. Tests see plain data: a value of the code's own class can be called
     and read, but not compared. The reward is 1.0 when every test passes. `CodeOptions` lists the arguments.
 
     Time is part of the task, as it is with any judge. Code that does not end within `deadline_s` is the policy's wrong
