@@ -60,8 +60,9 @@ class CodeEnv(SingleTurnEnv):
 
     The code is the last ```python block that defines the entry point, after a thought where there is one. Rows have
     `problem`, `tests` (see `read_tests`) and `entry_point`, unless the tests name it as `fn_name`. They may have
-    `solution` and `setup`. A test that no code can fail is refused. The code sees neither the tests nor what they expect. Tests see plain data: a value of the code's own class can be called
-    and read, but not compared. The reward is 1.0 when every test passes. `CodeOptions` lists the arguments.
+    `solution` and `setup`. A test that no code can fail is refused. The code sees neither the tests nor what they
+    expect. Tests see plain data: a value of the code's own class can be called and read, but not compared. The reward
+    is 1.0 when every test passes. `CodeOptions` lists the arguments.
 
     Time is part of the task, as it is with any judge. Code that does not end within `deadline_s` is the policy's wrong
     answer, with `reward_parts["in_time"]` 0.0 and a detail that begins with `time limit`. The outcome `error` is for
