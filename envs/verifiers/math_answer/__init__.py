@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .boxes import boxed_answers, last_boxed
+from .boxes import boxed_answers, boxes, last_boxed
 from .gold import check_gold
 
 if TYPE_CHECKING:
     from .judging import score
 
-__all__ = ["boxed_answers", "check_gold", "last_boxed", "score"]
+__all__ = ["boxed_answers", "boxes", "check_gold", "last_boxed", "score"]
 
 
 def __getattr__(name: str) -> Any:

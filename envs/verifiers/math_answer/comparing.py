@@ -68,9 +68,10 @@ def _numbers(answer: Answer) -> list[Any]:
 
 def _same_groups(gold: Group, response: Group, settings: dict[str, Any]) -> bool:
     if gold.kind == "list":
-        return response.kind in ("list", "()") and _same_in_any_order(gold.members, response.members, settings)
+        return response.kind == "list" and _same_in_any_order(gold.members, response.members, settings)
     kinds = {gold.kind, response.kind}
     alike = len(kinds) == 1 or kinds <= _VECTORS and kinds != {"column", "row"}
+    # Brackets may be left out, and the order counts: `1, 3` for (1, 3). The other way round a pair is no list.
     alike = alike or "[]" in kinds and bool(kinds & _SQUARE) or (response.kind == "list" and gold.kind in _VECTORS)
     if not alike:
         return False
@@ -113,16 +114,18 @@ def _same_values(gold: Value, response: Value, settings: dict[str, Any]) -> bool
         return False
     if gold.names and not is_name(gold.names[0]):  # an equation, not a value
         return bool(response.names) and same_formula(gold.text, response.text, settings)
-    if response.names and not _holds(response, settings):
-        return False
     if gold.names and response.names and not _same_names(gold, response):
         return same_formula(gold.text, response.text, settings)
+    if response.names and not _holds(response, settings):
+        return False
     return _same_quantities(gold, response, settings)
 
 
 def _holds(response: Value, settings: dict[str, Any]) -> bool:
     """False for an equation of numbers that is not true: `6 = 5`."""
     first = response.names[0]
+    if response.number == 0 and not is_name(first):  # `x - y = 0` says how x and y are related
+        return False
     return any(char.isalpha() for char in re.sub(r"\\[A-Za-z]+", "", first)) or same(
         read(first), read(response.text.rpartition("=")[2]), settings
     )

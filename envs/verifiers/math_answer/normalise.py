@@ -47,6 +47,7 @@ _MARKDOWN = re.compile(r"(\*\*|__|`+|\*|~~|~)\s*(.+?)\s*\1")
 _UPRIGHT = {"e", "i"}  # constants, where units are meant to be upright words
 _FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "ln", "exp", "max", "min", "gcd", "det"}
 _ENDS = " \t\r\n,;"
+_ORDINAL = re.compile(r"\^\s*\{?\s*\\text\s*\{\s*(st|nd|rd|th)\s*\}\s*\}?")
 _SIGN = re.compile(r"(^|[(\[{,;=<>])\s*\+\s*(?=[\d.\\])")
 
 
@@ -70,7 +71,7 @@ def normalised(text: str) -> str:
     text = _SPACE.sub(" ", text)
     for pattern, replacement in _ALIKE:
         text = pattern.sub(replacement, text)
-    text = as_formula(_opened_texts(text))
+    text = _ORDINAL.sub(r" \\text{\1}", as_formula(_opened_texts(text)))
     text = _SIGN.sub(r"\1", re.sub(r"\s+", " ", text))
     return _without_ends(text)
 

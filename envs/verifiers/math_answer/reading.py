@@ -124,7 +124,7 @@ def _member(text: str) -> Answer:
     if len(pieces) > 1:
         quantities = [_quantity(piece) for piece in pieces]
         if all(quantity is not None for quantity in quantities):
-            return Group(text, "list", tuple(quantity for quantity in quantities if quantity is not None))
+            return Group(text, "list", _compound([quantity for quantity in quantities if quantity is not None]))
     return _equation(text)
 
 
@@ -143,6 +143,13 @@ def _quantity(text: str) -> Value | None:
     if known is None or not unit:
         return None
     return Value(text, value, unit, number=known[0], decimal=known[1], compound=True)
+
+
+def _compound(quantities: list[Value]) -> tuple[Value, ...]:
+    """Minutes and seconds of an angle are other units than those of an hour; without degrees `6' 2''` is a length."""
+    angle = quantities[0].unit == "deg"
+    names = {"min": "arcmin", "s": "arcsec"} if angle else {"arcmin": "ft", "arcsec": "inch"}
+    return tuple(replace(quantity, unit=names.get(quantity.unit, quantity.unit)) for quantity in quantities)
 
 
 def _equation(text: str) -> Answer:

@@ -9,7 +9,7 @@ import re
 
 _NAMES = {
     "cm": "centimeter centimetre", "mm": "millimeter millimetre", "km": "kilometer kilometre kms", "m": "meter metre",
-    "dm": "decimeter decimetre", "nm": "nanometer nanometre", "ft": "foot feet", "inch": "inches", "yd": "yard",
+    "dm": "decimeter decimetre", "nm": "nanometer nanometre", "ft": "foot feet", "inch": "inches in", "yd": "yard",
     "mi": "mile", "g": "gram gramme gm", "kg": "kilogram kilo kilogramme kgs", "mg": "milligram", "lb": "pound lbs",
     "oz": "ounce", "ton": "tonne", "L": "liter litre l", "mL": "milliliter millilitre ml", "gal": "gallon",
     "s": "second sec", "min": "minute mins", "h": "hour hr hrs", "d": "day", "wk": "week", "yr": "year", "ms":
