@@ -11,11 +11,14 @@ MAX_STATED = 1000  # characters of a response that are read without a box
 MIN_PROSE = 15  # words that make a gold answer a worked solution
 MAX_ANSWER = 2000  # characters of an answer
 
-# What may stand between boxes that are one answer: signs, blanks and `and`, also after a unit: `\boxed{1} cm and`.
+# What may stand between boxes that are one answer: signs and blanks, or a part of one sentence with a comma, `and` or
+# `or` in it (math-verify's 70 characters), as in `\boxed{3} apples and \boxed{4} pears`.
 _SIGNS = re.compile(r"(?:\\\\|\\[()\[\]]|[\s,;$~*+&|/-]|\\text\s*\{\s*,?\s*\}|\\$)*")
-_JOINT = re.compile(r"[^.?!:]{0,40}?(?:\b(?:and|or)\b|(?:\{|\s)(?:and|or)\s*\})[\s$,}(\[\\]*", re.DOTALL)
+_JOINT = re.compile(r"(?=.*(?:[,;]|\b(?:and|or)\b))[^.?!:]{0,70}", re.DOTALL)
 _NO_JOINT = re.compile(
-    r"\b(?:is|are|was|were|but|then|not|no|wrong|thought|instead|rather|first|so|wait|maybe|check)\b", re.IGNORECASE
+    r"\b(?:but|not|no|wrong|thought|instead|rather|so|thus|hence|therefore|which|gives|answer|final|wait|maybe|check"
+    r"|actually|because|since)\b",
+    re.IGNORECASE,
 )
 _STATED = re.compile(
     r"(?:\b(?:answers?)\b[^\n.:=$]{0,80}?(?:\b(?:is|are|be)\b\s*:?|[:=])|^\s*\#{4}|<answer>)[ \t*_]*", re.IGNORECASE | re.MULTILINE
