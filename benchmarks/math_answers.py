@@ -42,7 +42,10 @@ def of_file(path: str) -> list[tuple[str, str]]:
     """Each gold answer with a response that gives it, and with one that gives the next row's."""
     answers = [str(row["answer"]).rpartition("#### ")[2].strip() for row in read_rows(path)]
     given = [answer if n % 2 else answers[(n + 1) % len(answers)] for n, answer in enumerate(answers)]
-    return [(gold, STEPS.format(n=n) + f"so it is \\boxed{{{text}}}.") for n, (gold, text) in enumerate(zip(answers, given, strict=True))]
+    return [
+        (gold, STEPS.format(n=n) + f"so it is \\boxed{{{text}}}.")
+        for n, (gold, text) in enumerate(zip(answers, given, strict=True))
+    ]
 
 
 def seconds(pool: VerifierPool, target: str, work: list[tuple[str, str]]) -> tuple[float, int]:

@@ -58,9 +58,7 @@ def choice_row(
     return ChoiceRow(problem, tuple(texts), _named(answer, texts, labels, columns["choices"]))
 
 
-def _options(
-    row: Mapping[str, Any], names: str | Sequence[str], answer: str
-) -> tuple[list[str], list[str]]:
+def _options(row: Mapping[str, Any], names: str | Sequence[str], answer: str) -> tuple[list[str], list[str]]:
     """The texts of the options and their labels, where the file has labels."""
     if not isinstance(names, str):
         texts = [str(row[name]).strip() for name in names]

@@ -19,7 +19,9 @@ _DENIED = re.compile(r"\W{0,4}(?:not|n't|neither|never)\b", re.IGNORECASE)
 _FONT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textsf|mathrm|mathbf|mathsf|mathit|mathbb|boldsymbol|operatorname|f?boxed|fbox)\s*(?=\{)"
 )
-_TRIMMINGS = re.compile(r"\\[()\[\],;:! ]|\\(?:quad|qquad|displaystyle|left|right)(?![A-Za-z])|[$*`\"]|(?<!\w)'|'(?!\w)|~")
+_TRIMMINGS = re.compile(
+    r"\\[()\[\],;:! ]|\\(?:quad|qquad|displaystyle|left|right)(?![A-Za-z])|[$*`\"]|(?<!\w)'|'(?!\w)|~"
+)
 _OPTION = re.compile(r"(?:the\s+)?(?:options?|choices?|letter)\s+(?=[(\[{]?[A-J]\b)", re.IGNORECASE)
 _LETTER = re.compile(r"[(\[{]?\s*([A-Ja-j])\s*[)\]}]?\s*[.:,;!]?")
 _FIRST = re.compile(r"(?:[(\[{]\s*([A-Ja-j])\s*[)\]}]|([A-J])(?![A-Za-z0-9'_^]))\s*")
@@ -27,7 +29,8 @@ _LETTER_ALONE = re.compile(r"(?<![A-Za-z0-9'_\\^])[A-J](?![A-Za-z0-9'_^])")
 _BEHIND = re.compile(r"([^()]*?)\s*\(([A-J])\)\s*\.?")
 _MARK = re.compile(r"[).:,;\-–—(]+\s*")
 _CLAUSE = re.compile(
-    r"(?:,?\s*\bnot\s+\(?[A-J]\b|,?\s*\b(?:because|since|as|while|whereas|given|due|rather than|instead of|and not)\b)", re.IGNORECASE
+    r"(?:,?\s*\bnot\s+\(?[A-J]\b|,?\s*\b(?:because|since|as|while|whereas|given|due|rather than|instead of|and not)\b)",
+    re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"[.!?]\s+(?=[A-Z][a-z]|I\s)")
 
@@ -134,4 +137,3 @@ def _with_text(text: str, choices: Sequence[str]) -> int | None:
     casefolds = [choice.casefold() for choice in texts]
     matches = {texts[i] for i, choice in enumerate(casefolds) if choice == target.casefold()}
     return casefolds.index(target.casefold()) if len(matches) == 1 else None
-

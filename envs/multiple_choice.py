@@ -57,7 +57,9 @@ class MultipleChoiceOptions(PromptOptions, SourceOptions):
         rows = self.read(required.values())
         key = (isinstance(choices, str), *required.items())
         rows.derived(("required", *key), lambda: require_columns(rows, required, self.path))
-        return self.parsed(rows, (choice_row, self.answer_index, *key), lambda row: choice_row(row, columns, self.answer_index))
+        return self.parsed(
+            rows, (choice_row, self.answer_index, *key), lambda row: choice_row(row, columns, self.answer_index)
+        )
 
 
 class MultipleChoiceEnv(SingleTurnEnv):

@@ -8,7 +8,9 @@ _SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9_.\\}])(\d+\.?\d*|\.\d+)[eE]([+-]?\d+)(
 _POWER = re.compile(r"\*\*\s*(\d+|[A-Za-z](?![A-Za-z])|(?=\())")
 _STAR = re.compile(r"(?<!\\)\*")
 _NAMED = re.compile(r"(?<![A-Za-z\\])(pi|infinity|infty|theta|alpha|beta|lambda)(?![A-Za-z(])")
-_FUNCTION = re.compile(r"(?<![A-Za-z\\])(sqrt|cbrt|exp|abs|ln|log|sin|cos|tan|arcsin|arccos|arctan|cot|sec|csc)\s*(?=\()")
+_FUNCTION = re.compile(
+    r"(?<![A-Za-z\\])(sqrt|cbrt|exp|abs|ln|log|sin|cos|tan|arcsin|arccos|arctan|cot|sec|csc)\s*(?=\()"
+)
 _BARE_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt\s*(?=\{|\d)")
 _OPEN_ROOT = re.compile(r"\\sqrt(\[[^\]]*\])?\s*(?=\()")
 _ROOT_OF = re.compile(r"\\sqrt\s*(\[[^\]]*\])?\s*(\d|[A-Za-z]|\\[A-Za-z]+)")
@@ -53,7 +55,12 @@ def _functions(text: str) -> str:
 def _called(name: str, inner: str) -> str:
     if name.startswith("\\sqrt") or name == "^":
         return f"{name}{{{inner}}}"
-    wrapped = {"sqrt": f"\\sqrt{{{inner}}}", "cbrt": f"\\sqrt[3]{{{inner}}}", "exp": f"e^{{{inner}}}", "abs": f"|{inner}|"}
+    wrapped = {
+        "sqrt": f"\\sqrt{{{inner}}}",
+        "cbrt": f"\\sqrt[3]{{{inner}}}",
+        "exp": f"e^{{{inner}}}",
+        "abs": f"|{inner}|",
+    }
     return wrapped.get(name, f"\\{name}({inner})")
 
 

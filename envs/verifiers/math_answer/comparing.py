@@ -7,7 +7,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from .formulas import close, real_number, same_formula
+from .formulas import real_number, same_formula
 from .reading import Answer, Group, Value, is_name, read
 from .units import canonical, units_agree
 
@@ -81,7 +81,9 @@ def _same_groups(gold: Group, response: Group, settings: dict[str, Any]) -> bool
 
 def _same_in_any_order(golds: tuple[Answer, ...], responses: tuple[Answer, ...], settings: dict[str, Any]) -> bool:
     if max(len(golds), len(responses)) > MAX_MEMBERS:
-        return len(golds) == len(responses) and all(map(lambda g, r: same(g, r, settings), golds, responses))
+        return len(golds) == len(responses) and all(
+            same(gold, response, settings) for gold, response in zip(golds, responses, strict=True)
+        )
     if len(golds) != len(responses):  # the same value may be written twice
         golds, responses = _distinct(golds, settings), _distinct(responses, settings)
     if len(golds) != len(responses):
@@ -137,7 +139,9 @@ def _same_names(gold: Value, response: Value) -> bool:
 
 def _same_quantities(gold: Value, response: Value, settings: dict[str, Any]) -> bool:
     response = _with_the_units_letters(gold, response)
-    if gold.compound != response.compound and (gold.compound and not response.unit or response.compound and not gold.unit):
+    if gold.compound != response.compound and (
+        gold.compound and not response.unit or response.compound and not gold.unit
+    ):
         return False
     if gold.before and gold.before != response.before:
         return False
@@ -205,6 +209,3 @@ def _with_the_units_letters(gold: Value, response: Value) -> Value:
         return response
     value = read(match[1])
     return response if isinstance(value, Group) else value
-
-
-__all__ = ["close", "same", "within"]

@@ -8,6 +8,7 @@ from .boxes import boxes
 from .characters import as_latex
 
 MAX_STATED = 1000  # characters of a response that are read without a box
+MAX_STATEMENTS = 20  # from the end of a response
 MIN_PROSE = 15  # words that make a gold answer a worked solution
 MAX_ANSWER = 2000  # characters of an answer
 
@@ -21,11 +22,13 @@ _NO_JOINT = re.compile(
     re.IGNORECASE,
 )
 _STATED = re.compile(
-    r"(?:\b(?:answers?)\b[^\n.:=$]{0,80}?(?:\b(?:is|are|be)\b\s*:?|[:=])|^\s*\#{4}|<answer>)[ \t*_]*", re.IGNORECASE | re.MULTILINE
+    r"(?:\b(?:answers?)\b[^\n.:=$]{0,80}?(?:\b(?:is|are|be)\b\s*:?|[:=])|^\s*\#{4}|<answer>)[ \t*_]*",
+    re.IGNORECASE | re.MULTILINE,
 )
 _FORMULA = re.compile(
     r"\$\$(?P<display>(?:[^$]|\\\$)+)\$\$|(?<!\\)\$(?P<inline>(?:\\.|[^$\\\n])+)\$|\\\[(?P<bracket>.+?)\\\]"
-    r"|\\\((?P<paren>.+?)\\\)", re.DOTALL
+    r"|\\\((?P<paren>.+?)\\\)",
+    re.DOTALL,
 )
 _BETWEEN = re.compile(r"[\s,;]*(?:(?:and|or)\s+(?:(?:also|maybe|perhaps|possibly|even)\s+)?)?[\s]*")
 _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
@@ -54,7 +57,7 @@ def answer_in(text: str, *, require_box: bool = False) -> str | None:
     if stripped and "####" not in stripped and is_bare_formula(stripped):
         return stripped
     text = as_latex(text)
-    stated = [match for match in _STATED.finditer(text)]
+    stated = list(_STATED.finditer(text))[-MAX_STATEMENTS:]
     for match in reversed(stated):
         answer = _stated(text[match.end() : match.end() + MAX_STATED])
         if answer is not None:

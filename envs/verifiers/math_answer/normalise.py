@@ -42,10 +42,29 @@ _ALIKE = (
 # Thousands: groups of exactly three digits. `{,}` before other counts of digits is a decimal comma.
 _THIN = re.compile(r"(?<![\d.,])(\d{1,3}(?:(?:\s*(?:\\[,;:! ]|~|\{\s*,\s*\}|,\\!)\s*|\s+)\d{3})+)(?!\d)")
 _DECIMAL_COMMA = re.compile(r"(?<=\d)\{\s*,\s*\}(?=\d)")
-_SPACE = re.compile(r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad|thinspace|medspace|thickspace|enspace|space|nobreakspace)(?![A-Za-z])|~")
+_SPACE = re.compile(
+    r"(?<!\\)\\[,;:!> ]|\\(?:quad|qquad|thinspace|medspace|thickspace|enspace|space|nobreakspace)(?![A-Za-z])|~"
+)
 _MARKDOWN = re.compile(r"(\*\*|__|`+|\*|~~|~)\s*(.+?)\s*\1")
 _UPRIGHT = {"e", "i"}  # constants, where units are meant to be upright words
-_FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "log", "ln", "exp", "max", "min", "gcd", "det"}
+_FUNCTIONS = {
+    "sin",
+    "cos",
+    "tan",
+    "cot",
+    "sec",
+    "csc",
+    "arcsin",
+    "arccos",
+    "arctan",
+    "log",
+    "ln",
+    "exp",
+    "max",
+    "min",
+    "gcd",
+    "det",
+}
 _ENDS = " \t\r\n,;"
 _ORDINAL = re.compile(r"\^\s*\{?\s*\\text\s*\{\s*(st|nd|rd|th)\s*\}\s*\}?")
 _SIGN = re.compile(r"(^|[(\[{,;=<>])\s*\+\s*(?=[\d.\\])")

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from .normalise import closing, normalised
+from .normalise import normalised
 from .numerals import number, side_by_side
-from .splitting import bracketed, matrix_rows, parts_at, split_list
+from .splitting import bracketed, is_balanced, matrix_rows, parts_at, split_list
 from .units import MULTIPLES, NO_UNITS, split_unit
 
 
@@ -63,7 +63,9 @@ _LETTERS = re.compile(r"(?:\\text\s*\{[^{}]*\}|[A-Za-z.,'\-\s():])+")
 _COMPOUND = re.compile(r"(?<=[A-Za-z}'\"])\s*(?=\d)")
 _PRIMES = {"'": "arcmin", "''": "arcsec", '"': "arcsec"}
 _APPROX = re.compile(r"\\approx(?![A-Za-z])")
-_IN = re.compile(r"(?:[A-Za-z](?:_\{?\w+\}?)?(?:\s*,\s*[A-Za-z])*|\([a-z](?:\s*,\s*[a-z])*\))\s*\\in(?![A-Za-z])\s*(.+)", re.DOTALL)
+_IN = re.compile(
+    r"(?:[A-Za-z](?:_\{?\w+\}?)?(?:\s*,\s*[A-Za-z])*|\([a-z](?:\s*,\s*[a-z])*\))\s*\\in(?![A-Za-z])\s*(.+)", re.DOTALL
+)
 _NO_NAME = re.compile(r"\\(?:frac|sqrt|cdot|times)(?![A-Za-z])|[-+*^]|(?<![_{A-Za-z])\d")
 
 
@@ -81,7 +83,11 @@ def _list(text: str, thousands: bool) -> Answer:
     text = contained[1].strip() if contained else text
     cases = parts_at(text, ";")
     if len(cases) > 1 and all(len(parts_at(case, ",")) > 1 for case in cases):  # `p=5,q=2; p=7,q=2`
-        return Group(text, "list", tuple(Group(case, "()", tuple(map(_member, split_list(case, thousands=False)))) for case in cases))
+        return Group(
+            text,
+            "list",
+            tuple(Group(case, "()", tuple(map(_member, split_list(case, thousands=False)))) for case in cases),
+        )
     parts = [part for whole in split_list(text, thousands=thousands) for part in _signs(whole)]
     if len(parts) > 1:
         return Group(text, "list", tuple(_flat(_member(part) for part in parts)))
@@ -100,9 +106,11 @@ def _signs(text: str) -> list[str]:
     r"""`a \pm b` as two values."""
     if text.count("\\pm") != 1 or "\\mp" in text or bracketed(text):
         return [text]
-    return [text.replace("\\pm", sign) for sign in ("+", "-")] if not text.lstrip().startswith("\\pm") else [
-        text.replace("\\pm", sign).strip() for sign in ("", "-")
-    ]
+    return (
+        [text.replace("\\pm", sign) for sign in ("+", "-")]
+        if not text.lstrip().startswith("\\pm")
+        else [text.replace("\\pm", sign).strip() for sign in ("", "-")]
+    )
 
 
 def _member(text: str) -> Answer:
@@ -137,7 +145,9 @@ def _quantity(text: str) -> Value | None:
     text = text.strip()
     for prime in ("''", '"', "'"):
         if text.endswith(prime) and (known := number(text.removesuffix(prime))):
-            return Value(text, text.removesuffix(prime), _PRIMES[prime], number=known[0], decimal=known[1], compound=True)
+            return Value(
+                text, text.removesuffix(prime), _PRIMES[prime], number=known[0], decimal=known[1], compound=True
+            )
     value, unit = split_unit(text)
     known = number(value)
     if known is None or not unit:
@@ -168,7 +178,11 @@ def is_name(text: str) -> bool:
     r"""True for what names a value: `x`, `f(x)`, `AB`, `\max f`, `\text{Total}`; not for an expression or a number."""
     ratio = re.sub(r"\\frac\s*\{([^{}\d]*)\}\s*\{([^{}\d]*)\}", r"\1\2", _WORD_IN_TEXT.sub("a", text))
     outside = re.sub(r"[({].*?[)}]", "", ratio)
-    return bool(re.search("[A-Za-z]", outside)) and _NO_NAME.search(outside) is None or bool(re.fullmatch(r"\([a-zA-Z, ]+\)", text))
+    return (
+        bool(re.search("[A-Za-z]", outside))
+        and _NO_NAME.search(outside) is None
+        or bool(re.fullmatch(r"\([a-zA-Z, ]+\)", text))
+    )
 
 
 def _approximated(text: str) -> Value:
@@ -207,7 +221,9 @@ def _measured(text: str, before: str, body: str) -> Value:
         return Value(text, value, unit, before, number=known[0] * factor, decimal=known[1])
     if factor != 1:
         value = f"{factor} \\cdot ({value})"
-    readable = not side_by_side(value) and "\\text" not in value and not NUMBER_IN_BASE.search(value)
+    readable = (
+        is_balanced(value) and not side_by_side(value) and "\\text" not in value and not NUMBER_IN_BASE.search(value)
+    )
     return Value(text, value, unit, before, whole=readable)
 
 
@@ -249,6 +265,3 @@ def only_words(text: str) -> str:
         return ""  # `f(x)`
     words = plain.lower().split()
     return " ".join(word for word in words if word not in ("a", "an", "the")) or " ".join(words)
-
-
-__all__ = ["Answer", "Group", "Value", "closing", "is_name", "only_words", "read"]

@@ -49,7 +49,12 @@ def split_list(text: str, *, thousands: bool) -> list[str]:
             parts.append(text[start:place])
             start = place + len(token)
     parts.append(text[start:])
-    cleaned = (_EITHER.sub("", _EMPTY.sub(" ", part)).strip(" \t:.,;" if part.count(".") == 1 and part.strip().endswith(".") else " \t,;") for part in parts)
+    cleaned = (
+        _EITHER.sub("", _EMPTY.sub(" ", part)).strip(
+            " \t:.,;" if part.count(".") == 1 and part.strip().endswith(".") else " \t,;"
+        )
+        for part in parts
+    )
     return [part for part in cleaned if part]
 
 
@@ -83,7 +88,9 @@ def matrix_rows(text: str) -> list[list[str]] | None:
     match = _MATRIX.fullmatch(text.strip())
     if match is None or "\\begin" in match[2]:
         return None
-    rows = [[cell.strip() for cell in row.split("&")] for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()]
+    rows = [
+        [cell.strip() for cell in row.split("&")] for row in re.split(r"\\\\(?:\[[^\]]*\])?", match[2]) if row.strip()
+    ]
     return rows if rows and all(len(row) == len(rows[0]) for row in rows) and all(all(row) for row in rows) else None
 
 

@@ -47,7 +47,10 @@ _SIGNS = re.compile(
     r"|(?P<percent>\\?%|(?:\\text\s*\{)?\s*(?:percent|per cent|percentage|pct)\s*\}?)|(?P<money>\\usd|€|£|¥|₹))",
     re.DOTALL,
 )
-_MONEY = re.compile(r"(?P<sign>-?)\s*(?P<money>\\usd|€|£|¥|₹|\\pounds|\\text\{\s*(?:USD|EUR|GBP|INR|Rs\.?)\s*\})\s*(?P<value>.+)", re.DOTALL)
+_MONEY = re.compile(
+    r"(?P<sign>-?)\s*(?P<money>\\usd|€|£|¥|₹|\\pounds|\\text\{\s*(?:USD|EUR|GBP|INR|Rs\.?)\s*\})\s*(?P<value>.+)",
+    re.DOTALL,
+)
 _CURRENCIES = {"\\usd": "dollar", "€": "eur", "£": "gbp", "\\pounds": "gbp", "¥": "yen", "₹": "rupee"}
 _LETTERS = re.compile(r"[A-Za-z]+")
 _ENDS_IN_NUMBER = re.compile(r"\d\s*[})\]]*$|\\(?:pi|infty)\s*[})\]]*$")
