@@ -6,7 +6,8 @@ r"""Benchmark: verifications a second of the mathematics verifier, of this tree 
     python benchmarks/math_answers.py --data math500.jsonl           # gold answers of a file, right and wrong
 
 Rounds of both alternate, and the median round of each is reported. Each round has a new pool of one worker, which
-imports that tree's code and judges other requests first, so no cache has seen a round's answers. Made problems are those of `benchmarks/verifiers.py`: integers, fractions, roots and tuples.
+imports that tree's code and judges other requests first, so no cache has seen a round's answers. Made problems are
+those of `benchmarks/verifiers.py`: integers, fractions, roots and tuples.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.verifiers import requests
 from tgpo_ray.envs import VerifierPool
 from tgpo_ray.envs.rows import read_rows
 
+ROOT = Path(__file__).resolve().parents[1]
 WARM = 100  # requests before the clock starts
 STEPS = "Some steps, {n} of them.\n" * 20
 

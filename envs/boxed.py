@@ -1,4 +1,4 @@
-r"""Reads `\boxed{...}` answers from text. The code lies with the mathematics verifier, whose worker loads it by path."""
+r"""Reads `\boxed{...}` answers from text. The code is in the folder that verifier workers load."""
 
 from __future__ import annotations
 

@@ -68,8 +68,8 @@ def _options(row: Mapping[str, Any], names: str | Sequence[str], answer: str) ->
         return [str(text) for text in options["text"]], [str(label) for label in options.get("label", ())]
     if isinstance(options, str | bytes | Mapping) or not hasattr(options, "__iter__"):
         raise ValueError(
-            f"the choices must be a list of texts, got {type(options).__name__} {options!r:.100}: write a JSON list such "
-            'as ["one", "two"] instead of one text'
+            f"the choices must be a list of texts, got {type(options).__name__} {options!r:.100}: write a JSON list "
+            'such as ["one", "two"] instead of one text'
         )
     return [str(text) for text in options], []
 

@@ -27,7 +27,7 @@ _LETTER = re.compile(r"[(\[{]?\s*([A-Ja-j])\s*[)\]}]?\s*[.:,;!]?")
 _FIRST = re.compile(r"(?:[(\[{]\s*([A-Ja-j])\s*[)\]}]|([A-J])(?![A-Za-z0-9'_^]))\s*")
 _LETTER_ALONE = re.compile(r"(?<![A-Za-z0-9'_\\^])[A-J](?![A-Za-z0-9'_^])")
 _BEHIND = re.compile(r"([^()]*?)\s*\(([A-J])\)\s*\.?")
-_MARK = re.compile(r"[).:,;\-–—(]+\s*")
+_MARK = re.compile(r"[).:,;\-\u2013\u2014(]+\s*")
 _CLAUSE = re.compile(
     r"(?:,?\s*\bnot\s+\(?[A-J]\b|,?\s*\b(?:because|since|as|while|whereas|given|due|rather than|instead of|and not)\b)",
     re.IGNORECASE,
@@ -99,7 +99,7 @@ def same_text(text: str) -> str:
 
 
 def bare(text: str) -> str:
-    r"""`text` without fonts, formula delimiters, stars and quotes, and braces around all of it: `\textbf{(B)}` is `(B)`."""
+    r"""`text` without fonts, formula delimiters, stars, quotes and braces: `\textbf{(B)}` is `(B)`."""
     text = _FONT.sub("", text)
     text = _TRIMMINGS.sub(" ", text)
     text = re.sub(r"(?<![\\^_}])\{([^{}\\^_]*)\}(?!\s*\{)", r" \1 ", text)

@@ -35,7 +35,8 @@ class MathOptions(VerifierOptions, PromptOptions, RowOptions):
     """Significant digits to which decimals must agree: they may differ by 10^-rounding of the larger. Numbers without a
     decimal point are compared exactly."""
     require_box: bool = False
-    """Only `\\boxed{}` is an answer. false: without a box, what the response states, else its last formula or number."""
+    """Only `\\boxed{}` is an answer. false: without a box, what is stated after `answer is`, else the last formula or
+    number."""
     set_relations: bool = False
     """An inequality may answer for an interval: `-2 <= x <= 7` for `[-2, 7]`."""
 

@@ -1,5 +1,6 @@
 """Characters that look like mathematics, as LaTeX."""
 
+# ruff: noqa: RUF001, RUF002
 from __future__ import annotations
 
 import re

@@ -70,9 +70,9 @@ def _same_groups(gold: Group, response: Group, settings: dict[str, Any]) -> bool
     if gold.kind == "list":
         return response.kind == "list" and _same_in_any_order(gold.members, response.members, settings)
     kinds = {gold.kind, response.kind}
-    alike = len(kinds) == 1 or kinds <= _VECTORS and kinds != {"column", "row"}
+    alike = len(kinds) == 1 or (kinds <= _VECTORS and kinds != {"column", "row"})
     # Brackets may be left out, and the order counts: `1, 3` for (1, 3). The other way round a pair is no list.
-    alike = alike or "[]" in kinds and bool(kinds & _SQUARE) or (response.kind == "list" and gold.kind in _VECTORS)
+    alike = alike or ("[]" in kinds and bool(kinds & _SQUARE)) or (response.kind == "list" and gold.kind in _VECTORS)
     if not alike:
         return False
     pairs = list(zip(gold.members, response.members, strict=False))
@@ -140,7 +140,7 @@ def _same_names(gold: Value, response: Value) -> bool:
 def _same_quantities(gold: Value, response: Value, settings: dict[str, Any]) -> bool:
     response = _with_the_units_letters(gold, response)
     if gold.compound != response.compound and (
-        gold.compound and not response.unit or response.compound and not gold.unit
+        (gold.compound and not response.unit) or (response.compound and not gold.unit)
     ):
         return False
     if gold.before and gold.before != response.before:
@@ -165,7 +165,7 @@ def _same_numbers(gold: Value, response: Value, settings: dict[str, Any]) -> boo
 
 
 def _same_fractions(gold: Fraction, response: Fraction, decimal: bool, settings: dict[str, Any]) -> bool:
-    return gold == response or decimal and close_fractions(gold, response, settings.get("rounding", 6))
+    return gold == response or (decimal and close_fractions(gold, response, settings.get("rounding", 6)))
 
 
 def close_fractions(gold: Fraction, response: Fraction, digits: int) -> bool:

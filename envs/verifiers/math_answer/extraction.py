@@ -2,6 +2,7 @@ r"""Where the answer stands in a response: the last box, else what is stated, el
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from .boxes import boxes
@@ -40,7 +41,7 @@ _NUMBER = re.compile(
 )
 _END = re.compile(r"(?<=[^\s])[.!?](?=\s|$|\*)|\n|</answer>|\s(?:I hope)\b")
 _CLAUSE = re.compile(
-    r",?\s*\b(?:because|since|as|so|where|which|when|while|but|not|rather|instead|for|if|therefore|hence)\b|\s\((?=[A-Za-z])|\s[-–—]+\s(?=[A-Za-z])"
+    r",?\s*\b(?:because|since|as|so|where|which|when|while|but|not|rather|instead|for|if|therefore|hence)\b|\s\((?=[A-Za-z])|\s[-\u2013\u2014]+\s(?=[A-Za-z])"
 )
 _VERB = re.compile(r"\b(?:is|are|equals)\b\s*:?")
 _DENIED = re.compile(r"\W*(?:not|n't|never|neither)\b", re.IGNORECASE)
@@ -146,7 +147,7 @@ def _last(text: str) -> str | None:
 def _run(text: str, formulas: list[re.Match[str]]) -> str:
     """The first formula and those that follow it in one list."""
     parts = [_content(formulas[0])]
-    for before, after in zip(formulas, formulas[1:], strict=False):
+    for before, after in itertools.pairwise(formulas):
         if not _BETWEEN.fullmatch(text[before.end() : after.start()]):
             break
         parts.append(_content(after))

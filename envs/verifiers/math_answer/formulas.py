@@ -34,7 +34,7 @@ def formula(text: str) -> tuple[Any, bool] | None:
     if len(text) > MAX_FORMULA:
         return None
     try:
-        value = latex2sympy(
+        value: Any = latex2sympy(
             normalize_latex(text, _SPELLING),
             is_real=not should_treat_as_complex(text),
             convert_degrees=False,
@@ -116,7 +116,7 @@ def _same_expression(gold: Any, response: Any) -> bool:
 
 
 def _same_at_points(gold: Any, response: Any) -> bool | None:
-    """Whether both agree wherever both are real. None where they are real at too few points, or no such test is possible."""
+    """Whether both agree wherever both are real; None where they are real at too few points."""
     real = 0
     for point in _points(sorted(gold.free_symbols | response.free_symbols, key=str)):
         try:

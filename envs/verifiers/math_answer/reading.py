@@ -45,7 +45,8 @@ Answer = Value | Group
 _RELATION = re.compile(r"\\(?:le|ge|ne|ll|gg|prec|succ|subset|subseteq|equiv|sim|mid|leqq|geqq)(?![A-Za-z])|[<>]")
 _WORD_IN_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _LABEL = re.compile(
-    r"\s*(?:\\text\s*\{[^{}]*?(?::|\b(?:is|are|equals|was|be))\s*\}\s*:?|[A-Za-z][A-Za-z ]*?(?::|\b(?:is|are|equals)\b)|"
+    r"\s*(?:\\text\s*\{[^{}]*?(?::|\b(?:is|are|equals|was|be))\s*\}\s*:?|"
+    r"[A-Za-z][A-Za-z ]*?(?::|\b(?:is|are|equals)\b)|"
     r"\\text\s*\{[^{}:]*\}\s*:)\s*(?=\S)"
 )
 _BEFORE = re.compile(r"((?:\\text\s*\{[^{}\d]*\}\s*|[A-Za-z]{3,}\.?\s+)+)(?=[-\d\\.(])")
@@ -178,10 +179,8 @@ def is_name(text: str) -> bool:
     r"""True for what names a value: `x`, `f(x)`, `AB`, `\max f`, `\text{Total}`; not for an expression or a number."""
     ratio = re.sub(r"\\frac\s*\{([^{}\d]*)\}\s*\{([^{}\d]*)\}", r"\1\2", _WORD_IN_TEXT.sub("a", text))
     outside = re.sub(r"[({].*?[)}]", "", ratio)
-    return (
-        bool(re.search("[A-Za-z]", outside))
-        and _NO_NAME.search(outside) is None
-        or bool(re.fullmatch(r"\([a-zA-Z, ]+\)", text))
+    return (bool(re.search("[A-Za-z]", outside)) and _NO_NAME.search(outside) is None) or bool(
+        re.fullmatch(r"\([a-zA-Z, ]+\)", text)
     )
 
 

@@ -14,23 +14,30 @@ _NAMES = {
     "oz": "ounce", "ton": "tonne", "L": "liter litre l", "mL": "milliliter millilitre ml", "gal": "gallon",
     "s": "second sec", "min": "minute mins", "h": "hour hr hrs", "d": "day", "wk": "week", "yr": "year", "ms":
     "millisecond", "deg": "degree", "rad": "radian", "dollar": "usd buck", "cent": "", "eur": "euro", "gbp": "",
-    "rupee": "rs inr", "mi/h": "mph", "km/h": "kmh kph kmph", "J": "joule", "kJ": "kilojoule", "N": "newton", "W": "watt",
+    "rupee": "rs inr",
+    "mi/h": "mph", "km/h": "kmh kph kmph", "J": "joule", "kJ": "kilojoule", "N": "newton", "W": "watt",
     "kW": "kilowatt", "V": "volt", "kV": "kilovolt", "Hz": "hertz", "kHz": "kilohertz", "Pa": "pascal", "kPa":
     "kilopascal", "am": "", "pm": "", "K": "kelvin", "mol": "mole", "ohm": "", "acre": "", "child": "children",
     "man": "men", "woman": "women", "person": "people", "": "unit",
 }  # fmt: skip
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 _CANONICAL = {other: name for name, others in _NAMES.items() for other in others.split()}
 # Symbols that nobody takes for a product of variables, with or without a blank after the number.
-SYMBOLS = frozenset(
-    "cm mm km kg lb lbs ft oz yd mph kmh kph kmph rpm hr hrs min mins sec secs usd eur gbp ml mL kHz Hz kW kPa kJ kV".split()
+SYMBOLS = _words(
+    "cm mm km kg lb lbs ft oz yd mph kmh kph kmph rpm hr hrs min mins sec secs usd eur gbp ml mL kHz Hz kW kPa kJ kV"
 )
 _MEASURES = frozenset(name for name in _NAMES if name) | {"%"}
 # Words after a number that change its value, or that say that it is not the answer.
-NO_UNITS = frozenset(
+NO_UNITS = _words(
     "not no or and if when where maybe perhaps possibly less more least most than times plus minus over divided by mod"
     " modulo squared cubed factorial choose root below under above negative otherwise unless except either neither"
     " between to through until with because since so but is are was equals equal undefined infinity pi theta alpha beta"
-    " sqrt sin cos tan log ln exp of half quarter third thirds quarters halves".split()
+    " sqrt sin cos tan log ln exp of half quarter third thirds quarters halves"
 )
 MULTIPLES = {"dozen": 12, "hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
@@ -100,11 +107,11 @@ def _is_word(word: str, blank: bool) -> bool:
     if word in SYMBOLS or word in ("USD", "EUR", "GBP", "INR") or (word.lower() in _CANONICAL and len(word) > 3):
         return True
     pronounced = bool(re.search("[aeiou]", word)) and not word.isupper()
-    return len(word) >= 4 and pronounced or (len(word) == 3 and blank and pronounced and word not in ("abc", "ace"))
+    return (len(word) >= 4 and pronounced) or (len(word) == 3 and blank and pronounced and word not in ("abc", "ace"))
 
 
 def canonical(unit: str) -> str:
-    r"""One name for a unit: `\text{ square centimeters}` is `cm^2`, `\text{km}/\text{h}` and `km per hour` are `km/h`."""
+    r"""One name for a unit: `\text{square centimeters}` is `cm^2`, `km per hour` is `km/h`."""
     ratio = re.fullmatch(r"\\frac\s*\{(.*)\}\s*\{(.*)\}", unit.strip(), re.DOTALL)
     if ratio:
         unit = f"{ratio[1]}/{ratio[2]}"
