@@ -137,6 +137,9 @@ CASES: dict[str, list[tuple[str, str, bool]]] = {
 ALL = [(kind, *case) for kind, cases in CASES.items() for case in cases]
 
 
+SPELLINGS = ["{}", "{:,}", "\\text{{{}}}", "{}.", "**{}**", "{} people", "{}.0"]
+
+
 @pytest.mark.parametrize(("kind", "gold", "response", "right"), ALL)
 def test_an_answer_is_right_where_it_says_the_same(kind, gold, response, right):
     assert (score(gold, response)["score"] == 1.0) == right, kind
@@ -145,7 +148,7 @@ def test_an_answer_is_right_where_it_says_the_same(kind, gold, response, right):
 @settings(max_examples=60, deadline=None)
 @given(
     st.integers(-(10**12), 10**12),
-    st.sampled_from(["{}", "{:,}", "\\text{{{}}}", "{}.", "**{}**", "{} people", "{}.0"]),
+    st.sampled_from(SPELLINGS),
 )
 def test_an_integer_is_itself_in_every_spelling_and_no_other(value, spelling):
     given_text = f"\\boxed{{{spelling.format(value)}}}"
@@ -153,7 +156,9 @@ def test_an_integer_is_itself_in_every_spelling_and_no_other(value, spelling):
     assert score(str(value + 1), given_text)["score"] == 0.0
 
 
-@pytest.mark.parametrize("first, second", list(itertools.permutations(["cm", "m", "km", "kg", "s", "apples", "cm^2"], 2)))
+@pytest.mark.parametrize(
+    "first, second", list(itertools.permutations(["cm", "m", "km", "kg", "s", "apples", "cm^2"], 2))
+)
 def test_units_that_both_have_must_agree(first, second):
     def with_unit(unit: str) -> str:
         word, _, power = unit.partition("^")

@@ -158,19 +158,26 @@ def _same_quantities(gold: Value, response: Value, settings: dict[str, Any]) -> 
 
 def _same_numbers(gold: Value, response: Value, settings: dict[str, Any]) -> bool:
     if gold.number is not None and response.number is not None:
-        return _same_fractions(gold.number, response.number, gold.decimal or response.decimal, settings)
+        whole = any(value.number.denominator == 1 and not value.decimal for value in (gold, response) if value.number)
+        decimal = gold.decimal or response.decimal
+        return _same_fractions(gold.number, response.number, decimal=decimal, whole=whole, settings=settings)
     if _CLOCK.fullmatch(gold.value):
         return gold.value == response.value
     return same_formula(gold.value, response.value, settings)
 
 
-def _same_fractions(gold: Fraction, response: Fraction, decimal: bool, settings: dict[str, Any]) -> bool:
-    return gold == response or (decimal and close_fractions(gold, response, settings.get("rounding", 6)))
+def _same_fractions(
+    gold: Fraction, response: Fraction, *, decimal: bool, settings: dict[str, Any], whole: bool = False
+) -> bool:
+    """Whether two numbers are equal, or with a decimal differ by at most 10^-rounding of the larger.
 
-
-def close_fractions(gold: Fraction, response: Fraction, digits: int) -> bool:
-    """True where two numbers differ by at most 10^-digits of the larger."""
-    return abs(gold - response) * 10**digits * 1_000_000 <= max(abs(gold), abs(response)) * 1_000_001
+    Where one is a whole number without a decimal point they may differ by 10^-rounding: 999999.0 is not 1000000.
+    """
+    if gold == response or not decimal:
+        return gold == response
+    larger = max(abs(gold), abs(response))
+    bound = min(Fraction(1), larger) if whole else larger
+    return abs(gold - response) * 10 ** settings.get("rounding", 6) * 1_000_000 <= bound * 1_000_001  # as in `close`
 
 
 def _same_in_base(gold: Value, response: Value) -> bool:
@@ -188,7 +195,7 @@ def _same_percentage(gold: Value, response: Value, settings: dict[str, Any]) -> 
         return True
     if percent.number is not None and plain.number is not None:
         decimal = percent.decimal or plain.decimal
-        return _same_fractions(percent.number / 100, plain.number, decimal, settings)
+        return _same_fractions(percent.number / 100, plain.number, decimal=decimal, settings=settings)
     return same_formula(f"\\frac{{{percent.value}}}{{100}}", plain.value, settings)
 
 
