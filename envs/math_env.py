@@ -19,9 +19,10 @@ from .row_options import RowOptions
 from .row_store import Row
 from .verdict import Verdict
 from .verifiers import VerifierOptions
+from .verifiers.math_answer import check_gold
 
 # By file path: a worker that imports it by name would import this package, gymnasium and numpy with it.
-MATH_ANSWER = f"{Path(__file__).parent / 'verifiers' / 'math_answer.py'}:score"
+MATH_ANSWER = f"{Path(__file__).parent / 'verifiers' / 'math_answer' / '__init__.py'}:score"
 GSM8K_MARKER = "#### "  # GSM8K's own files end a worked solution with it and the answer
 
 
@@ -33,7 +34,11 @@ class MathOptions(VerifierOptions, PromptOptions, RowOptions):
     """How far the answer's numbers may be off, as an absolute amount. null: not at all. A row's own column `tolerance`
     wins: a number, or a list with one number for each value of the gold answer."""
     rounding: int = 6
-    """Decimal places to which numbers must agree."""
+    """Significant digits to which decimals must agree: they may differ by 10^-rounding of the larger. Numbers without a
+    decimal point are compared exactly."""
+    require_box: bool = False
+    """Only `\\boxed{}` is an answer. false: without a box, what is stated after `answer is`, else the last formula or
+    number."""
     set_relations: bool = False
     """An inequality may answer for an interval: `-2 <= x <= 7` for `[-2, 7]`."""
 
@@ -58,7 +63,8 @@ class MathEnv(SingleTurnEnv):
     `MathOptions` lists the arguments.
 
     Raises:
-        FileNotFoundError, ValueError: for a file or data set that is missing, empty, or lacks a column.
+        FileNotFoundError, ValueError: for a file or data set that is missing, empty, or lacks a column, and for a gold
+            answer that cannot be read whole.
         ImportError: without math-verify, or for a data set without `datasets`.
     """
 
@@ -92,12 +98,11 @@ class MathEnv(SingleTurnEnv):
         return f"{self.gate.empty_thought}The final answer is \\boxed{{{self._rows[index].answer}}}."
 
     def verify(self, problem: Problem, response: str) -> Verdict:
-        r"""Format gate, then `verify(parse("$gold$"), parse(text))`, in a process that can be killed.
+        r"""Format gate, then the answer of the text against the gold answer, in a process that can be killed.
 
         The gate is that of the paper's reward: `<think>` (prepended where the prompt has it) and `</think>` must both
-        occur, and the text between the first `</think>` and the next is read. math-verify takes boxes less than 70
-        characters apart as one answer of several values. Otherwise the last box counts, and without a box the last
-        formula.
+        occur, and the text between the first `</think>` and the next is read. The last box is the answer, with boxes
+        that only `and`, commas and blanks join to it. `docs/environments.md` states what counts as the same answer.
         """
         text = self.gate.scored_text(response)
         if text is None:
@@ -107,6 +112,7 @@ class MathEnv(SingleTurnEnv):
             "tolerance": options.tolerance,
             "rounding": options.rounding,
             "set_relations": options.set_relations,
+            "require_box": options.require_box,
             **problem.extra,  # the row's own tolerance wins
         }
         verdict = options.verify(MATH_ANSWER, problem.answer, text, settings)
@@ -115,6 +121,7 @@ class MathEnv(SingleTurnEnv):
 
 def _math_row(row: Row) -> MathRow:
     answer = answer_cell(row, "answer").rpartition(GSM8K_MARKER)[2].strip()  # all of an answer without the marker
+    check_gold(answer)
     return MathRow(prompt_cell(row, "problem"), answer, _tolerance(row["tolerance"]))
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from .base import Problem, SingleTurnEnv
-from .choices import LETTERS, ChoiceRow, choice_row, chosen, same_text, stated_answer
+from .choice_rows import ChoiceRow, choice_row
+from .choices import LETTERS, choose, same_text
 from .options import takes
 from .prompt_options import PromptOptions
 from .row_options import SourceOptions
@@ -27,11 +28,18 @@ class MultipleChoiceOptions(PromptOptions, SourceOptions):
     columns: Mapping[str, str | Sequence[str]] | None = None
     """The file's names of the columns, by meaning: `{problem: question, choices: options}`. A list under `choices`
     names columns with one wrong choice each, as in GPQA. The right choice is then the text of the answer."""
+    answer_index: int | None = None
+    """The answers are whole numbers that count the choices from 0 or from 1. null: letters, labels or texts."""
     shuffle: bool = True
     """Each problem shows its choices in another order, so that no letter is more likely. Problems in which a choice
     names others by letter (`Both A and B`) keep the file's order."""
     seed: int = 0
     """Which order each problem gets. It depends on `seed` and index only."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.answer_index not in (None, 0, 1):
+            raise ValueError(f"answer_index must be 0, 1 or null, got {self.answer_index!r}: choices count from 0 or 1")
 
     def read_choices(self) -> Sequence[ChoiceRow]:
         """The rows with their choices in file order.
@@ -49,13 +57,15 @@ class MultipleChoiceOptions(PromptOptions, SourceOptions):
         rows = self.read(required.values())
         key = (isinstance(choices, str), *required.items())
         rows.derived(("required", *key), lambda: require_columns(rows, required, self.path))
-        return self.parsed(rows, (choice_row, *key), lambda row: choice_row(row, columns))
+        return self.parsed(
+            rows, (choice_row, self.answer_index, *key), lambda row: choice_row(row, columns, self.answer_index)
+        )
 
 
 class MultipleChoiceEnv(SingleTurnEnv):
     r"""Problems with 2 to 10 options each, lettered from A, of a file or a Hugging Face data set.
 
-    A response answers with the last `\boxed{}`, else with its last `Answer: ...`: a letter, or an option's text.
+    A response answers with its last `\boxed{}` or `Answer: ...` that names an option: a letter, or an option's text.
     `MultipleChoiceOptions` lists the arguments.
 
     Raises:
@@ -96,11 +106,11 @@ class MultipleChoiceEnv(SingleTurnEnv):
         text = self.gate.scored_text(response)
         if text is None:
             return self.gate.refusal()
-        answer, choices = stated_answer(text), problem.extra["choices"]
+        choices = problem.extra["choices"]
+        index, answer = choose(text, choices)
         if answer is None:
             detail = "neither \\boxed{} nor 'Answer:' in the response"
             return Verdict(0.0, UNPARSABLE, detail=detail, parts=self.gate.parts(0.0))
-        index = chosen(answer, choices)
         if index is None:
             detail = "the answer is none of the options"
             return Verdict(0.0, WRONG, extracted=answer[:200], detail=detail, parts=self.gate.parts(0.0))

@@ -60,7 +60,10 @@ def load(target: str) -> Callable[..., Any]:
     if not place.endswith(".py"):
         module = importlib.import_module(place)
     else:
-        spec = importlib.util.spec_from_file_location(f"verifier_{Path(place).stem}", place)
+        path = Path(place)
+        # An `__init__.py` is its folder's, whose other files it may import relatively.
+        stem = path.parent.name if path.stem == "__init__" else path.stem
+        spec = importlib.util.spec_from_file_location(f"verifier_{stem}", place)
         if spec is None or spec.loader is None:
             raise ImportError(f"cannot load {place}")
         module = importlib.util.module_from_spec(spec)

@@ -77,6 +77,21 @@ def test_gold_answers_of_every_row_score_one_and_the_other_letters_nothing(data_
         ("Answer: A, or rather \\boxed{B}", "correct"),
         ("Answer: B) the red one", "correct"),
         ("Answer: rr", "wrong"),
+        ("The answer is B. Wait, no. The answer is A.", "wrong"),  # the last statement, also within a line
+        ("The answer is A. Wait, no. The answer is B.", "correct"),
+        ("The answer is not clear. Still, the answer is B.", "correct"),
+        ("\\boxed{CO_2}. Answer: B", "correct"),  # a box that is no option
+        ("\\boxed{B (Mars)}", "correct"),
+        ("\\boxed{\\(B\\)}", "correct"),
+        ("\\boxed{{B}}", "correct"),
+        ("\\boxed{B\\,}", "correct"),
+        ("\\boxed{Mars (B)}", "correct"),
+        ("The answer is B because A is blue.", "correct"),
+        ("The answer is B, not C.", "correct"),
+        ("\\boxed{(B) or (C)}", "wrong"),  # two letters
+        ("\\boxed{B. C. D. A.}", "wrong"),
+        ("\\boxed{B: I am not sure, maybe C}", "wrong"),
+        ("Answer: B/C", "wrong"),
         ("\\boxed{A}", "wrong"),
         ("\\boxed{J}", "wrong"),
         ("\\boxed{B. Venus}", "wrong"),  # a letter and a text that disagree
@@ -155,6 +170,12 @@ def test_the_gate_reads_only_what_follows_the_closed_thought(planets):
         ({"answer": "F"}, {}, "row 0: the answer must be one of A, B, C, D, E or the text of a choice, got 'F'"),
         ({"choices": ["one"]}, {}, "row 0: a problem must have 2 to 10 choices, got 1"),
         ({"choices": list("abcdefghijk")}, {}, "2 to 10 choices, got 11"),
+        ({"choices": "A) x B) y"}, {}, "row 0: the choices must be a list of texts, got str"),
+        ({"choices": '["x", "y"]'}, {}, "write a JSON list such as"),
+        ({"choices": ["1", "2", "3"], "answer": 2}, {}, "row 0: the answer 2 may be an option's text or its place"),
+        ({"answer": 2}, {}, "answer_index: 0 or 1 where answers count the options"),
+        ({"answer": 5}, {"answer_index": 0}, "a whole number from 0 to 4 with answer_index: 0, got 5"),
+        ({}, {"answer_index": 2}, "answer_index must be 0, 1 or null, got 2"),
         ({}, {"columns": {"choices": "options"}}, "has no column 'options'"),
         ({}, {"columns": {"choises": "options"}}, "unknown key 'choises'; did you mean 'choices'"),
         ({}, {"columns": {"choices": ["wrong 1"]}}, "has no column 'wrong 1'"),
@@ -164,6 +185,12 @@ def test_the_gate_reads_only_what_follows_the_closed_thought(planets):
 def test_a_wrong_row_or_setting_is_named(write_jsonl, row, kwargs, message):
     with pytest.raises(ValueError, match=message):
         MultipleChoiceEnv(write_jsonl({**PLANETS, **row}), **kwargs)
+
+
+@pytest.mark.parametrize(("first", "place"), [(0, 2), (1, 1)])
+def test_answers_may_count_the_choices(write_jsonl, first, place):
+    path = write_jsonl({"problem": "?", "choices": ["1", "2", "3"], "answer": 2})
+    assert MultipleChoiceEnv(path, answer_index=first, shuffle=False).row(0).answer == place
 
 
 def test_it_survives_pickling_in_the_middle_of_an_episode(planets):
