@@ -2,9 +2,9 @@
 
     python benchmarks/cost_stages.py '{"stage": "learner", "model": {...}, "batches": [[4, 8, 32, 64]], "rounds": 3}'
 
-Prints JSON. A batch is prompts, responses of each, tokens of a prompt, tokens of a response. The stages are what a run's
-actors hold: `Engine`, `VllmBackend` and `Learner`, without Ray. Seconds are processor seconds of one thread, the least
-disturbed round; the first round warms up.
+Prints JSON. A batch is prompts, responses of each, tokens of a prompt, tokens of a response. The stages are what actors
+hold: `Engine`, `VllmBackend` and `Learner`, without Ray. Seconds are processor seconds of one thread, in the best
+round. The first round warms up.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator
 
 from rich import box
@@ -29,16 +28,24 @@ GIB = 2**30
 PARTS = ("weights", "gradients", "optimizer", "activations", "kv_cache", "logits")
 
 
-def plan_on_cluster(config: AlgorithmConfig, options: argparse.Namespace, console: Console) -> int:
+def plan_on_cluster(
+    config: AlgorithmConfig,
+    cluster: str,
+    console: Console,
+    *,
+    mean_prompt: float | None = None,
+    mean_response: float | None = None,
+    shapes: str | None = None,
+) -> int:
     """Prints the estimate and returns 0, or 1 where the run does not fit the cluster."""
     found = estimate(
         config,
-        parse_cluster(options.cluster),
-        mean_prompt=options.mean_prompt,
-        mean_response=options.mean_response,
-        shapes=shapes_from_file(options.shapes) if options.shapes else None,
+        parse_cluster(cluster),
+        mean_prompt=mean_prompt,
+        mean_response=mean_response,
+        shapes=shapes_from_file(shapes) if shapes else None,
     )
-    given = options.mean_prompt is not None and options.mean_response is not None
+    given = mean_prompt is not None and mean_response is not None
     console.print(render_estimate(found, means_given=given))
     return 1 if list(shortages(found)) else 0
 
@@ -67,7 +74,7 @@ def shortages(found: Estimate) -> Iterator[str]:
     for actor in found.actors:
         if not fits(actor, actor.count, found.cluster):
             total, room = actor.memory(actor.count).on_card, _room(actor, found)
-            yield f"{actor.kind}: {_gib(total)} GiB, its share of a card is {_gib(room)} GiB, {CARD_SHARE:.0%} planned for"
+            yield f"{actor.kind}: {_gib(total)} GiB of a card, of which it has {_gib(room)} GiB"
         if isinstance(actor, Engines) and actor.tensor_parallel_size > found.cluster.cards_per_node:
             yield f"{actor.kind}: tensor_parallel_size {actor.tensor_parallel_size} spans more than a node"
 
@@ -90,7 +97,7 @@ def _memories(actor: Actor) -> Iterator[tuple[str, Memory]]:
     yield actor.kind, actor.memory(actor.count)
     if isinstance(actor, Learners):
         other = not actor.checkpointing
-        label = f"  {'with' if other else 'without'} gradient checkpointing"
+        label = f"  {'with' if other else 'without'} checkpointing"
         yield label, actor.memory_with(actor.count, checkpointing=other)
 
 
@@ -117,7 +124,7 @@ def split(found: Estimate) -> list[Table | Text]:
     if counts is None:
         return [Text("No split of the cards fits: raise tensor_parallel_size, offload, or lower kv_cache_memory.")]
     timing = found.timing(counts)
-    title = f"The split with the shortest iteration: {timing.iteration:.0f} s on {found.cards(counts):g} cards"
+    title = f"Best split: {timing.iteration:.0f} s on {found.cards(counts):g} cards"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("who", "actors", "cards", "seconds", "waits"):
         table.add_column(name, justify="left" if name == "who" else "right")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status of the console script, whose entry point this is."""
     sys.path.insert(0, os.getcwd())  # as `python -m` does: `algorithm: my_pkg:MyMethod` may be in this folder
-    options = build_parser().parse_args(arguments)
+    options = parsed(build_parser(), arguments)
     quiet_other_packages()
     try:
         return options.run(options)
@@ -38,6 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except RuntimeError as error:
         return report_failure(f"tgpo-ray {options.command}", error)
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the options. Overrides may follow them, which argparse allows only before the first option."""
+    options, rest = parser.parse_known_args(arguments)
+    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    if late != rest or (late and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        options.overrides = [*options.overrides, *late]
+    return options
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -116,7 +127,8 @@ def _plan(options: argparse.Namespace) -> int:
     if options.cluster:
         from tgpo_ray.cli.cluster_plan import plan_on_cluster
 
-        return plan_on_cluster(config.check(files=False), options, Console())
+        means = {"mean_prompt": options.mean_prompt, "mean_response": options.mean_response}
+        return plan_on_cluster(config.check(files=False), options.cluster, Console(), **means, shapes=options.shapes)
     _refuse_without_cluster(options)
     Console().print(render_plan(config))
     check_environments(config.check())
