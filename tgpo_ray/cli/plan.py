@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from io import StringIO
-from typing import Literal
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console, Group
@@ -71,7 +71,9 @@ def kv_cache_table(config: AlgorithmConfig, *, gpus: bool) -> Table:
     """Returns how many sequences of full length each engine's KV cache holds, and a warning where they are few."""
     config = config.resolved(gpus=gpus)
     runners, model = config.env_runners, config.model
-    engines = [("env runner", runners, model)] if config.needs_envs or config.evaluation.envs else []
+    engines: list[tuple[str, Any, Any]] = []
+    if config.needs_envs or config.evaluation.envs:
+        engines.append(("env runner", runners, model))
     engines += [(f"teacher {name}", it, it) for name, it in config.teacher_pools().items() if it.backend == "vllm"]
     if config.uses_reference and config.reference.backend == "vllm":
         path = config.reference.path or model.path

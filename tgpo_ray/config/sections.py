@@ -151,12 +151,16 @@ class EnvRunnersConfig(Section):
     )
     verify_deadline_s: PositiveFloat = Field(default=10.0, description="Seconds after which a verifier is killed.")
 
+    @property
+    def verifier_workers(self) -> int:
+        """`num_verifier_workers`, or the value that null stands for."""
+        return self.num_verifier_workers or max(1, int(self.num_cpus_per_env_runner))
+
     def fill_in(self, run: RunView, *, gpus: bool) -> None:
         if self.num_gpus_per_env_runner is None:
             self.num_gpus_per_env_runner = float(self.tensor_parallel_size if gpus else 0)
         self.kv_cache_memory = resolve_kv_cache(self.kv_cache_memory, gpus=self.num_gpus_per_env_runner)
-        if self.num_verifier_workers is None:
-            self.num_verifier_workers = max(1, int(self.num_cpus_per_env_runner))
+        self.num_verifier_workers = self.verifier_workers
 
     def rules(self, run: RunView) -> Iterator[str]:
         if run.needs_envs and self.top_p < 1.0:

@@ -98,7 +98,7 @@ def shape_of(
     facts = {**_facts(path, shapes or {}), **hf_overrides}
     from transformers import AutoConfig
 
-    kind = facts.get("model_type")
+    kind = str(facts.get("model_type"))
     try:
         config = AutoConfig.for_model(kind, **{key: value for key, value in facts.items() if key != "model_type"})
     except (ValueError, KeyError) as error:

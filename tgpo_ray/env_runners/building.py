@@ -33,7 +33,7 @@ def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:
         engine=engine_spec(config),
         envs=all_envs(config),
         max_prompt_tokens=runners.max_prompt_tokens,
-        num_verifier_threads=runners.num_verifier_workers,
+        num_verifier_threads=runners.verifier_workers,
         gpu=bool(runners.num_gpus_per_env_runner),
     )
 

@@ -17,7 +17,7 @@ PRESET = YAML / "paper" / "7b" / "tgpo_annealing.yaml"
 PEAK = Rates(compute=1.0)
 
 
-def estimated(cluster: str, *overrides: str, **means: float) -> Estimate:
+def estimated(cluster: str, *overrides: str, **means: Any) -> Estimate:
     return estimate(AlgorithmConfig.from_yaml(PRESET, overrides), parse_cluster(cluster), **means)
 
 

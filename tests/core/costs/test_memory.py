@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tgpo_ray.costs import TrainingState, activation_memory, loss_memory, shape_of, training_memory
+from tgpo_ray.costs import Memory, TrainingState, activation_memory, loss_memory, shape_of, training_memory
 from tgpo_ray.costs.memory import LOSS_CHUNK, SCORING_CHUNK, engine_memory, layer_bytes, sequences_held
 from tgpo_ray.kernels import CPU_CHUNK_BYTES, CUDA_CHUNK_BYTES
 from tgpo_ray.models.lean_scoring import CHUNK_BYTES
@@ -71,11 +71,13 @@ def test_kv_cache_of_7b():
 
 
 def test_a_cache_of_auto_takes_what_the_card_has_left():
-    size = {"number_bytes": 2, "tensor_parallel_size": 1, "logits": 1e9, "available": 80e9}
-    found = engine_memory(policy_7b(), kv_cache="auto", **size)
-    assert found.weights == 2 * N
-    assert found.on_card == pytest.approx(0.9 * 80e9, abs=1)
-    assert engine_memory(policy_7b(), kv_cache="auto", **size | {"available": 8e9}).kv_cache == 0
+    def engine(available: float) -> Memory:
+        size = {"number_bytes": 2, "tensor_parallel_size": 1}
+        return engine_memory(policy_7b(), kv_cache="auto", logits=1e9, available=available, **size)
+
+    assert engine(80e9).weights == 2 * N
+    assert engine(80e9).on_card == pytest.approx(0.9 * 80e9, abs=1)
+    assert engine(8e9).kv_cache == 0
 
 
 def test_checkpointing_keeps_the_layers_inputs_and_one_layer():

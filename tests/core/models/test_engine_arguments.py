@@ -4,6 +4,7 @@ import pytest
 
 from tgpo_ray.algorithms import TGPOConfig
 from tgpo_ray.env_runners.building import engine_spec
+from tgpo_ray.env_runners.env_spec import env_arguments
 from tgpo_ray.models.engine import engine_arguments
 from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers.building import reference_spec, teacher_spec
@@ -56,3 +57,9 @@ def test_a_runner_has_a_verifier_process_for_each_of_its_cpus(cpus: float, worke
     )
     chosen = config().env_runners(num_cpus_per_env_runner=cpus, num_verifier_workers=3)
     assert chosen.resolved(gpus=False).env_runners.num_verifier_workers == 3
+
+
+def test_environments_know_their_workers_before_the_configuration_is_resolved():
+    runners = config().env_runners(num_cpus_per_env_runner=4.0).env_runners
+    path = {"path": "rows.jsonl"}
+    assert env_arguments("tgpo/Math-v0", path, runners)["verify_workers"] == 4
