@@ -40,16 +40,19 @@ from tgpo_ray.costs import (
     activation_memory,
     learner_work,
     loss_memory,
+    prompt_work,
     rollout_work,
     shape_of,
     teacher_work,
     training_memory,
+    unshared_tokens,
 )
 from tgpo_ray.models import engine_environment
 
-STAGES = ("rollout", "teacher", "learner")
+STAGES = ("teacher", "rollout", "learner")  # sampling reads its prompts at the rates of scoring
 GOALS = {"seconds": 1.3, "memory": 0.15}
 SLOTS = 256  # vLLM's max_num_seqs
+BLOCK = 32  # tokens of a block of its prefix cache on a CPU
 # indices of `Work.parts` that a stage's rates are fitted to: FLOPs, bytes, activation bytes, calls, items
 FITTED = {"rollout": (0, 1, 3, 4), "teacher": (0, 2, 3, 4), "learner": (0, 2, 3)}
 RATE_NAMES = ("compute", "bandwidth", "elementwise", "call_s", "item_s")
@@ -73,7 +76,7 @@ PREDICTED = {"256x5": model(256, 5, 4096), "512x4": model(512, 4, 12288)}
 # prompts, responses of each, tokens of a prompt, tokens of a response
 FITTED_BATCHES = [[2, 4, 32, 32], [8, 8, 32, 64], [4, 8, 200, 48]]
 OTHER_BATCHES = [[4, 8, 64, 64], [6, 6, 120, 96]]
-MEMORY_BATCHES = [[2, 8, 32, 96], [4, 8, 32, 224], [4, 8, 128, 352]]
+MEMORY_BATCHES = [[2, 8, 32, 96], [4, 8, 32, 224]]
 
 
 def measure(stage: str, model: dict[str, Any], batches: list[list[int]], rounds: int, **options: Any) -> list[Any]:
@@ -126,9 +129,10 @@ def work_of(stage: str, shape: ModelShape, result: dict[str, Any]) -> Work:
     """Returns the work of a measured batch, as the model of costs counts it."""
     prompts, group_size, prompt, response = result["batch"]
     if stage == "rollout":
-        return rollout_work(shape, result["lengths"], prompt=prompt, group_size=group_size, slots=SLOTS, number_bytes=4)
+        return rollout_work(shape, result["lengths"], prompt=prompt, slots=SLOTS, number_bytes=4)
     if stage == "teacher":
-        size = {"group_size": group_size, "prompt": prompt, "response": response}
+        unshared = unshared_tokens(prompt + 1, BLOCK)  # a row that the cache hides is taken from a mate
+        size = {"group_size": group_size, "prompt": prompt, "response": response, "unshared": unshared - 1}
         return teacher_work(shape, groups=prompts, number_bytes=4, **size)
     return learner_work(
         shape, STATE, sequences=prompts * group_size, prompt=prompt, response=response, useful=1.0,
@@ -136,11 +140,22 @@ def work_of(stage: str, shape: ModelShape, result: dict[str, Any]) -> Work:
     )  # fmt: skip
 
 
-def fitted(stage: str, card: Card, measured: list[tuple[Work, float]]) -> Rates:
+def known_seconds(stage: str, shape: ModelShape, card: Card, result: dict[str, Any]) -> float:
+    """Returns the seconds of a measured batch that follow from rates which are fitted already: of reading prompts."""
+    if stage != "rollout":
+        return 0.0
+    prompts, group_size, prompt, _ = result["batch"]
+    size = {"group_size": group_size, "prompt": prompt, "unshared": unshared_tokens(prompt, BLOCK)}
+    work = prompt_work(shape, groups=prompts, number_bytes=4, **size)
+    return work.seconds(card, card.efficiency.teacher)
+
+
+def fitted(stage: str, card: Card, results: list[tuple[ModelShape, dict[str, Any]]]) -> Rates:
     """Returns the rates of a stage with the least squares of relative errors."""
     columns = list(FITTED[stage])
-    rows = np.asarray([np.asarray(work.terms(card))[columns] / seconds for work, seconds in measured])  # (M, C)
-    found = dict(zip(columns, nnls(rows, np.ones(len(rows)))[0].tolist(), strict=True))
+    rows = [np.asarray(work_of(stage, shape, it).terms(card))[columns] / it["seconds"] for shape, it in results]
+    unknown = [1 - known_seconds(stage, shape, card, it) / it["seconds"] for shape, it in results]  # (M,)
+    found = dict(zip(columns, nnls(np.asarray(rows), np.asarray(unknown))[0].tolist(), strict=True))
     # the first two divide: a rate of 1e6 takes no time
     values = {RATE_NAMES[i]: value if i > 1 else 1 / max(value, 1e-6) for i, value in found.items()}
     return Rates(**values)
@@ -149,20 +164,17 @@ def fitted(stage: str, card: Card, measured: list[tuple[Work, float]]) -> Rates:
 def timed_stage(stage: str, card: Card, names: list[str], rounds: int) -> tuple[Rates, list[dict[str, Any]]]:
     """Returns the rates of a stage, and its predictions beside the measurements."""
     measured = {
-        name: measure(stage, facts, FITTED_BATCHES + OTHER_BATCHES, rounds)
+        name: measure(stage, facts, FITTED_BATCHES + OTHER_BATCHES, rounds * (1 if stage == "learner" else 2))
         for name, facts in (CALIBRATED | PREDICTED).items()
         if name in names
     }
-    for_fit = [
-        (work_of(stage, shape(name), it), it["seconds"])
-        for name in CALIBRATED
-        for it in measured[name][: len(FITTED_BATCHES)]
-    ]
+    for_fit = [(shape(name), it) for name in CALIBRATED for it in measured[name][: len(FITTED_BATCHES)]]
     rates = fitted(stage, card, for_fit)
     rows = []
     for name, results in measured.items():
         for index, it in enumerate(results):
             predicted = work_of(stage, shape(name), it).seconds(card, rates)
+            predicted += known_seconds(stage, shape(name), card, it)
             rows.append(
                 {
                     "stage": stage, "model": name, "batch": it["batch"], "measured_s": round(it["seconds"], 4),
@@ -196,12 +208,14 @@ def memory_rows(name: str) -> list[dict[str, Any]]:
 
 
 def report_of(names: list[str], rounds: int) -> tuple[dict[str, Any], Card]:
-    card, rates, rows = machine(), {}, []
+    card, rows = machine(), []
+    efficiency = Efficiency(Rates(1.0), Rates(1.0), Rates(1.0), link=1.0, source="fitted by benchmarks/cost_model.py")
     for stage in STAGES:
-        rates[stage], found = timed_stage(stage, card, names, rounds)
+        rates, found = timed_stage(stage, replace(card, efficiency=efficiency), names, rounds)
+        efficiency = replace(efficiency, **{stage: rates})
         rows += found
     memory = [row for name in names if name not in CALIBRATED for row in memory_rows(name)]
-    card = replace(card, efficiency=Efficiency(**rates, link=1.0, source="fitted by benchmarks/cost_model.py"))
+    card = replace(card, efficiency=efficiency)
     worst = max(max(row["ratio"], 1 / row["ratio"]) for row in rows if not row["fitted"])
     report = {
         "what": "predicted over measured: seconds of stages that were not fitted, memory of a learner",

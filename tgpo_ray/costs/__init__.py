@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         training_memory,
     )
     from tgpo_ray.costs.shapes import ModelShape, facts_of, shape_of
-    from tgpo_ray.costs.work import Work, learner_work, rollout_work, teacher_work
+    from tgpo_ray.costs.work import Work, learner_work, prompt_work, rollout_work, teacher_work, unshared_tokens
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -39,6 +39,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "training_memory",
         ],
         "shapes": ["ModelShape", "facts_of", "shape_of"],
-        "work": ["Work", "learner_work", "rollout_work", "teacher_work"],
+        "work": ["Work", "learner_work", "prompt_work", "rollout_work", "teacher_work", "unshared_tokens"],
     },
 )

@@ -21,9 +21,10 @@ from tgpo_ray.costs.memory import (
     training_memory,
 )
 from tgpo_ray.costs.shapes import ModelShape
-from tgpo_ray.costs.work import exchanged_bytes, learner_work, offload_seconds, rollout_work, teacher_work
+from tgpo_ray.costs.work import exchanged_bytes, learner_work, offload_seconds, prompt_work, rollout_work, teacher_work
 
 USEFUL_SHARE = 0.95  # of padded tokens, as the learners' layout reaches it (docs/performance.md)
+BLOCK = {"cpu": 32, "gpu": 16}  # tokens of a block of vLLM's prefix cache
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class Engines:
         """The actor's part of each of its cards."""
         return self.cards / self.tensor_parallel_size
 
+    @property
+    def unshared(self) -> float:
+        """Mean tokens of a prompt after its last whole block."""
+        return min(self.batch.prompt, (BLOCK[self.cluster.card.device] + 1) / 2)
+
     def _memory(self, logits: float) -> Memory:
         memory = engine_memory(
             self.shape,
@@ -124,9 +130,12 @@ class Runners(Engines):
     def seconds(self, count: int) -> float:
         batch, card = self.batch, self.cluster.card
         lengths = response_lengths(batch.episodes, batch.response, batch.longest_response)[::count]
-        size = {"prompt": int(batch.prompt), "group_size": batch.group_size, "number_bytes": self.number_bytes}
+        size = {"prompt": int(batch.prompt), "number_bytes": self.number_bytes}
         work = rollout_work(self.shape, lengths, slots=max(1, self.slots), **size)
-        return work.seconds(card, card.efficiency.rollout, self.cards) + self._split_seconds(sum(lengths))
+        group = {"groups": batch.groups / count, "group_size": batch.group_size, "unshared": self.unshared}
+        read = prompt_work(self.shape, **group, **size)
+        seconds = work.seconds(card, card.efficiency.rollout, self.cards)
+        return seconds + read.seconds(card, card.efficiency.teacher, self.cards) + self._split_seconds(sum(lengths))
 
 
 @dataclass(frozen=True)
@@ -138,7 +147,8 @@ class Scorers(Engines):
     def seconds(self, count: int) -> float:
         batch, card = self.batch, self.cluster.card
         groups = self.share_of_groups * batch.groups / count
-        size = {"prompt": batch.prompt, "response": batch.response, "number_bytes": self.number_bytes}
+        size = {"prompt": batch.prompt, "unshared": self.unshared, "response": batch.response}
+        size |= {"number_bytes": self.number_bytes}
         work = teacher_work(self.shape, groups=groups, group_size=batch.group_size, **size)
         tokens = groups * (batch.prompt + batch.group_size * batch.response)
         return work.seconds(card, card.efficiency.teacher, self.cards) + self._split_seconds(tokens)

@@ -59,19 +59,32 @@ def prefill_work(shape: ModelShape, tokens: float, pairs: float, number_bytes: i
     )
 
 
-def rollout_work(
-    shape: ModelShape, lengths: Sequence[int], *, prompt: int, group_size: int, slots: int, number_bytes: int
+def unshared_tokens(prompt: int, block: int) -> int:
+    """Returns the tokens of a prompt that each member of a group reads anew: the prefix cache shares whole blocks.
+
+    The last token is always read, because the first response token follows from it.
+    """
+    return prompt - block * ((prompt - 1) // block)
+
+
+def prompt_work(
+    shape: ModelShape, *, groups: float, group_size: int, prompt: float, unshared: float, number_bytes: int
 ) -> Work:
+    """Returns the work of reading prompts before sampling, each once, and what members of a group read anew.
+
+    It goes at the rates of scoring.
+    """
+    tokens = groups * (prompt + (group_size - 1) * unshared)
+    return prefill_work(shape, tokens, tokens * prompt, number_bytes)
+
+
+def rollout_work(shape: ModelShape, lengths: Sequence[int], *, prompt: int, slots: int, number_bytes: int) -> Work:
     """Returns the work of an engine that writes responses of these lengths, at most `slots` at a time.
 
     A decoding step over b sequences costs b (2 n + 2 H V) FLOPs and attention, and reads the weights, the keys and
-    values of the b sequences, and their logits several times. Between two endings b is constant. The prompt of a group
-    is read once.
+    values of the b sequences, and their logits several times. Between two endings b is constant.
     """
     waiting, running, step = list(lengths)[::-1], [], 0  # running: (step of its end, length)
-    work = Work(items=float(sum(lengths)))
-    if not lengths:
-        return work
     cached = 0.0  # tokens in the cache
     steps = tokens_read = tokens = weights = 0.0
     while waiting or running:
@@ -88,25 +101,33 @@ def rollout_work(
         while running and running[0][0] == end:
             cached -= prompt + heapq.heappop(running)[1]
     kv = shape.kv_bytes(1, number_bytes)
-    decode = Work(
+    return Work(
         flops=tokens * 2.0 * (shape.active + shape.head) + attention_flops(shape, tokens_read),
         bytes=weights * number_bytes + tokens_read * kv + tokens * shape.vocabulary * 4.0 * LOGIT_PASSES,
         calls=steps,
+        items=tokens,
     )
-    prompts = math.ceil(len(lengths) / group_size)
-    return work + decode + prefill_work(shape, prompts * prompt, prompts * prompt**2, number_bytes)
 
 
 def teacher_work(
-    shape: ModelShape, *, groups: float, group_size: int, prompt: float, response: float, number_bytes: int
+    shape: ModelShape,
+    *,
+    groups: float,
+    group_size: int,
+    prompt: float,
+    unshared: float,
+    response: float,
+    number_bytes: int,
 ) -> Work:
-    """Returns one teacher's work: each prompt once, each response once, the head at every response token.
+    """Returns one teacher's work: prompts once a group, and of each member what it reads anew, and all responses.
 
     2 n_t (N + prompts) + 2 H_t V_t N, and attention                     calls: engine steps, items: sequences
+
     """
     tokens = groups * group_size * response
-    read = tokens + groups * prompt
-    pairs = groups * (prompt**2 + group_size * response * (prompt + response))
+    anew = (group_size - 1) * unshared
+    read = tokens + groups * (prompt + anew)
+    pairs = groups * ((prompt + anew) * prompt + group_size * response * (prompt + response))
     steps = groups * math.ceil((prompt + group_size * response) / STEP_TOKENS)
     head = Work(
         flops=2.0 * shape.head * tokens,

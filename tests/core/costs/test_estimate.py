@@ -9,7 +9,19 @@ import pytest
 from tests.paths import YAML
 from tgpo_ray.algorithms import SFTConfig, TGPOConfig
 from tgpo_ray.config import AlgorithmConfig, ConfigError
-from tgpo_ray.costs import Estimate, Rates, Work, estimate, fits, parse_cluster, rollout_work, shape_of, teacher_work
+from tgpo_ray.costs import (
+    Estimate,
+    Rates,
+    Work,
+    estimate,
+    fits,
+    parse_cluster,
+    prompt_work,
+    rollout_work,
+    shape_of,
+    teacher_work,
+    unshared_tokens,
+)
 from tgpo_ray.costs.memory import TrainingState
 from tgpo_ray.costs.work import learner_work
 
@@ -55,30 +67,33 @@ def test_the_published_rates_predict_what_others_measured_on_a_gpu(
     model: str, cards: int, sequences: int, prompt: int, response: int, reported: float
 ):
     card = parse_cluster("8xA100-80GB").card
-    size = {"prompt": prompt, "group_size": 1, "slots": sequences, "number_bytes": 2}
-    work = rollout_work(llama2(model), [response] * sequences, **size)
-    seconds = work.seconds(card, card.efficiency.rollout, cards)
+    size = {"prompt": prompt, "number_bytes": 2}
+    work = rollout_work(llama2(model), [response] * sequences, slots=sequences, **size)
+    read = prompt_work(llama2(model), groups=sequences, group_size=1, unshared=0, **size)
+    seconds = work.seconds(card, card.efficiency.rollout, cards) + read.seconds(card, card.efficiency.teacher, cards)
     assert sequences * response / seconds == pytest.approx(reported, rel=0.3)
 
 
 def test_sampling_counts_what_each_token_reads():
     shape = replace(llama2("7b"), layers=0)  # no attention and no cache
-    work = rollout_work(shape, [3, 5], prompt=10, group_size=2, slots=8, number_bytes=2)
-    # 8 tokens of 2 (n + HV) and a prompt of 10 of 2 n
-    assert work.flops == 8 * 2 * (shape.trunk + shape.head) + 10 * 2 * shape.trunk
+    work = rollout_work(shape, [3, 5], prompt=10, slots=8, number_bytes=2)
+    assert work.flops == 8 * 2 * (shape.trunk + shape.head)
+    read = prompt_work(shape, groups=3, group_size=4, prompt=40, unshared=8, number_bytes=2)
+    assert read.flops == 3 * (40 + 3 * 8) * 2 * shape.trunk  # three members read what the whole blocks do not hold
+    assert [unshared_tokens(prompt, 32) for prompt in (1, 32, 33, 64, 200)] == [1, 32, 1, 32, 8]
     # 5 steps read the weights; 3 of them the cache of two sequences, 2 that of one
     read = (22 + 24 + 26) + (14 + 15)
     logits = 8 * 32000 * 4 * 8
     assert work.bytes == 5 * 2 * (shape.trunk + shape.head) + read * shape.kv_bytes(1, 2) + logits
     assert (work.calls, work.items) == (5, 8)
     # two places for one: the second begins when the first has ended
-    assert rollout_work(shape, [3, 5], prompt=10, group_size=2, slots=1, number_bytes=2).calls == 8
+    assert rollout_work(shape, [3, 5], prompt=10, slots=1, number_bytes=2).calls == 8
 
 
 def test_sampling_reads_keys_and_values_of_all_tokens_before():
     shape = llama2("7b")
     each = shape.kv_bytes(1, 2)
-    with_cache = rollout_work(shape, [2, 3], prompt=10, group_size=2, slots=8, number_bytes=2)
+    with_cache = rollout_work(shape, [2, 3], prompt=10, slots=8, number_bytes=2)
     # steps read 2 * (10 + 1), 2 * (10 + 2), then 10 + 3 tokens
     without = 3 * 2 * (shape.trunk + shape.head) + 5 * 32000 * 4 * 8
     assert with_cache.bytes == pytest.approx(without + each * (22 + 24 + 13))
@@ -87,8 +102,8 @@ def test_sampling_reads_keys_and_values_of_all_tokens_before():
 def test_a_teacher_reads_each_prompt_once_and_a_learner_three_times_a_forward_pass():
     shape = replace(llama2("7b"), layers=0)
     n, head = shape.trunk, shape.head
-    teacher = teacher_work(shape, groups=4, group_size=8, prompt=100, response=200, number_bytes=2)
-    assert teacher.flops == 2 * n * (4 * 100 + 32 * 200) + 2 * head * 32 * 200
+    teacher = teacher_work(shape, groups=4, group_size=8, prompt=100, unshared=4, response=200, number_bytes=2)
+    assert teacher.flops == 2 * n * (4 * (100 + 7 * 4) + 32 * 200) + 2 * head * 32 * 200
     state = TrainingState(1, "torch", 0, "none", half=True)
     size = {"sequences": 32, "prompt": 100, "response": 200, "useful": 1.0, "micro_batches": 1, "updates": 1}
     plain = learner_work(shape, state, **size, checkpointing=False, old_logprobs=False)
