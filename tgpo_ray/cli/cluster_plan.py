@@ -106,14 +106,16 @@ def seconds_table(found: Estimate) -> Table:
     batch, timing = found.batch, found.timing(found.counts)
     title = f"One iteration as configured: {batch.groups} groups x {batch.group_size}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_footer=True)
-    table.add_column("who", footer=f"iteration (max_staleness {found.max_staleness}), weight sync {timing.sync:.1f} s")
+    table.add_column(
+        "who", footer=f"iteration (max_staleness {found.max_staleness}), weight sync {_seconds(timing.sync)} s"
+    )
     table.add_column("actors", justify="right")
     table.add_column("cards", justify="right", footer=f"{found.cards(found.counts):g}")
-    table.add_column("seconds", justify="right", footer=f"{timing.iteration:.0f}")
+    table.add_column("seconds", justify="right", footer=_seconds(timing.iteration))
     table.add_column("waits", justify="right")
     table.add_column("")
     for index, (actor, seconds, waits) in enumerate(zip(found.actors, timing.stages, timing.waits(), strict=True)):
-        cells = (str(actor.count), f"{actor.count * actor.cards:g}", f"{seconds:.0f}", f"{waits:.0%}")
+        cells = (str(actor.count), f"{actor.count * actor.cards:g}", _seconds(seconds), f"{waits:.0%}")
         table.add_row(actor.kind, *cells, "slowest" if index == timing.slowest else "")
     return table
 
@@ -124,12 +126,12 @@ def split(found: Estimate) -> list[Table | Text]:
     if counts is None:
         return [Text("No split of the cards fits: raise tensor_parallel_size, offload, or lower kv_cache_memory.")]
     timing = found.timing(counts)
-    title = f"Best split: {timing.iteration:.0f} s on {found.cards(counts):g} cards"
+    title = f"Best split: {_seconds(timing.iteration)} s on {found.cards(counts):g} cards"
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for name in ("who", "actors", "cards", "seconds", "waits"):
         table.add_column(name, justify="left" if name == "who" else "right")
     for actor, count, seconds, waits in zip(found.actors, counts, timing.stages, timing.waits(), strict=True):
-        table.add_row(actor.kind, str(count), f"{count * actor.cards:g}", f"{seconds:.0f}", f"{waits:.0%}")
+        table.add_row(actor.kind, str(count), f"{count * actor.cards:g}", _seconds(seconds), f"{waits:.0%}")
     return [table, Text(" ".join(f"{actor.keys}={count}" for actor, count in zip(found.actors, counts, strict=True)))]
 
 
@@ -151,3 +153,7 @@ def _room(actor: Actor, found: Estimate) -> float:
 
 def _gib(count: float) -> str:
     return f"{count / GIB:.1f}"
+
+
+def _seconds(count: float) -> str:
+    return f"{count:.0f}" if count >= 10 else f"{count:.2g}"

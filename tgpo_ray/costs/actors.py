@@ -130,9 +130,13 @@ class Runners(Engines):
     def seconds(self, count: int) -> float:
         batch, card = self.batch, self.cluster.card
         lengths = response_lengths(batch.episodes, batch.response, batch.longest_response)[::count]
-        size = {"prompt": int(batch.prompt), "number_bytes": self.number_bytes}
+        size: dict[str, Any] = {"prompt": int(batch.prompt), "number_bytes": self.number_bytes}
         work = rollout_work(self.shape, lengths, slots=max(1, self.slots), **size)
-        group = {"groups": batch.groups / count, "group_size": batch.group_size, "unshared": self.unshared}
+        group: dict[str, Any] = {
+            "groups": batch.groups / count,
+            "group_size": batch.group_size,
+            "unshared": self.unshared,
+        }
         read = prompt_work(self.shape, **group, **size)
         seconds = work.seconds(card, card.efficiency.rollout, self.cards)
         return seconds + read.seconds(card, card.efficiency.teacher, self.cards) + self._split_seconds(sum(lengths))
@@ -147,8 +151,8 @@ class Scorers(Engines):
     def seconds(self, count: int) -> float:
         batch, card = self.batch, self.cluster.card
         groups = self.share_of_groups * batch.groups / count
-        size = {"prompt": batch.prompt, "unshared": self.unshared, "response": batch.response}
-        size |= {"number_bytes": self.number_bytes}
+        size: dict[str, Any] = {"prompt": batch.prompt, "unshared": self.unshared, "response": batch.response}
+        size["number_bytes"] = self.number_bytes
         work = teacher_work(self.shape, groups=groups, group_size=batch.group_size, **size)
         tokens = groups * (batch.prompt + batch.group_size * batch.response)
         return work.seconds(card, card.efficiency.teacher, self.cards) + self._split_seconds(tokens)
