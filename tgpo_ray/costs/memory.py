@@ -57,8 +57,9 @@ def training_memory(shape: ModelShape, state: TrainingState) -> Memory:
     """Returns weights, gradients and optimizer of one rank.
 
     Torch holds 4 + 4 + 8 bytes a parameter in float32, and under autocast 2 more for the weights in bfloat16. DeepSpeed
-    in bfloat16 holds 2 of weights, and 2 + 4 of gradients, 4 of float32 weights and 8 of moments; the last 16 are split
-    over the ranks from stage 1 on, in stage 3 all are, beside the largest module, gathered. These are the sums of
+    in bfloat16 holds 2 of weights, 2 + 4 of gradients, 4 of float32 weights and 8 of moments. The last 16 are split over
+    the ranks from stage 1 on, the 2 of gradients from stage 2 on. In stage 3 the weights are too, beside the largest
+    module, gathered, and the 2 of gradients are gone. These are the sums of
     DeepSpeed's own `estimate_zero2_model_states_mem_needs` and `estimate_zero3_...`, without its factor for buffers.
     """
     n, ranks, stage = shape.parameters, state.num_learners, state.stage
@@ -68,11 +69,9 @@ def training_memory(shape: ModelShape, state: TrainingState) -> Memory:
     whole = n / ranks if stage == 3 else n
     gathered = 2 * number * shape.largest if stage == 3 else 0
     sharded = n / ranks if stage else n
-    gradients = (
-        (0 if stage == 3 else number * n)
-        + 4 * sharded * state.half
-        + (number * sharded if not state.half and stage == 3 else 0)
-    )
+    # in float32 a gradient is kept once; in bfloat16 beside a float32 one, in stage 3 only as that
+    gradients = number * (sharded if stage >= 2 else n) if not state.half or stage < 3 else 0
+    gradients += 4 * sharded if state.half else 0
     optimizer = (12 if state.half else 8) * sharded
     if state.offload == "none":
         return Memory(weights=number * whole + gathered, gradients=gradients, optimizer=optimizer)

@@ -21,7 +21,7 @@ def test_seconds_within_a_factor_of_1_3_and_memory_within_15_percent(tmp_path: P
     report = json.loads(out.read_text())
     others = [row for row in report["seconds"] if not row["fitted"]]
     assert {row["stage"] for row in others} == {"rollout", "teacher", "learner"}
-    assert all(1 / 1.3 < row["ratio"] < 1.3 for row in others), others
-    assert all(abs(row["ratio"] - 1) < 0.15 for row in report["memory"]), report["memory"]
+    assert [row for row in others if not 1 / 1.3 < row["ratio"] < 1.3] == []
+    assert [row for row in report["memory"] if abs(row["ratio"] - 1) > 0.15] == []
     assert {row["checkpointing"] for row in report["memory"]} == {True, False}
     assert parse_cluster(str(card)).card.efficiency.learner.compute > 0
