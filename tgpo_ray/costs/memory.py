@@ -58,9 +58,9 @@ def training_memory(shape: ModelShape, state: TrainingState) -> Memory:
 
     Torch holds 4 + 4 + 8 bytes a parameter in float32, and under autocast 2 more for the weights in bfloat16. DeepSpeed
     in bfloat16 holds 2 of weights, 2 + 4 of gradients, 4 of float32 weights and 8 of moments. The last 16 are split
-    over the ranks from stage 1 on, the 2 of gradients from stage 2 on. In stage 3 the weights are too, beside the largest
-    module, gathered, and the 2 of gradients are gone. These are the sums of
-    DeepSpeed's own `estimate_zero2_model_states_mem_needs` and `estimate_zero3_...`, without its factor for buffers.
+    over the ranks from stage 1 on, the 2 of gradients from stage 2 on. In stage 3 the weights are too, beside the
+    largest module, gathered, and the 2 of gradients are gone. These are the sums of DeepSpeed's own
+    `estimate_zero2_model_states_mem_needs` and `estimate_zero3_...`, without its factor for buffers.
     """
     n, ranks, stage = shape.parameters, state.num_learners, state.stage
     if state.engine == "torch":
