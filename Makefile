@@ -54,6 +54,7 @@ generated: $(STAMP) ## Write the parts of docs/ that follow from the code: the p
 	$(PY) docs/generate_configuration.py
 	$(PY) docs/generate_environments.py
 	$(PY) docs/generate_metrics.py
+	$(PY) docs/generate_cost_model.py
 
 ci: ## What continuous integration runs.
 	.ci/run

@@ -81,7 +81,8 @@ def table(name: str, model: type[BaseModel]) -> str:
     for key, field in model.model_fields.items():
         kind, default = type_name(field.annotation), default_of(field)
         if key.endswith("_memory"):
-            kind, default = "bytes, as 40GiB", format_bytes(float(default))
+            default = default if default == "auto" else format_bytes(float(default))
+            kind = "bytes, as 40GiB" + " | auto" * (default == "auto")
         cells = (f"`{key}`", kind, f"`{default}`", field.description or "")
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)

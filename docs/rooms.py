@@ -28,7 +28,10 @@ FLOORS: tuple[dict[str, str], ...] = (
         "teachers": "read what the policy wrote, and say at every position what they would have written",
         "learners": "Ray Train ranks that hold weights and optimizer, behind one `LearnerGroup`",
     },
-    {"cluster": "joining Ray, starting and ending actors, folders and URIs"},
+    {
+        "cluster": "joining Ray, starting and ending actors, folders and URIs",
+        "costs": "what a run would need and where it would wait, from a card's data sheet, without Ray",
+    },
     {"config": "strict YAML, the builder over the same models, the rules between keys"},
     {
         "reporting": "metrics with their writers, the progress line, the HTML report",

@@ -28,7 +28,9 @@ def test_relative_links_lead_to_files_of_the_tree(page: Path) -> None:
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
-@pytest.mark.parametrize("script", ["generate_configuration.py", "generate_metrics.py", "draw_rooms.py"])
+@pytest.mark.parametrize(
+    "script", ["generate_configuration.py", "generate_metrics.py", "generate_cost_model.py", "draw_rooms.py"]
+)
 def test_what_a_script_writes_into_the_docs_is_up_to_date(script: str) -> None:
     command = [sys.executable, f"docs/{script}", "--check"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

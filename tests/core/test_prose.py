@@ -20,6 +20,7 @@ PACKAGES = (
     "tgpo_ray/cli",
     "tgpo_ray/cluster",
     "tgpo_ray/config",
+    "tgpo_ray/costs",
     "tgpo_ray/driver",
     "tgpo_ray/env_runners",
     "tgpo_ray/guidance",

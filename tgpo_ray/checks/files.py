@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tgpo_ray.checks.results import CheckResult, Finding, judged, skipped
 from tgpo_ray.config import format_bytes
-from tgpo_ray.models import context_length, kv_bytes_per_token, local_model, model_facts
+from tgpo_ray.models import context_length, kv_bytes, local_model, model_facts
 from tgpo_ray.teachers import TEACHER_CONTEXT_SLACK, teacher_spec, vocabulary_map
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 SCORING_CHUNK = 256 * 2**20  # most bytes of float32 logits that a teacher forms at a time
 TRAINING_BYTES = {"float32": 16, "bfloat16": 18}  # a parameter: weight, gradient, two moments, float32 master
 MAX_UNMAPPED_SHARE_OF_IDS = 0.5  # above it the two tokenizers have little in common
+KvCache = int | Literal["auto"]
 Check = Callable[["AlgorithmConfig"], Iterator[CheckResult]]
 USER_MESSAGES = [{"role": "user", "content": "1+1="}]
 
@@ -94,15 +95,19 @@ def check_memory(config: AlgorithmConfig) -> Iterator[CheckResult]:
 
 
 def _engine(
-    config: AlgorithmConfig, path: str, dtype: str, kv_cache: int, overrides: dict[str, Any], *, scores: bool
+    config: AlgorithmConfig, path: str, dtype: str, kv_cache: KvCache, overrides: dict[str, Any], *, scores: bool
 ) -> tuple[int, str]:
     """Returns the bytes of one engine, and their parts in words."""
     facts = model_facts(path, overrides)
     weights = _num_parameters(path) * (4 if dtype == "float32" else 2)
     parts = [f"{format_bytes(weights)} weights" if weights else "weights unknown"]
-    per_token, longest = kv_bytes_per_token(facts, dtype), config.longest_episode()
+    longest = config.longest_episode()
+    per_sequence = kv_bytes(facts, dtype, longest)
+    if kv_cache == "auto":
+        parts.append("a KV cache of what is left of its share of the card")
+        kv_cache = 0
     if kv_cache:
-        room = f" = {kv_cache // (per_token * longest)} sequences of {longest} tokens" if per_token else ""
+        room = f" = {kv_cache // per_sequence} sequences of {longest} tokens" if per_sequence else ""
         parts.append(f"{format_bytes(kv_cache)} KV cache{room}")
     logits = min(SCORING_CHUNK, 4 * longest * facts.get("vocab_size", 0)) if scores else 0
     if logits:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status of the console script, whose entry point this is."""
     sys.path.insert(0, os.getcwd())  # as `python -m` does: `algorithm: my_pkg:MyMethod` may be in this folder
-    options = build_parser().parse_args(arguments)
+    options = parsed(build_parser(), arguments)
     quiet_other_packages()
     try:
         return options.run(options)
@@ -38,6 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except RuntimeError as error:
         return report_failure(f"tgpo-ray {options.command}", error)
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Returns the options. Overrides may follow them, which argparse allows only before the first option."""
+    options, rest = parser.parse_known_args(arguments)
+    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    if late != rest or (late and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if late:
+        options.overrides = [*options.overrides, *late]
+    return options
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,7 +66,9 @@ def build_parser() -> argparse.ArgumentParser:
         sub = command(name, run)
         sub.add_argument("config", help="YAML file of the run")
         sub.add_argument("overrides", nargs="*", metavar="key=value")
-        if name != "plan":
+        if name == "plan":
+            _add_cluster_arguments(sub)
+        else:
             sub.add_argument("--checkpoint", required=name == "export", help="checkpoint folder; default: the model")
         if name == "export":
             sub.add_argument("--to", required=True, help="folder or URI of the Hugging Face model to write")
@@ -74,6 +87,17 @@ def build_parser() -> argparse.ArgumentParser:
     preflight.add_argument("--files-only", action="store_true", help="start no actor and load no model")
     add_env_command(commands)
     return parser
+
+
+def _add_cluster_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cluster", help="estimate memory and seconds there: 8xH100-80GB, 2x8xH200 (nodes first), or a YAML file"
+    )
+    parser.add_argument("--mean-prompt", type=float, help="mean tokens of a prompt; default: a third of the longest")
+    parser.add_argument(
+        "--mean-response", type=float, help="mean tokens of a response; default: a third of the longest"
+    )
+    parser.add_argument("--shapes", help="YAML file: model -> keys of its config.json, for models that are not here")
 
 
 def _add_traces_arguments(parser: argparse.ArgumentParser) -> None:
@@ -100,9 +124,21 @@ def _plan(options: argparse.Namespace) -> int:
     from tgpo_ray.config import AlgorithmConfig
 
     config = AlgorithmConfig.from_yaml(options.config, options.overrides)
+    if options.cluster:
+        from tgpo_ray.cli.cluster_plan import plan_on_cluster
+
+        means = {"mean_prompt": options.mean_prompt, "mean_response": options.mean_response}
+        return plan_on_cluster(config.check(files=False), options.cluster, Console(), **means, shapes=options.shapes)
+    _refuse_without_cluster(options)
     Console().print(render_plan(config))
     check_environments(config.check())
     return 0
+
+
+def _refuse_without_cluster(options: argparse.Namespace) -> None:
+    for name in ("mean_prompt", "mean_response", "shapes"):
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')}: needs --cluster")
 
 
 def _traces(options: argparse.Namespace) -> int:

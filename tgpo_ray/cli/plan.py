@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from io import StringIO
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Console, Group
 from rich.syntax import Syntax
 from rich.table import Table
 
-from tgpo_ray.config import AlgorithmConfig, dump_yaml, resource_plan
+from tgpo_ray.config import AlgorithmConfig, dump_yaml, format_bytes, resource_plan
+from tgpo_ray.costs import facts_of
+from tgpo_ray.models import kv_bytes
+
+LEAST_SHARE_HELD = 1 / 4  # of max_num_seqs; below it a KV cache leaves most of an engine's places empty
 
 
 def local_cluster(config: AlgorithmConfig) -> dict[str, float]:
@@ -24,7 +29,8 @@ def render_plan(config: AlgorithmConfig, cluster: Mapping[str, float] | None = N
     cluster = cluster or local_cluster(config)
     gpus = cluster.get("GPU", 0.0) > 0
     resolved = Syntax(dump_yaml(config.resolved(gpus=gpus).to_dict()), "yaml", background_color="default")
-    return Group(resolved, "", resources_table(config, cluster), "", step_table(config))
+    tables = (resources_table(config, cluster), "", step_table(config), "", kv_cache_table(config, gpus=gpus))
+    return Group(resolved, "", *tables)
 
 
 def plan_text(config: AlgorithmConfig, cluster: Mapping[str, float] | None = None, *, width: int = 120) -> str:
@@ -59,3 +65,45 @@ def step_table(config: AlgorithmConfig) -> Table:
     for what, value in config.facts().items():
         table.add_row(what, value)
     return table
+
+
+def kv_cache_table(config: AlgorithmConfig, *, gpus: bool) -> Table:
+    """Returns how many sequences of full length each engine's KV cache holds, and a warning where they are few."""
+    config = config.resolved(gpus=gpus)
+    runners, model = config.env_runners, config.model
+    engines: list[tuple[str, Any, Any]] = []
+    if config.needs_envs or config.evaluation.envs:
+        engines.append(("env runner", runners, model))
+    engines += [(f"teacher {name}", it, it) for name, it in config.teacher_pools().items() if it.backend == "vllm"]
+    if config.uses_reference and config.reference.backend == "vllm":
+        path = config.reference.path or model.path
+        engines.append(("reference", config.reference, model.model_copy(update={"path": path})))
+    table = Table(title="KV cache of an engine", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    table.add_column("who")
+    table.add_column("holds")
+    for who, section, policy in engines:
+        each = kv_bytes(facts_of(policy.path, policy.hf_overrides), policy.dtype, config.longest_episode())
+        table.add_row(who, held_text(section.kv_cache_memory, each, config.longest_episode(), section.max_num_seqs))
+    return table
+
+
+def held_text(memory: int | Literal["auto"], each: int | None, tokens: int, max_num_seqs: int) -> str:
+    """Returns what a KV cache holds, as text.
+
+    Args:
+        each: bytes of a sequence of `tokens` tokens; None: not known.
+    """
+    if memory == "auto":
+        size = f" of {format_bytes(each)} a sequence of {tokens} tokens" if each else ""
+        return f"auto: what is left of its share of the card{size}; --cluster says how many sequences"
+    if not each:
+        return f"{format_bytes(memory)}; how much a sequence takes is not known: the model's config.json is not here"
+    return f"{format_bytes(memory)} = {counted_text(int(memory // each), tokens, max_num_seqs)}"
+
+
+def counted_text(held: int, tokens: int, max_num_seqs: int) -> str:
+    """Returns the number of full-length sequences that a KV cache holds, with a warning where they are few."""
+    text = f"{held} sequences of {tokens} tokens"
+    if held < LEAST_SHARE_HELD * max_num_seqs:
+        text += f"; WARNING: fewer than a quarter of max_num_seqs = {max_num_seqs}: raise kv_cache_memory"
+    return text

@@ -37,12 +37,12 @@ def write_traces(options: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')}: must be >= 1, got {value}")
     config = AlgorithmConfig.from_yaml(options.config, options.overrides).check()
-    teacher = teacher_of(config, options.teacher)
+    teacher_of(config, options.teacher)
     check_environments(config)
     owns_ray = cluster.connect(config.ray)
     try:
         config = config.resolved(gpus=cluster.has_gpus())
-        runners = build_writers(config, teacher)
+        runners = build_writers(config, teacher_of(config, options.teacher))
         try:
             num_problems, num_traces = _write(config, runners, options, target)
         finally:
@@ -76,13 +76,18 @@ def teacher_of(config: AlgorithmConfig, name: str) -> TeacherConfig:
 
 def build_writers(config: AlgorithmConfig, teacher: TeacherConfig) -> EnvRunnerGroup:
     """Returns EnvRunners with the teacher in place of the policy, and the same environments, verifiers and limits."""
+    from tgpo_ray.config import resolve_kv_cache
+
     spec = env_runner_spec(config)
+    # another backend keeps `auto`, because it has no KV cache; here the teacher runs in vLLM whatever its backend
+    kv_cache = resolve_kv_cache(teacher.kv_cache_memory, gpus=teacher.num_gpus_per_replica)
     engine = EngineSpec.of_sections(
         teacher,
-        teacher,
+        teacher.model_copy(update={"kv_cache_memory": kv_cache}),
         max_model_len=spec.engine.max_model_len,
         trust_remote_code=config.model.trust_remote_code,
         seed=config.seed,
+        gpus=teacher.num_gpus_per_replica,
     )
     envs = spec.envs[: len(config.envs)]
     return EnvRunnerGroup(

@@ -28,7 +28,15 @@ from tgpo_ray.config.sections import (
     Section,
 )
 from tgpo_ray.config.teacher_sections import TeacherConfig, TeachersConfig
-from tgpo_ray.config.values import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Share, format_bytes
+from tgpo_ray.config.values import (
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Share,
+    format_bytes,
+    resolve_kv_cache,
+)
 
 __all__ = [
     "ActorDemand",
@@ -70,6 +78,7 @@ __all__ = [
     "load_yaml",
     "named",
     "resolve_algorithm",
+    "resolve_kv_cache",
     "resource_plan",
     "section",
 ]

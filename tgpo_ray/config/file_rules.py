@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.sections import ModelConfig
 from tgpo_ray.config.teacher_sections import TeacherConfig
 from tgpo_ray.config.values import format_bytes
-from tgpo_ray.models import context_length, folder_problems, kv_bytes_per_token, model_facts
+from tgpo_ray.models import context_length, folder_problems, kv_bytes, model_facts
 
 
 def file_rules(config: RunConfig) -> Iterator[str]:
@@ -66,7 +66,7 @@ def lengths_fit_the_context(config: RunConfig) -> Iterator[str]:
 
 
 def kv_cache_holds_one_sequence(config: RunConfig) -> Iterator[str]:
-    engines: list[tuple[str, ModelConfig | TeacherConfig, int]] = [
+    engines: list[tuple[str, ModelConfig | TeacherConfig, int | Literal["auto"]]] = [
         (f"teachers.{name}", teacher, teacher.kv_cache_memory)
         for name, teacher in config.teacher_pools().items()
         if teacher.backend == "vllm"
@@ -78,9 +78,10 @@ def kv_cache_holds_one_sequence(config: RunConfig) -> Iterator[str]:
     tokens = config.env_runners.max_prompt_tokens + config.env_runners.max_response_tokens
     for where, model, memory in engines:
         # `auto` counts as bfloat16, the smaller: a cache that is refused here fails on every machine.
-        per_token = kv_bytes_per_token(model_facts(model.path, model.hf_overrides), model.dtype)
-        if per_token is not None and per_token * tokens > memory:
+        needed = kv_bytes(model_facts(model.path, model.hf_overrides), model.dtype, tokens)
+        # the memory `auto` is that of a card, which is known when the run joins its cluster
+        if needed is not None and memory != "auto" and needed > memory:
             yield (
-                f"{where}.kv_cache_memory: must be >= {format_bytes(per_token * tokens)}, one sequence of {tokens} "
+                f"{where}.kv_cache_memory: must be >= {format_bytes(needed)}, one sequence of {tokens} "
                 f"tokens, got {format_bytes(memory)}"
             )

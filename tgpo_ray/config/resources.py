@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tgpo_ray.config.algorithm_config import AlgorithmConfig
 from tgpo_ray.config.errors import ConfigError
+from tgpo_ray.config.file_rules import kv_cache_holds_one_sequence
 from tgpo_ray.config.run_sections import ReferenceConfig
 from tgpo_ray.config.teacher_sections import TeacherConfig
 
@@ -51,10 +52,14 @@ def _scorers(kind: str, key: str, section: TeacherConfig | ReferenceConfig) -> A
 def check_resources(
     config: AlgorithmConfig, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
 ) -> None:
-    """Raises ConfigError if `cluster` (`ray.cluster_resources()`) cannot hold all actors, or no node can hold one."""
+    """Raises ConfigError if `cluster` (`ray.cluster_resources()`) cannot hold all actors, or no node can hold one.
+
+    Also where a KV cache of `auto` would not hold one sequence.
+    """
     has_gpus = cluster.get("GPU", 0.0) > 0
     rows = resource_plan(config, gpus=has_gpus)
-    problems = []
+    # after the sections' rules, because what `auto` stands for depends on the cluster
+    problems = list(kv_cache_holds_one_sequence(config.resolved(gpus=has_gpus)))
     for kind, amounts in (("CPU", [row.cpus for row in rows]), ("GPU", [row.gpus for row in rows])):
         needed = sum(row.count * amount for row, amount in zip(rows, amounts, strict=True))
         available = float(cluster.get(kind, 0.0))

@@ -7,8 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config.sections import GIB, EvaluationEnvConfig, RunView, Section
-from tgpo_ray.config.values import Bytes, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Share
+from tgpo_ray.config.sections import KV_CACHE_VALUES, EvaluationEnvConfig, RunView, Section
+from tgpo_ray.config.values import (
+    AutoBytes,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Share,
+    resolve_kv_cache,
+)
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -42,7 +50,7 @@ class ReferenceConfig(Section):
     num_gpus_per_replica: NonNegativeFloat | None = Field(
         default=None, description="GPUs of one replica; null: tensor_parallel_size where the cluster has GPUs, else 0."
     )
-    kv_cache_memory: Bytes = Field(default=GIB, description="vllm: KV cache of one replica: bytes, or text as 40GiB.")
+    kv_cache_memory: AutoBytes = Field(default="auto", description=f"vllm: KV cache of one replica: {KV_CACHE_VALUES}")
     max_num_seqs: Positive = Field(default=256, description="Sequences that one replica scores at a time.")
     token_budget: Positive = Field(
         default=16384, description="transformers: most tokens of one forward pass; a longer sequence goes alone."
@@ -51,6 +59,7 @@ class ReferenceConfig(Section):
     def fill_in(self, run: RunView, *, gpus: bool) -> None:
         if self.num_gpus_per_replica is None:
             self.num_gpus_per_replica = float(self.tensor_parallel_size if gpus else 0)
+        self.kv_cache_memory = resolve_kv_cache(self.kv_cache_memory, gpus=self.num_gpus_per_replica)
 
     def facts(self, run: RunView) -> dict[str, str]:
         if not run.uses_reference:

@@ -8,10 +8,19 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tgpo_ray.config.errors import ConfigError, problems_of
-from tgpo_ray.config.values import Bytes, Dtype, NonNegativeFloat, Positive, PositiveFloat, Share, Strict
+from tgpo_ray.config.values import (
+    AutoBytes,
+    Dtype,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Share,
+    Strict,
+    resolve_kv_cache,
+)
 
-GIB = 2**30
 SMALLEST_TOKEN_BUDGET = 16384  # the value of null for short episodes
+KV_CACHE_VALUES = "bytes, text as 40GiB, or auto: what is left of its share of the card, on a CPU 1GiB."
 
 
 class Binding(NamedTuple):
@@ -130,18 +139,28 @@ class EnvRunnersConfig(Section):
     max_prompt_tokens: Positive = Field(default=1024, description="Longest prompt, in tokens of the policy.")
     max_response_tokens: Positive = Field(default=2048, description="Longest response, in tokens.")
     stop: list[str] = Field(default_factory=list, description="Texts that end a response, beside end-of-sequence.")
-    kv_cache_memory: Bytes = Field(default=GIB, description="KV cache of one engine: bytes, or text as 40GiB.")
+    kv_cache_memory: AutoBytes = Field(default="auto", description=f"KV cache of one engine: {KV_CACHE_VALUES}")
     max_num_seqs: Positive = Field(default=256, description="Sequences that one engine decodes at a time.")
     num_cpus_per_env_runner: NonNegativeFloat = Field(default=1.0, description="CPUs reserved in Ray for one runner.")
     num_gpus_per_env_runner: NonNegativeFloat | None = Field(
         default=None, description="GPUs of one runner; null: tensor_parallel_size where the cluster has GPUs, else 0."
     )
-    num_verifier_workers: Positive = Field(default=1, description="Verifier processes of one runner.")
+    num_verifier_workers: Positive | None = Field(
+        default=None,
+        description="Verifier processes of one runner; null: num_cpus_per_env_runner rounded down, at least 1.",
+    )
     verify_deadline_s: PositiveFloat = Field(default=10.0, description="Seconds after which a verifier is killed.")
+
+    @property
+    def verifier_workers(self) -> int:
+        """`num_verifier_workers`, or the value that null stands for."""
+        return self.num_verifier_workers or max(1, int(self.num_cpus_per_env_runner))
 
     def fill_in(self, run: RunView, *, gpus: bool) -> None:
         if self.num_gpus_per_env_runner is None:
             self.num_gpus_per_env_runner = float(self.tensor_parallel_size if gpus else 0)
+        self.kv_cache_memory = resolve_kv_cache(self.kv_cache_memory, gpus=self.num_gpus_per_env_runner)
+        self.num_verifier_workers = self.verifier_workers
 
     def rules(self, run: RunView) -> Iterator[str]:
         if run.needs_envs and self.top_p < 1.0:

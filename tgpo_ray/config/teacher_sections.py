@@ -8,8 +8,16 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, RootModel, ValidationError
 
 from tgpo_ray.config.errors import ConfigError, problems_of
-from tgpo_ray.config.sections import GIB, RunView, Section, owner_of, place_of, resolve_dtype
-from tgpo_ray.config.values import Bytes, Dtype, NonNegativeFloat, Positive, format_bytes
+from tgpo_ray.config.sections import KV_CACHE_VALUES, RunView, Section, owner_of, place_of, resolve_dtype
+from tgpo_ray.config.values import (
+    AutoBytes,
+    Bytes,
+    Dtype,
+    NonNegativeFloat,
+    Positive,
+    format_kv_cache,
+    resolve_kv_cache,
+)
 
 # A key that is not here belongs to all backends.
 BACKENDS_OF = {
@@ -60,7 +68,7 @@ class TeacherConfig(Section):
     num_gpus_per_replica: NonNegativeFloat | None = Field(
         default=None, description="GPUs of one replica; null: tensor_parallel_size where the cluster has GPUs, else 0."
     )
-    kv_cache_memory: Bytes = Field(default=GIB, description="vllm: KV cache of one replica: bytes, or text as 40GiB.")
+    kv_cache_memory: AutoBytes = Field(default="auto", description=f"vllm: KV cache of one replica: {KV_CACHE_VALUES}")
     max_num_seqs: Positive = Field(
         default=256, description="Sequences that one replica scores at a time; remote: requests in flight."
     )
@@ -76,6 +84,8 @@ class TeacherConfig(Section):
         if self.num_gpus_per_replica is None:
             local = gpus and self.backend != "remote"
             self.num_gpus_per_replica = float(self.tensor_parallel_size if local else 0)
+        if self.backend == "vllm":  # another backend has no KV cache, and its key stays as if left out
+            self.kv_cache_memory = resolve_kv_cache(self.kv_cache_memory, gpus=self.num_gpus_per_replica)
 
     def broken_rules(self, where: str) -> Iterator[str]:
         """Yields a line for each rule that the pool called `where` breaks."""
@@ -102,7 +112,7 @@ class TeacherConfig(Section):
             default = type(self).model_fields[key].get_default(call_default_factory=True)
             if self.backend in backends or value == default:
                 continue
-            shown = format_bytes(value) if key == "kv_cache_memory" else value
+            shown = format_kv_cache(value) if key == "kv_cache_memory" else value
             owners = " and ".join(backends)
             yield f"{where}.{key}: belongs to backend {owners}, got {shown} with backend {self.backend}; leave it out"
 

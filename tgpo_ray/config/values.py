@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic_core import PydanticKnownError
 
 BYTE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 BYTES_PATTERN = r"^\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*$"
@@ -42,6 +43,46 @@ Bytes = Annotated[
     Field(ge=1),
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": BYTES_PATTERN}]}),
 ]
+
+
+def parse_auto_bytes(value: Any) -> int | Literal["auto"]:
+    """Returns `auto`, or bytes as `Bytes` takes them. A union's message would name each of its branches."""
+    if value == "auto":
+        return "auto"
+    count = parse_bytes(value)
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise PydanticKnownError("int_type")
+    if count < 1:
+        raise PydanticKnownError("greater_than_equal", {"ge": 1})
+    return count
+
+
+AutoBytes = Annotated[
+    int | Literal["auto"],
+    PlainValidator(parse_auto_bytes),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"const": "auto"},
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": BYTES_PATTERN},
+            ]
+        }
+    ),
+]
+"""Bytes of a KV cache, or `auto`: on a CPU `CPU_KV_CACHE`, on a GPU what is left of the actor's share of the card."""
+
+CPU_KV_CACHE = 2**30
+
+
+def resolve_kv_cache(memory: int | Literal["auto"], *, gpus: float | None) -> int | Literal["auto"]:
+    """Returns `memory`, for `auto` on an actor without GPUs `CPU_KV_CACHE`."""
+    return CPU_KV_CACHE if memory == "auto" and not gpus else memory
+
+
+def format_kv_cache(memory: int | Literal["auto"]) -> str:
+    """Returns `memory` as text: `40GiB` or `auto`."""
+    return "auto" if memory == "auto" else format_bytes(memory)
 
 
 class Strict(BaseModel):

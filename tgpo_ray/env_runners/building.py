@@ -22,6 +22,7 @@ def engine_spec(config: AlgorithmConfig) -> EngineSpec:
         max_model_len=model.max_model_len or runners.max_prompt_tokens + runners.max_response_tokens,
         trust_remote_code=model.trust_remote_code,
         seed=config.seed,
+        gpus=runners.num_gpus_per_env_runner,
     )
 
 
@@ -32,7 +33,7 @@ def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:
         engine=engine_spec(config),
         envs=all_envs(config),
         max_prompt_tokens=runners.max_prompt_tokens,
-        num_verifier_threads=runners.num_verifier_workers,
+        num_verifier_threads=runners.verifier_workers,
         gpu=bool(runners.num_gpus_per_env_runner),
     )
 

@@ -45,7 +45,7 @@ def env_arguments(env_id: str, kwargs: Mapping[str, Any], runners: EnvRunnersCon
     A `path` to a file or folder here becomes absolute. An environment whose constructor has `deadline_s` or
     `verify_workers` gets the runners' settings, unless its own `kwargs` set them.
     """
-    settings = {"deadline_s": runners.verify_deadline_s, "verify_workers": runners.num_verifier_workers}
+    settings = {"deadline_s": runners.verify_deadline_s, "verify_workers": runners.verifier_workers}
     known = _parameters(env_id)
     arguments = {name: value for name, value in settings.items() if name in known} | dict(kwargs)
     path = arguments.get("path")

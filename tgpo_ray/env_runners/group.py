@@ -81,9 +81,11 @@ class EnvRunnerGroup:
 
     def _wait(self, runners: Sequence[Any]) -> None:
         engine = self.spec.engine
+        memory = engine.kv_cache_memory
+        cache = "what its share of the card leaves" if memory is None else f"{memory / 2**20:.0f} MiB"
         hint = (
-            f"It loads model {engine.model!r} into vLLM with a KV cache of {engine.kv_cache_memory / 2**20:.0f} MiB "
-            f"and a context of {engine.max_model_len} tokens"
+            f"It loads model {engine.model!r} into vLLM with a KV cache of {cache} and a context of "
+            f"{engine.max_model_len} tokens"
         )
         wait_until_started(runners, "EnvRunner", hint, self._start_timeout_s)
 

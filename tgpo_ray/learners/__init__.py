@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tgpo_ray.learners.building import build_learners
     from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError
     from tgpo_ray.learners.learner import Learner, LearnerSpec
+    from tgpo_ray.learners.strategies import StrategyOptions
     from tgpo_ray.learners.train_run import Placement, TrainRun
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -18,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "building": ["build_learners"],
         "group": ["LearnerError", "LearnerGroup", "LearnersRestartedError"],
         "learner": ["Learner", "LearnerSpec"],
+        "strategies": ["StrategyOptions"],
         "train_run": ["Placement", "TrainRun"],
     },
 )

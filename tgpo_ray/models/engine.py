@@ -43,6 +43,8 @@ ENVIRONMENT = {
     "TQDM_DISABLE": "1",
 }
 
+CARD_SHARE = 0.9  # of its part of a card that an engine fills with `kv_cache_memory: auto`; the rest is the driver's
+
 
 def engine_environment(*, gpu: bool) -> dict[str, str]:
     """Returns the environment variables that an actor needs before it imports vllm."""
@@ -64,12 +66,17 @@ def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
         "max_logprobs": spec.max_logprobs,
         # vLLM's default reports log-probs before the temperature; a policy gradient needs those it sampled from.
         "logprobs_mode": "processed_logprobs",
-        "kv_cache_memory_bytes": spec.kv_cache_memory,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
         "worker_extension_cls": "tgpo_ray.models.worker_extension.WorkerExtension",
         "generation_config": "vllm",  # otherwise the sampling defaults of a model's folder would leak into training
     }
+    if spec.kv_cache_memory is not None:
+        arguments["kv_cache_memory_bytes"] = spec.kv_cache_memory
+    elif gpu:  # vLLM measures weights and activations at start-up, and the cache fills the rest of the share
+        arguments["gpu_memory_utilization"] = CARD_SHARE * spec.card_share
+    else:
+        raise ValueError("kv_cache_memory must be bytes on a CPU, got auto: vLLM would take a share of the machine")
     if not gpu:  # on a CPU the default block has 128 ids, and the prefix cache shares only whole blocks
         arguments |= {"enforce_eager": True, "block_size": 32}
     return arguments

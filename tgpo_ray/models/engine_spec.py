@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class EngineSection(Protocol):
     """The fields that an engine reads from a section with actors: `env_runners`, `reference` or a teacher."""
 
     @property
-    def kv_cache_memory(self) -> int: ...
+    def kv_cache_memory(self) -> int | Literal["auto"]: ...
 
     @property
     def max_num_seqs(self) -> int: ...
@@ -46,7 +46,7 @@ class EngineSpec:
     model: str
     dtype: str
     max_model_len: int
-    kv_cache_memory: int  # bytes, for the whole engine
+    kv_cache_memory: int | None  # bytes, for each GPU of the engine; None: what is left of `card_share`
     max_num_seqs: int = 256
     tokenizer: str | None = None
     tensor_parallel_size: int = 1
@@ -54,23 +54,36 @@ class EngineSpec:
     trust_remote_code: bool = False
     seed: int = 0
     max_logprobs: int = 20
+    card_share: float = 1.0  # of each card that the engine runs on
 
     @classmethod
     def of_sections(
-        cls, model: ModelSection, engine: EngineSection, *, max_model_len: int, trust_remote_code: bool, seed: int
+        cls,
+        model: ModelSection,
+        engine: EngineSection,
+        *,
+        max_model_len: int,
+        trust_remote_code: bool,
+        seed: int,
+        gpus: float | None,
     ) -> EngineSpec:
-        """Returns the engine of a resolved configuration's sections, with folders as absolute paths."""
+        """Returns the engine of a resolved configuration's sections, with folders as absolute paths.
+
+        Args:
+            gpus: those of the actor. A fraction is the share of a card that the engine may fill.
+        """
         return cls(
             model=local_model(model.path),
             tokenizer=model.tokenizer and local_model(model.tokenizer),
             dtype=model.dtype,
             max_model_len=max_model_len,
-            kv_cache_memory=engine.kv_cache_memory,
+            kv_cache_memory=None if engine.kv_cache_memory == "auto" else engine.kv_cache_memory,
             max_num_seqs=engine.max_num_seqs,
             tensor_parallel_size=engine.tensor_parallel_size,
             hf_overrides=model.hf_overrides,
             trust_remote_code=trust_remote_code,
             seed=seed,
+            card_share=min(1.0, (gpus or 1.0) / engine.tensor_parallel_size),
         )
 
 

@@ -57,10 +57,13 @@ def context_length(facts: dict[str, Any]) -> int | None:
     return length if isinstance(length, int) else None
 
 
-def kv_bytes_per_token(facts: dict[str, Any], dtype: str) -> int | None:
-    """Returns the bytes of KV cache that one token takes, or None where the facts do not say.
+def kv_bytes(facts: dict[str, Any], dtype: str, num_tokens: int) -> int | None:
+    """Returns the bytes of KV cache that one sequence takes, or None where the facts do not say.
 
-    bytes = 2 * layers * key-value heads * head size * bytes of a number
+        bytes = sum over layers of tokens kept * 2 * key-value heads * head size * bytes of a number
+
+    A layer with a sliding window keeps the window, and one with linear attention nothing that grows. Multi-head latent
+    attention (DeepSeek-V2, arXiv:2405.04434, section 2.1) keeps `kv_lora_rank + qk_rope_head_dim` numbers a token.
     """
     layers, heads = facts.get("num_hidden_layers"), facts.get("num_attention_heads")
     hidden = facts.get("hidden_size")
@@ -68,7 +71,29 @@ def kv_bytes_per_token(facts: dict[str, Any], dtype: str) -> int | None:
         return None
     head_size = facts.get("head_dim") or hidden // heads
     kv_heads = facts.get("num_key_value_heads") or heads  # fewer than `heads` with grouped-query attention
-    return 2 * layers * kv_heads * head_size * (4 if dtype == "float32" else 2)
+    numbers = 2 * kv_heads * head_size
+    if facts.get("kv_lora_rank"):
+        numbers = facts["kv_lora_rank"] + facts.get("qk_rope_head_dim", 0)
+    kept = sum(_tokens_kept(kind, facts, num_tokens) for kind in _layer_kinds(facts, layers))
+    return kept * numbers * (4 if dtype == "float32" else 2)
+
+
+def _layer_kinds(facts: dict[str, Any], layers: int) -> list[str]:
+    """Returns `layer_types` of config.json, or what `use_sliding_window` and `max_window_layers` of Qwen2 mean."""
+    kinds = facts.get("layer_types")
+    if isinstance(kinds, list) and len(kinds) == layers:
+        return kinds
+    first = (
+        facts.get("max_window_layers", 0) if facts.get("use_sliding_window", facts.get("sliding_window")) else layers
+    )
+    return ["full_attention" if layer < first else "sliding_attention" for layer in range(layers)]
+
+
+def _tokens_kept(kind: str, facts: dict[str, Any], num_tokens: int) -> int:
+    if kind == "linear_attention":
+        return 0
+    window = facts.get("sliding_window") if kind == "sliding_attention" else None
+    return min(num_tokens, window) if window else num_tokens
 
 
 def local_model(path: str) -> str:

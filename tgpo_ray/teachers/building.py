@@ -36,6 +36,7 @@ def teacher_spec(config: AlgorithmConfig, teacher: TeacherConfig, *, unmapped: U
         max_model_len=_within_context(teacher, context),
         trust_remote_code=config.model.trust_remote_code,
         seed=config.seed,
+        gpus=teacher.num_gpus_per_replica,
     )
     return TeacherSpec(
         engine=engine,
@@ -79,6 +80,7 @@ def reference_spec(config: AlgorithmConfig) -> TeacherSpec:
         max_model_len=runners.max_prompt_tokens + runners.max_response_tokens + 1,
         trust_remote_code=model.trust_remote_code,
         seed=config.seed,
+        gpus=reference.num_gpus_per_replica,
     )
     return TeacherSpec(
         engine=engine,

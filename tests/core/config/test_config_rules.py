@@ -175,6 +175,16 @@ def test_the_kv_cache_must_hold_one_sequence(tmp_path):
     ]
 
 
+def test_the_kv_cache_of_auto_is_judged_when_the_cluster_is_known(tmp_path):
+    # 2^22 bytes a token in float32: 1024 tokens fill a CPU's 1 GiB, and 3072 do not fit
+    facts = {"num_hidden_layers": 64, "num_attention_heads": 64, "hidden_size": 8192}
+    config = grpo().models(path=model_folder(tmp_path / "policy", True, **facts), dtype="float32")
+    assert config.problems() == []
+    with pytest.raises(ConfigError, match=r"kv_cache_memory: must be >= 12GiB, one sequence of 3072 tokens"):
+        check_resources(config, {"CPU": 8.0})
+    check_resources(config, {"CPU": 8.0, "GPU": 8.0})  # the card is not known: vLLM measures it
+
+
 def test_a_missing_model_folder_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in ("./models/policy", "/nowhere/policy", "~/no_such_policy", "a/b/c"):
