@@ -10,7 +10,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -26,7 +26,7 @@ from tgpo_ray.learners.train_run import Placement, TrainRun, make_trainer
 
 if TYPE_CHECKING:
     from tgpo_ray.learners.batch import EpisodeKey
-    from tgpo_ray.models import Bucket
+    from tgpo_ray.models import Bucket, WeightTransfer
 
 NumberT = TypeVar("NumberT", bound=float)
 POLL_S = 2.0
@@ -59,6 +59,7 @@ class LearnerGroup:
         self._stopped = False
         self._pending: list[tuple[int, Callable[[list[Any]], None]]] = []
         self._sums: list[Sums] = []
+        self.num_steps = 0  # updates that were asked for
         self._thread = threading.Thread(target=self._fit, name=f"{run.name}-fit", daemon=True)
         self._thread.start()
 
@@ -114,6 +115,7 @@ class LearnerGroup:
                 f"denominator must be > 0, got {denominator}: nothing was accumulated that could be trained on"
             )
         self._drain()
+        self.num_steps += 1  # before the end: an update that fails may have changed the weights
         replies = self._call("step", (float(denominator), lr))
         sums, self._sums = self._sums, []
         return {
@@ -166,6 +168,22 @@ class LearnerGroup:
         """Returns references to weight buckets, in the order of the model's parameters."""
         # every rank runs the command, because ZeRO-3 gathers weights from all of them; rank 0 has the result
         return self._call("weight_buckets")[0]
+
+    @contextlib.contextmanager
+    def sending_weights(self, transfer: WeightTransfer) -> Iterator[None]:
+        """The ranks send their weights while the block has the engines receive them; it ends when both are done.
+
+        Raises:
+            LearnersRestartedError: the ranks died before the end.
+        """
+        number = self._send("send_weights", [transfer] * self.placement.num_learners)
+        try:
+            yield
+        except BaseException as error:
+            transfer.fail(f"the driver has given up: {type(error).__name__}")
+            raise
+        finally:
+            self._wait(number)
 
     def save(self, name: str, files: dict[str, str]) -> str:
         """Returns the path of a checkpoint that Ray Train stores as `name`, with the driver's text `files` in it.

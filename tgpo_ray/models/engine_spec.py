@@ -54,6 +54,7 @@ class EngineSpec:
     trust_remote_code: bool = False
     seed: int = 0
     max_logprobs: int = 20
+    weight_transfer: str | None = None  # nccl, ipc or `module:Class`, see `trainer_info_class`; buckets always work
 
     @classmethod
     def of_sections(
