@@ -51,10 +51,14 @@ def _scorers(kind: str, key: str, section: TeacherConfig | ReferenceConfig) -> A
 def check_resources(
     config: AlgorithmConfig, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
 ) -> None:
-    """Raises ConfigError if `cluster` (`ray.cluster_resources()`) cannot hold all actors, or no node can hold one."""
+    """Raises ConfigError if `cluster` (`ray.cluster_resources()`) cannot hold all actors, or no node can hold one.
+
+    Or its GPUs do not fit `weight_sync.backend`.
+    """
     has_gpus = cluster.get("GPU", 0.0) > 0
     rows = resource_plan(config, gpus=has_gpus)
-    problems = []
+    resolved = config.resolved(gpus=has_gpus)
+    problems = list(resolved.weight_sync.rules(resolved))
     for kind, amounts in (("CPU", [row.cpus for row in rows]), ("GPU", [row.gpus for row in rows])):
         needed = sum(row.count * amount for row, amount in zip(rows, amounts, strict=True))
         available = float(cluster.get(kind, 0.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -23,6 +24,7 @@ class WeightSync:
     def __init__(self, learners: LearnerGroup, runners: EnvRunnerGroup) -> None:
         self._learners, self._runners = learners, runners
         self._backend, self._num_workers = runners.spec.engine.weight_transfer, runners.spec.engine.tensor_parallel_size
+        self._channel: Any = None  # between both ends of vLLM's own transfer
         self.version = runners.weights_version
         self._num_steps = learners.num_steps  # of the learners, when their weights got the present version
         runners.weight_source = self.current
@@ -62,10 +64,13 @@ class WeightSync:
         if self._backend is None:
             yield self._learners.weight_buckets()
             return
-        channel = actor_of_driver(TransferChannel, members, max_concurrency=1000)
+        if self._channel is None:
+            # every waiting learner, watcher and engine needs a slot
+            self._channel = actor_of_driver(TransferChannel, max_concurrency=1000)
+        number = ray.get(self._channel.begin.remote(members))
         try:
-            transfer = WeightTransfer(self._backend, channel, tuple(members), self._num_workers)
+            transfer = WeightTransfer(self._backend, self._channel, number, tuple(members), self._num_workers)
             with self._learners.sending_weights(transfer):
                 yield transfer
         finally:
-            ray.kill(channel)
+            self._channel.end.remote(number)

@@ -74,12 +74,12 @@ class WeightSender:
 
     def send(self, transfer: WeightTransfer) -> str:
         """Returns "", or what went wrong. The learner itself is as before in either case."""
-        self._client.channel = transfer.channel
+        self._client.transfer = transfer
         self._weights.begin()
         threading.Thread(target=self._close_on_failure, args=(transfer,), daemon=True).start()
         try:
             if self._rank == 0:
-                ray.get(transfer.channel.wait_for_engines.remote())
+                transfer.ask("wait_for_engines")
             if self._open_to != (transfer.backend, transfer.members):
                 self._open(transfer)
             self._engine.send_weights()
@@ -114,10 +114,10 @@ class WeightSender:
     def _close_on_failure(self, transfer: WeightTransfer) -> None:
         """Abort the connection when the other side has failed: a collective that lacks a member never returns."""
         try:
-            ray.get(transfer.channel.failure.remote())
-        except RayError:  # the transfer is over, and the driver has ended its channel
-            return
-        if self._client.channel is transfer.channel:
+            failed = bool(transfer.ask("failure"))
+        except RayError:  # the driver has died, and its channel with it
+            failed = True
+        if failed and self._client.transfer is transfer:
             self.close()
 
     def close(self) -> None:

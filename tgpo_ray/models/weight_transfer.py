@@ -8,6 +8,7 @@ So a runner is never interrupted, and all it gets is one `WeightTransfer`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,13 +38,14 @@ class WeightTransfer:
 
     Args:
         backend: as in `EngineSpec.weight_transfer`.
-        channel: handle of the `TransferChannel`.
+        channel, number: handle of the `TransferChannel`, and the transfer's number there.
         members: Ray ids of the actors whose engines receive. Their order is that of their ranks.
         num_workers: processes of one engine.
     """
 
     backend: str
     channel: Any
+    number: int
     members: tuple[str, ...]
     num_workers: int = 1
 
@@ -54,68 +56,111 @@ class WeightTransfer:
 
     def fail(self, reason: str) -> None:
         """Ends every wait of both sides with `WeightTransferError`."""
-        self.channel.fail.remote(reason)
+        self.channel.fail.remote(self.number, reason)
+
+    def ask(self, method: str, *arguments: object) -> Any:
+        """Returns the channel's answer about this transfer.
+
+        Raises:
+            WeightTransferError: the transfer has failed or is over.
+        """
+        return ray.get(getattr(self.channel, method).remote(self.number, *arguments))
+
+
+class _State:
+    """One transfer, as the channel sees it."""
+
+    def __init__(self, members: Sequence[str]) -> None:
+        self.members = tuple(members)
+        self.calls: list[tuple[str, dict[str, Any]]] = []
+        self.done: dict[str, int] = {}  # calls that an engine has carried out; one that has not joined is absent
+        self.failure: str | None = None  # "": the transfer is over
+        self.changed = asyncio.Condition()
+
+    async def change(self, change: Callable[[], object]) -> None:
+        async with self.changed:
+            change()
+            self.changed.notify_all()
+
+    async def wait_until(self, condition: Callable[[], bool]) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.failure is not None or condition())
+        if self.failure is not None:
+            raise WeightTransferError(self.failure or "the transfer is over")
 
 
 class TransferChannel:
-    """Async Ray actor between the trainer's calls and the engines that carry them out, for one transfer."""
+    """Async Ray actor between the trainer's calls and the engines that carry them out.
 
-    def __init__(self, members: Sequence[str]) -> None:
-        self._members = tuple(members)
-        self._done: dict[str, int] = {}  # calls that an engine has carried out; an engine that has not joined is absent
-        self._calls: list[tuple[str, dict[str, Any]]] = []
-        self._failure = ""
-        self._changed = asyncio.Condition()
+    Every transfer has its number. What it holds is dropped at its end.
+    """
 
-    async def fail(self, reason: str) -> None:
-        async with self._changed:
-            self._failure = self._failure or reason
-            self._changed.notify_all()
+    def __init__(self) -> None:
+        self._states: dict[int, _State] = {}
+        self._last = 0
 
-    async def failure(self) -> str:
-        """Returns the reason once there is one."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: bool(self._failure))
-        return self._failure
+    async def begin(self, members: Sequence[str]) -> int:
+        """Returns the number of a new transfer."""
+        self._last += 1
+        self._states[self._last] = _State(members)
+        return self._last
 
-    async def wait_for_engines(self, num_calls: int = 0) -> None:
+    async def end(self, number: int) -> None:
+        state = self._states.pop(number, None)
+        if state is not None:
+            await state.change(lambda: setattr(state, "failure", state.failure or ""))
+
+    async def fail(self, number: int, reason: str) -> None:
+        state = self._states.get(number)
+        if state is not None:
+            await state.change(lambda: setattr(state, "failure", state.failure or reason))
+
+    async def failure(self, number: int) -> str:
+        """Returns the reason once the transfer has failed, or "" at its end."""
+        state = self._states.get(number)
+        if state is None:
+            return ""
+        with contextlib.suppress(WeightTransferError):
+            await state.wait_until(lambda: False)
+        return state.failure or ""
+
+    async def wait_for_engines(self, number: int, num_calls: int = 0) -> None:
         """Returns after every engine has joined and carried out the first `num_calls` calls."""
-        async with self._changed:
-            await self._wait_until(lambda: all(self._done.get(it, -1) >= num_calls for it in self._members))
+        state = self._state(number)
+        await state.wait_until(lambda: all(state.done.get(it, -1) >= num_calls for it in state.members))
 
-    async def call(self, method: str, arguments: dict[str, Any]) -> None:
+    async def call(self, number: int, method: str, arguments: dict[str, Any]) -> None:
         """Returns after every engine has carried out the call."""
-        async with self._changed:
-            self._calls.append((method, arguments))
-            self._changed.notify_all()
-        await self.wait_for_engines(len(self._calls))
+        state = self._state(number)
+        await state.change(lambda: state.calls.append((method, arguments)))
+        await self.wait_for_engines(number, len(state.calls))
 
-    async def next_call(self, member: str, num_done: int) -> tuple[str, dict[str, Any]]:
+    async def next_call(self, number: int, member: str, num_done: int) -> tuple[str, dict[str, Any]]:
         """Returns the call after the `num_done` that the engine of `member` has carried out."""
-        await self.done(member, num_done)
-        async with self._changed:
-            await self._wait_until(lambda: len(self._calls) > num_done)
-            return self._calls[num_done]
+        state = self._state(number)
+        await self.done(number, member, num_done)
+        await state.wait_until(lambda: len(state.calls) > num_done)
+        return state.calls[num_done]
 
-    async def done(self, member: str, num_done: int) -> None:
-        async with self._changed:
-            self._done[member] = num_done
-            self._changed.notify_all()
+    async def done(self, number: int, member: str, num_done: int) -> None:
+        state = self._state(number)
+        await state.change(lambda: state.done.__setitem__(member, num_done))
 
-    async def _wait_until(self, condition: Callable[[], bool]) -> None:
-        await self._changed.wait_for(lambda: bool(self._failure) or condition())
-        if self._failure:
-            raise WeightTransferError(self._failure)
+    def _state(self, number: int) -> _State:
+        if number not in self._states:
+            raise WeightTransferError("the transfer is over")
+        return self._states[number]
 
 
 class ChannelClient:
     """vLLM's `VLLMWeightSyncClient` of a trainer, over the channel of the present transfer."""
 
     def __init__(self) -> None:
-        self.channel: Any = None
+        self.transfer: WeightTransfer | None = None
 
     def _call(self, method: str, **arguments: object) -> None:
-        ray.get(self.channel.call.remote(method, arguments))
+        assert self.transfer is not None, "the trainer has made a call outside a transfer"
+        self.transfer.ask("call", method, arguments)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self._call(INIT, init_info=init_info)
@@ -130,29 +175,28 @@ class ChannelClient:
         self._call(FINISH)
 
 
-def receive_weights(
-    transfer: WeightTransfer, member: str, workers: Callable[[str, Mapping[str, Any]], object]
-) -> None:
-    """Carry out the trainer's calls on an engine, from the first to `finish_weight_update`.
+def receive_weights(transfer: WeightTransfer, workers: Callable[..., object]) -> None:
+    """Carry out the trainer's calls on this actor's engine, from the first to `finish_weight_update`.
 
     Args:
-        member: Ray id of the actor of this engine.
-        workers: calls a method of every worker of the engine.
+        workers: workers(method, **arguments) calls a method of every worker of the engine.
 
     Raises:
         WeightTransferError: the other end or another engine has failed.
         Exception: what a worker raised. The transfer has failed for all.
     """
+    member = ray.get_runtime_context().get_actor_id()
+    assert member is not None, "only the engine of a Ray actor takes part in a transfer"
     num_done, method = 0, ""
     try:
         while method != FINISH:
-            method, arguments = ray.get(transfer.channel.next_call.remote(member, num_done))
+            method, arguments = transfer.ask("next_call", member, num_done)
             if method == INIT:
-                workers("shutdown_weight_transfer_engine", {})  # the connection to earlier members, where there is one
+                workers("shutdown_weight_transfer_engine")  # the connection to earlier members, where there is one
                 arguments = {"init_info": _of_member(arguments["init_info"], transfer, member)}
-            workers(method, arguments)
+            workers(method, **arguments)
             num_done += 1
-        ray.get(transfer.channel.done.remote(member, num_done))
+        transfer.ask("done", member, num_done)
     except RayError:  # of the channel: all know
         raise
     except Exception as error:
