@@ -120,7 +120,7 @@ class Algorithm(Generic[ConfigT]):
         ours = self.config.weight_sync.backend
         if env_runners is not None and (theirs := env_runners.spec.engine.weight_transfer or "object_store") != ours:
             raise ValueError(
-                f"env_runners take weights by {theirs}, weight_sync.backend is {ours}: build them from this configuration"
+                f"env_runners take weights by {theirs}, weight_sync.backend is {ours}: build both from one file"
             )
 
     def _build(

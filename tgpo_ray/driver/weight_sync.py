@@ -23,7 +23,7 @@ class WeightSync:
 
     def __init__(self, learners: LearnerGroup, runners: EnvRunnerGroup) -> None:
         self._learners, self._runners = learners, runners
-        self._backend, self._num_workers = runners.spec.engine.weight_transfer, runners.spec.engine.tensor_parallel_size
+        self.backend, self._num_workers = runners.spec.engine.weight_transfer, runners.spec.engine.tensor_parallel_size
         self._channel: Any = None  # between both ends of vLLM's own transfer
         self.version = runners.weights_version
         self._num_steps = learners.num_steps  # of the learners, when their weights got the present version
@@ -61,7 +61,7 @@ class WeightSync:
     @contextmanager
     def _update(self, members: Sequence[str]) -> Iterator[WeightUpdate]:
         """Yields what the engines of `members` load. It ends after the learners have sent all of it."""
-        if self._backend is None:
+        if self.backend is None:
             yield self._learners.weight_buckets()
             return
         if self._channel is None:
@@ -69,7 +69,7 @@ class WeightSync:
             self._channel = actor_of_driver(TransferChannel, max_concurrency=1000)
         number = ray.get(self._channel.begin.remote(members))
         try:
-            transfer = WeightTransfer(self._backend, self._channel, number, tuple(members), self._num_workers)
+            transfer = WeightTransfer(self.backend, self._channel, number, tuple(members), self._num_workers)
             with self._learners.sending_weights(transfer):
                 yield transfer
         finally:

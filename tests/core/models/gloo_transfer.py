@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 from vllm.distributed.utils import stateless_init_torch_distributed_process_group
 from vllm.distributed.weight_transfer import (
     TrainerWeightTransferEngine,
@@ -26,11 +26,6 @@ from vllm.distributed.weight_transfer import (
 from vllm.distributed.weight_transfer.base import TrainerInitInfo, WeightTransferInitInfo, WeightTransferUpdateInfo
 
 BACKEND = f"{__name__}:GlooTrainerInfo"
-KILL_AT = "GLOO_TRANSFER_KILL"
-"""Environment variable: a folder whose file `engine` or `trainer` has one process of that end die in its next transfer.
-
-It dies after half of the weights and takes the file with it.
-"""
 
 
 @dataclass
@@ -56,13 +51,13 @@ class GlooUpdate(WeightTransferUpdateInfo):
     shapes: list[list[int]]
 
 
+def have_one_die(end: str) -> None:
+    """One process of `end`, engine or trainer, dies in its next transfer, after half of the weights."""
+    _internal_kv_put(f"gloo-transfer-{end}", b"die")
+
+
 def die_if_asked(end: str) -> None:
-    folder = os.environ.get(KILL_AT)
-    if folder:
-        try:
-            Path(folder, end).unlink()
-        except FileNotFoundError:
-            return
+    if _internal_kv_del(f"gloo-transfer-{end}"):  # how many keys there were: one process finds it
         os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
 
