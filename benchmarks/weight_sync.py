@@ -95,8 +95,9 @@ class Receiver:
         self.engine.load_weights([bucket for ref in refs for bucket in fill_buckets(ray.get(ref))])
 
     def load_folder(self, folder: str) -> None:
-        self.engine._workers("reload_weights", weights_path=folder)
-        self.engine._workers("tgpo_repack_heads")
+        workers = self.engine._engine.collective_rpc
+        workers("reload_weights", kwargs={"weights_path": folder})
+        workers("tgpo_repack_heads")
         self.engine._engine.reset_prefix_cache()
 
     def logprobs(self) -> np.ndarray:

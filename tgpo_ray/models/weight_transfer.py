@@ -12,13 +12,12 @@ import contextlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
-if TYPE_CHECKING:
-    from tgpo_ray.models.weight_buckets import Bucket
+from tgpo_ray.models.weight_buckets import Bucket, fetched
 
 INIT, START, UPDATE, FINISH = (
     "init_weight_transfer_engine",
@@ -65,6 +64,10 @@ class WeightTransfer:
             WeightTransferError: the transfer has failed or is over.
         """
         return ray.get(getattr(self.channel, method).remote(self.number, *arguments))
+
+
+WeightUpdate = Sequence[ray.ObjectRef[Bucket] | Bucket] | WeightTransfer
+"""What an engine loads: buckets, or references to them in the object store, or a transfer to take part in."""
 
 
 class _State:
@@ -175,6 +178,24 @@ class ChannelClient:
         self._call(FINISH)
 
 
+def load_update(update: WeightUpdate, collective_rpc: Callable[..., object], *, in_process: bool) -> None:
+    """Have the workers of an engine load the update.
+
+    Args:
+        collective_rpc: vLLM's, which calls a method of every worker.
+        in_process: the workers run in this process.
+
+    Raises:
+        WeightTransferError: the transfer has failed. The model's weights may be mixed, so it is of no more use.
+    """
+    if isinstance(update, WeightTransfer):
+        receive_weights(update, lambda method, **arguments: collective_rpc(method, kwargs=arguments))
+        collective_rpc("tgpo_repack_heads")
+    else:
+        # vLLM's tensor-parallel processes are no Ray processes and cannot resolve references
+        collective_rpc("tgpo_load_weights", args=(update if in_process else fetched(update),))
+
+
 def receive_weights(transfer: WeightTransfer, workers: Callable[..., object]) -> None:
     """Carry out the trainer's calls on this actor's engine, from the first to `finish_weight_update`.
 
@@ -210,10 +231,6 @@ def _of_member(init_info: Mapping[str, Any], transfer: WeightTransfer, member: s
     if "rank_offset" in info:
         info["rank_offset"] += transfer.members.index(member) * transfer.num_workers
     return info
-
-
-WeightUpdate = Sequence["ray.ObjectRef[Bucket] | Bucket"] | WeightTransfer
-"""What an engine loads: buckets, or references to them in the object store, or a transfer to take part in."""
 
 
 def trainer_info_class(backend: str) -> Any:
