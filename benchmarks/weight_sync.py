@@ -127,7 +127,7 @@ def contestants(sender: Any, receiver: Any, folder: Path) -> dict[str, Callable[
 
 
 def transport(config: AlgorithmConfig, spec: EngineSpec, folder: Path, rounds: int) -> dict[str, Any]:
-    sender = ray.remote(Sender).options(num_cpus=1).remote(config)
+    sender: Any = ray.remote(Sender).options(num_cpus=1).remote(config)
     receiver: Any = ray.remote(Receiver).options(num_cpus=1, runtime_env=ENVIRONMENT).remote(spec)
     shutil.copytree(config.model.path, folder)  # vLLM reads the configuration beside the weights
     works = contestants(sender, receiver, folder)
@@ -141,7 +141,7 @@ def transport(config: AlgorithmConfig, spec: EngineSpec, folder: Path, rounds: i
             found[name] = ray.get(receiver.logprobs.remote())
         for name, logprobs in found.items():
             assert np.abs(logprobs - found["in_memory"]).max() < 1e-5, f"{name} has loaded other weights"
-    size = ray.get(sender.num_bytes.remote())
+    size: Any = ray.get(sender.num_bytes.remote())
     ray.kill(sender)
     ray.kill(receiver)
     medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}  # the first warms up

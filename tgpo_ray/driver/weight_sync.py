@@ -67,7 +67,7 @@ class WeightSync:
         if self._channel is None:
             # every waiting learner, watcher and engine needs a slot
             self._channel = actor_of_driver(TransferChannel, max_concurrency=1000)
-        number = ray.get(self._channel.begin.remote(members))
+        number: Any = ray.get(self._channel.begin.remote(members))
         try:
             transfer = WeightTransfer(self.backend, self._channel, number, tuple(members), self._num_workers)
             with self._learners.sending_weights(transfer):

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+from torch._C._distributed_c10d import BroadcastOptions
 from vllm.distributed.utils import stateless_init_torch_distributed_process_group
 from vllm.distributed.weight_transfer import (
     TrainerWeightTransferEngine,
@@ -69,7 +70,7 @@ def connect(info: GlooInfo | GlooTrainerInfo, rank: int) -> Any:
 
 
 def broadcast(group: Any, tensor: torch.Tensor) -> None:
-    options: Any = torch._C._distributed_c10d.BroadcastOptions()
+    options = BroadcastOptions()
     options.rootRank, options.rootTensor = 0, 0
     group.broadcast([tensor], options).wait()
 
@@ -101,7 +102,8 @@ class GlooEngine(WeightTransferEngine[GlooInfo, GlooUpdate]):
                 die_if_asked("engine")
             weight = torch.empty(shape, dtype=getattr(torch, dtype))
             broadcast(self.group, weight)
-            self.model.load_weights([(name, weight)])
+            model: Any = self.model
+            model.load_weights([(name, weight)])
 
     def shutdown(self) -> None:
         self.group = None
