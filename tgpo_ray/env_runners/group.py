@@ -15,7 +15,7 @@ from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
 from tgpo_ray.env_runners.sampling_session import Order, SamplingSession
 from tgpo_ray.env_runners.task_queue import TaskQueue
 from tgpo_ray.episode import SampledGroup, Task
-from tgpo_ray.models import Sampling, WeightTransfer, WeightUpdate, engine_environment
+from tgpo_ray.models import Sampling, WeightTransfer, WeightTransferError, WeightUpdate, engine_environment
 
 if TYPE_CHECKING:
     from tgpo_ray.teachers import Prefixes
@@ -114,6 +114,7 @@ class EnvRunnerGroup:
 
         Raises:
             TimeoutError: a runner needs longer than `sample_timeout_s`.
+            WeightTransferError: the learners cannot send, or an engine cannot load.
             RuntimeError: more runners died than `max_restarts`.
         """
         self.wait_until_ready()
@@ -225,23 +226,30 @@ class EnvRunnerGroup:
         self._replace_all({index: error})
 
     def _replace_all(self, failures: dict[int, BaseException]) -> None:
-        """Restart runners with the errors that ended them, and give them the weights of `weight_source`."""
+        """Restart runners with the errors that ended them, and give them the weights of `weight_source`.
+
+        A runner that has not died itself holds a part of a transfer that has failed.
+
+        Raises:
+            WeightTransferError: a transfer has failed although no runner died. They wait for the next sync.
+        """
         while failures:
-            # a runner that has not died itself is one whose transfer a death has broken: at least one did
-            deaths = max(1, sum(isinstance(error, ACTOR_ERRORS) for error in failures.values()))
-            if self._restarts_left < deaths:
-                cause = next(iter(failures.values()))
+            deaths = [error for error in failures.values() if isinstance(error, ACTOR_ERRORS)]
+            if len(deaths) > self._restarts_left:
                 raise RuntimeError(
                     "an EnvRunner died and fault_tolerance.max_env_runner_restarts is used up; last cause: "
-                    + str(cause)
-                ) from cause
-            self._restarts_left -= deaths
+                    + str(deaths[0])
+                ) from deaths[0]
+            self._restarts_left -= len(deaths)
             self.num_restarts += len(failures)
             indices = sorted(failures)
             for index in indices:
                 ray.kill(self._runners[index])  # a runner that is only out of reach would keep its resources
                 self._runners[index] = self._start()
             self._wait([self._runners[index] for index in indices])
+            if not deaths:
+                cause = failures[indices[0]]
+                raise WeightTransferError(f"EnvRunners did not get their weights: {root_cause(cause)}") from cause
             failures = {}
             if self.weight_source is not None:
                 with self.weight_source(self._members(indices)) as (version, update):

@@ -216,7 +216,7 @@ class Learner:
         """Returns "" after the engines have the weights, or what went wrong. Every rank takes part."""
         if self._sender is None:
             weights = LearnerWeights(self._model, self._published_dtype, self.named_weights)
-            self._sender = WeightSender(self.rank, weights)
+            self._sender = WeightSender(self.rank, weights, self._device)
         return self._sender.send(transfer)
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:

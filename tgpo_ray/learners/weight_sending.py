@@ -65,8 +65,8 @@ class WeightSender:
     Rank 0 sends. vLLM opens the connection as a `StatelessProcessGroup`, apart from the ranks' own process group.
     """
 
-    def __init__(self, rank: int, weights: LearnerWeights) -> None:
-        self._rank, self._weights = rank, weights
+    def __init__(self, rank: int, weights: LearnerWeights, device: torch.device) -> None:
+        self._rank, self._weights, self._device = rank, weights, device
         self._client = ChannelClient()
         self._engine: Any = None
         self._closing = threading.Lock()
@@ -76,6 +76,8 @@ class WeightSender:
         """Returns "", or what went wrong. The learner itself is as before in either case."""
         self._client.transfer = transfer
         self._weights.begin()
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # vLLM takes the present one
         threading.Thread(target=self._close_on_failure, args=(transfer,), daemon=True).start()
         try:
             if self._rank == 0:

@@ -23,6 +23,7 @@ from tgpo_ray.driver.weight_sync import WeightSync
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.learners.group import LearnerGroup, LearnersRestartedError
+from tgpo_ray.models import WeightTransferError
 
 LOGPROB_BOUND = 1e-4  # as in test_weight_sync: the largest difference seen is 7e-7
 TEMPERATURE = 0.8  # of the learners' log-probs
@@ -235,5 +236,18 @@ def test_learners_that_die_within_a_transfer_end_it_and_the_next_one_works(pair:
         weights.sync()
     pair.learners.wait_until_ready()
     version = weights.sync()
+    assert pair.versions() == {version}
+    assert pair.gap() < LOGPROB_BOUND
+
+
+@pytest.mark.parametrize("weights", ["gloo"], indirect=True)
+def test_weights_that_an_engine_cannot_load_are_an_error_with_its_cause(pair: Pair, weights: WeightSync):
+    weights.backend = "tests.core.models.gloo_transfer:MisnamingInfo"
+    left = pair.runners._restarts_left
+    with pytest.raises(WeightTransferError, match=r"EnvRunners did not get their weights: .*no\.such\.weight"):
+        weights.sync()
+    weights.backend = TRANSFER
+    version = weights.sync()
+    assert pair.runners._restarts_left == left
     assert pair.versions() == {version}
     assert pair.gap() < LOGPROB_BOUND

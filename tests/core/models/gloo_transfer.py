@@ -38,6 +38,13 @@ class GlooTrainerInfo(TrainerInitInfo):
 
 
 @dataclass
+class MisnamingInfo(GlooTrainerInfo):
+    """Its trainer gives every weight the same wrong name."""
+
+    backend: ClassVar[str] = "gloo-misnaming"
+
+
+@dataclass
 class GlooInfo(WeightTransferInitInfo):
     master_address: str
     master_port: int
@@ -137,7 +144,7 @@ class GlooTrainer(TrainerWeightTransferEngine[GlooTrainerInfo]):
                 pass
             return
         update = {
-            "names": [it.name for it in metadata],
+            "names": [self.name_of(it.name) for it in metadata],
             "dtype_names": [str(it.dtype).removeprefix("torch.") for it in metadata],
             "shapes": [list(it.shape) for it in metadata],
         }
@@ -152,12 +159,23 @@ class GlooTrainer(TrainerWeightTransferEngine[GlooTrainerInfo]):
             engines.result()
         self.client.finish_weight_update()
 
+    @staticmethod
+    def name_of(name: str) -> str:
+        return name
+
     def shutdown(self) -> None:
         if self.group is not None:
             self.group.shutdown()
             self.group = None
 
 
+class MisnamingTrainer(GlooTrainer):
+    @staticmethod
+    def name_of(name: str) -> str:
+        return "no.such.weight"
+
+
 if "gloo" not in WeightTransferEngineFactory._registry:
     WeightTransferEngineFactory.register_engine("gloo", GlooEngine)
     WeightTransferTrainerFactory.register_engine("gloo", GlooTrainer)
+    WeightTransferTrainerFactory.register_engine(MisnamingInfo.backend, MisnamingTrainer)
