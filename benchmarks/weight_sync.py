@@ -38,8 +38,16 @@ import numpy as np
 import ray
 
 from tgpo_ray.config import AlgorithmConfig
-from tgpo_ray.learners.building import learner_spec
-from tgpo_ray.models import Engine, EngineSpec, character_tokenizer, engine_environment, fill_buckets, write_model
+from tgpo_ray.learners import Learner, learner_spec
+from tgpo_ray.models import (
+    Engine,
+    EngineSpec,
+    character_tokenizer,
+    engine_environment,
+    fill_buckets,
+    split_prompt_logprobs,
+    write_model,
+)
 
 GOALS = {"transport_over_reload": 0.10, "stall_of_a_step": 0.02}
 SYMBOLS = [*"0123456789+-*=,;", "\\boxed{", "}"]
@@ -50,8 +58,6 @@ class Sender:
     """A learner, which changes its weights a little before each send."""
 
     def __init__(self, config: AlgorithmConfig) -> None:
-        from tgpo_ray.learners.learner import Learner
-
         self.learner = Learner(learner_spec(config))
 
     def change(self, seed: int) -> None:
@@ -101,8 +107,6 @@ class Receiver:
         self.engine._engine.reset_prefix_cache()
 
     def logprobs(self) -> np.ndarray:
-        from tgpo_ray.models import split_prompt_logprobs
-
         request = self.engine.prompt_logprobs(np.arange(2, 18), top_k=1)
         return split_prompt_logprobs(self.engine.finish()[request], 1)[0]
 
