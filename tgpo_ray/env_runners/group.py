@@ -15,7 +15,14 @@ from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
 from tgpo_ray.env_runners.sampling_session import Order, SamplingSession
 from tgpo_ray.env_runners.task_queue import TaskQueue
 from tgpo_ray.episode import SampledGroup, Task
-from tgpo_ray.models import Sampling, WeightTransfer, WeightTransferError, WeightUpdate, engine_environment
+from tgpo_ray.models import (
+    Sampling,
+    TransferNotBegunError,
+    WeightTransfer,
+    WeightTransferError,
+    WeightUpdate,
+    engine_environment,
+)
 
 if TYPE_CHECKING:
     from tgpo_ray.teachers import Prefixes
@@ -124,30 +131,32 @@ class EnvRunnerGroup:
             self._replace_all(failures)
 
     def _load(self, indices: Iterable[int], version: int, update: WeightUpdate) -> dict[int, BaseException]:
-        """Returns the errors of the runners that have to be replaced, by index. All load at the same time."""
+        """Returns the errors of the runners that did not get the weights, by index. All load at the same time."""
         pending = {self._runners[index].sync_weights.remote(version, update): index for index in indices}
         failures: dict[int, BaseException] = {}
-        end = time.monotonic() + self._sample_timeout_s
+        transfer = update if isinstance(update, WeightTransfer) else None
+        end, broken = time.monotonic() + self._sample_timeout_s, None
         while pending:
             for ref in ray.wait(list(pending), timeout=POLL_S)[0]:
                 index = pending.pop(ref)
                 try:
                     ray.get(ref)
                 except (*ACTOR_ERRORS, RayTaskError) as error:
-                    if not isinstance(update, WeightTransfer) and isinstance(error, RayTaskError):
+                    if transfer is None and isinstance(error, RayTaskError):
                         raise
                     failures[index] = error
-                    if isinstance(update, WeightTransfer):
-                        update.fail(f"an EnvRunner has failed: {root_cause(error)}")
-                        end = min(end, time.monotonic() + BROKEN_TRANSFER_S)
-            if time.monotonic() > end:
-                if not failures:
+                    if transfer is not None:
+                        transfer.fail(f"an EnvRunner has failed: {root_cause(error)}")
+            if transfer is not None and broken is None and (reason := transfer.failure()):
+                # a collective that has lost a member may never return
+                broken, end = WeightTransferError(reason), min(end, time.monotonic() + BROKEN_TRANSFER_S)
+            if pending and time.monotonic() > end:
+                if broken is None:
                     raise TimeoutError(
                         f"EnvRunners did not load their weights within {self._sample_timeout_s:.0f} s "
                         "(fault_tolerance.sample_timeout_s)"
                     )
-                # a collective that has lost a member may never return
-                return failures | dict.fromkeys(pending.values(), next(iter(failures.values())))
+                return failures | dict.fromkeys(pending.values(), broken)
         return failures
 
     def sample(
@@ -226,9 +235,9 @@ class EnvRunnerGroup:
         self._replace_all({index: error})
 
     def _replace_all(self, failures: dict[int, BaseException]) -> None:
-        """Restart runners with the errors that ended them, and give them the weights of `weight_source`.
+        """Give the weights of `weight_source` to runners without them, after a restart where the error asks for one.
 
-        A runner that has not died itself holds a part of a transfer that has failed.
+        A runner that has not died itself was in a transfer that failed, and may hold a part of it.
 
         Raises:
             WeightTransferError: a transfer has failed although no runner died. They wait for the next sync.
@@ -241,12 +250,13 @@ class EnvRunnerGroup:
                     + str(deaths[0])
                 ) from deaths[0]
             self._restarts_left -= len(deaths)
-            self.num_restarts += len(failures)
             indices = sorted(failures)
-            for index in indices:
+            ended = [index for index in indices if not isinstance(failures[index], TransferNotBegunError)]
+            self.num_restarts += len(ended)
+            for index in ended:
                 ray.kill(self._runners[index])  # a runner that is only out of reach would keep its resources
                 self._runners[index] = self._start()
-            self._wait([self._runners[index] for index in indices])
+            self._wait([self._runners[index] for index in ended])
             if not deaths:
                 cause = failures[indices[0]]
                 raise WeightTransferError(f"EnvRunners did not get their weights: {root_cause(cause)}") from cause

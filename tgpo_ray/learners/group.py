@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -177,13 +178,17 @@ class LearnerGroup:
             LearnersRestartedError: the ranks died before the end.
         """
         number = self._send("send_weights", [transfer] * self.placement.num_learners)
-        try:
-            yield
-        except BaseException as error:
-            transfer.fail(f"the driver has given up: {type(error).__name__}")
-            raise
-        finally:
-            self._wait(number)
+        with ThreadPoolExecutor(1, thread_name_prefix="send-weights") as threads:
+            sent = threads.submit(self._wait, number)
+            # engines would wait for ranks that are gone
+            sent.add_done_callback(lambda it: it.exception() and transfer.fail(str(it.exception())))
+            try:
+                yield
+            except BaseException as error:
+                transfer.fail(f"the driver has given up: {type(error).__name__}")
+                raise
+            finally:
+                sent.result()
 
     def save(self, name: str, files: dict[str, str]) -> str:
         """Returns the path of a checkpoint that Ray Train stores as `name`, with the driver's text `files` in it.

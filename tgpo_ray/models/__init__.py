@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tgpo_ray.models.weight_transfer import (
         ChannelClient,
         TransferChannel,
+        TransferNotBegunError,
         WeightTransfer,
         WeightTransferError,
         WeightUpdate,
@@ -46,6 +47,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "weight_transfer": [
             "ChannelClient",
             "TransferChannel",
+            "TransferNotBegunError",
             "WeightTransfer",
             "WeightTransferError",
             "WeightUpdate",

@@ -31,6 +31,10 @@ class WeightTransferError(RuntimeError):
     """One end of a transfer has failed, so the weights of every engine in it may be mixed."""
 
 
+class TransferNotBegunError(WeightTransferError):
+    """A transfer has failed before this engine got a weight: its model is as it was."""
+
+
 @dataclass(frozen=True)
 class WeightTransfer:
     """One set of weights on its way from the learners to engines, as a runner gets it.
@@ -56,6 +60,10 @@ class WeightTransfer:
     def fail(self, reason: str) -> None:
         """Ends every wait of both sides with `WeightTransferError`."""
         self.channel.fail.remote(self.number, reason)
+
+    def failure(self) -> str:
+        """Returns why the transfer has failed, or "" where it has not so far."""
+        return self.ask("failure_so_far")
 
     def ask(self, method: str, *arguments: object) -> Any:
         """Returns the channel's answer about this transfer.
@@ -117,6 +125,11 @@ class TransferChannel:
         state = self._states.get(number)
         if state is not None:
             await state.change(lambda: setattr(state, "failure", state.failure or reason))
+
+    async def failure_so_far(self, number: int) -> str:
+        """Returns the reason if the transfer has failed, else ""."""
+        state = self._states.get(number)
+        return (state.failure or "") if state is not None else ""
 
     async def failure(self, number: int) -> str:
         """Returns the reason once the transfer has failed, or "" at its end."""
@@ -203,25 +216,28 @@ def receive_weights(transfer: WeightTransfer, workers: Callable[..., object]) ->
         workers: workers(method, **arguments) calls a method of every worker of the engine.
 
     Raises:
+        TransferNotBegunError: the transfer has failed before the first weight.
         WeightTransferError: the other end or another engine has failed.
         Exception: what a worker raised. The transfer has failed for all.
     """
     member = ray.get_runtime_context().get_actor_id()
     assert member is not None, "only the engine of a Ray actor takes part in a transfer"
-    num_done, method = 0, ""
+    num_done, method, begun = 0, "", False
     try:
         while method != FINISH:
             method, arguments = transfer.ask("next_call", member, num_done)
+            begun = begun or method != INIT
             if method == INIT:
                 workers("shutdown_weight_transfer_engine")  # the connection to earlier members, where there is one
                 arguments = {"init_info": _of_member(arguments["init_info"], transfer, member)}
             workers(method, **arguments)
             num_done += 1
         transfer.ask("done", member, num_done)
-    except RayError:  # of the channel: all know
-        raise
     except Exception as error:
-        transfer.fail(f"an engine has failed in {method}: {type(error).__name__}: {error}")
+        if not isinstance(error, RayError):  # that is the channel's: all know
+            transfer.fail(f"an engine has failed in {method}: {type(error).__name__}: {error}")
+        if not begun:
+            raise TransferNotBegunError(str(getattr(error, "cause", error))) from error
         raise
 
 

@@ -178,12 +178,14 @@ def test_a_runner_that_dies_during_a_sync_has_the_new_weights_too(
 
 @BACKENDS
 def test_learners_that_die_before_a_sync_end_it_and_the_next_one_works(pair: Pair, weights: WeightSync):
+    restarts = pair.runners.num_restarts
     pair.kill_learner()
     with pytest.raises(LearnersRestartedError):
         while True:  # a command that the learners get only after their restart is carried out
             weights.sync()
     pair.learners.wait_until_ready()
     version = weights.sync()
+    assert pair.runners.num_restarts == restarts  # no engine had got a part
     assert pair.versions() == {version}
     assert pair.gap() < LOGPROB_BOUND
 
