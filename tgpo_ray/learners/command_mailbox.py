@@ -108,6 +108,10 @@ class Mailbox:
         """Returns (node id, process id) of each rank of the present incarnation."""
         return [self._processes[rank] for rank in sorted(self._processes)]
 
+    async def ranks(self) -> list[Any]:
+        """Returns the actors of the present incarnation, none after the end of the training run."""
+        return [] if self._failure is not None else [actor for actor in self._ranks.values() if actor is not None]
+
     async def stop(self) -> list[Any]:
         """Returns the actors of the ranks, which end after their present command.
 

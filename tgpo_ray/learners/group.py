@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import ray
 
-from tgpo_ray.cluster import ACTOR_ERRORS, actor_of_driver, root_cause
+from tgpo_ray.cluster import ACTOR_ERRORS, actor_of_driver, any_died, root_cause
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.batch import MicroBatch, Piece, plan_micro_batches
@@ -247,7 +247,8 @@ class LearnerGroup:
         if status == "done":
             return value
         self._pending, self._sums = [], []  # the gradients that they belong to are lost
-        if status == "restarted":
+        # where a rank dies within a collective, the others answer with an error of their connection to it
+        if status == "restarted" or any_died(ray.get(self._mailbox.ranks.remote())):
             raise LearnersRestartedError("the learners were restarted from their last checkpoint")
         raise LearnerError(value) from self._error
 

@@ -65,6 +65,10 @@ class Pair:
         os.kill(self.learners.processes()[0][1], signal.SIGKILL)
 
 
+def version_of(runner: Any) -> int:
+    return ray.get(runner.__ray_call__.remote(lambda self: self._version))
+
+
 def process_of(runner: Any) -> int:
     return ray.get(runner.__ray_call__.remote(lambda self: os.getpid()))
 
@@ -143,7 +147,8 @@ def test_a_runner_that_comes_back_when_the_learners_are_ahead_has_a_version_of_i
     version = weights.version
     pair.update()
     pair.kill_runner()
-    assert version + 1 in pair.versions() <= {version, version + 1}
+    assert pair.versions() <= {version, version + 1}  # the other runner may have done all of it
+    assert [version_of(runner) for runner in pair.runners._runners] == [version + 1, version]
     assert weights.version == pair.runners.weights_version == version + 1
     assert weights.sync() == version + 2
     assert pair.versions() == {version + 2}
@@ -246,7 +251,9 @@ def test_learners_that_die_within_a_transfer_end_it_and_the_next_one_works(pair:
 def test_weights_that_an_engine_cannot_load_are_an_error_with_its_cause(pair: Pair, weights: WeightSync):
     weights.backend = "tests.core.models.gloo_transfer:MisnamingInfo"
     left = pair.runners._restarts_left
-    with pytest.raises(WeightTransferError, match=r"EnvRunners did not get their weights: .*no\.such\.weight"):
+    with pytest.raises(
+        WeightTransferError, match="EnvRunners did not get their weights: There is no module or parameter"
+    ):
         weights.sync()
     weights.backend = TRANSFER
     version = weights.sync()
