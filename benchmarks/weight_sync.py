@@ -1,6 +1,6 @@
 """Benchmark e: new weights on their way from a learner to an engine, and how long a run waits for them, as JSON.
 
-    python benchmarks/weight_sync.py                     # a model of 55 M parameters in float32
+    python benchmarks/weight_sync.py                     # a model of 57 M parameters in float32
     python benchmarks/weight_sync.py --layers 2 --iterations 0     # a smaller one, without the GRPO run
 
 A learner and a vLLM engine in an actor each. The contestants take turns within a round:
@@ -33,6 +33,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+os.environ.setdefault("DS_ACCELERATOR", "cpu")  # a library imports DeepSpeed, which would write a line before the JSON
 
 import numpy as np
 import ray
