@@ -247,8 +247,12 @@ class LearnerGroup:
         if status == "done":
             return value
         self._pending, self._sums = [], []  # the gradients that they belong to are lost
-        # where a rank dies within a collective, the others answer with an error of their connection to it
-        if status == "restarted" or any_died(ray.get(self._mailbox.ranks.remote())):
+        if status == "error" and any_died(ray.get(self._mailbox.ranks.remote())):
+            # a rank died within a collective, and another answered with an error of its connection to it
+            with contextlib.suppress(LearnersRestartedError):
+                self._wait(self._send("ping", [None] * self.placement.num_learners))  # it ends at the restart
+            status = "restarted"
+        if status == "restarted":
             raise LearnersRestartedError("the learners were restarted from their last checkpoint")
         raise LearnerError(value) from self._error
 
