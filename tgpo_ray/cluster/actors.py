@@ -61,6 +61,17 @@ def wait_until_started(actors: Sequence[Any], what: str, hint: str, timeout_s: f
         raise ActorStartError(f"{what} failed to start: {root_cause(error)}. {hint}") from error
 
 
+def any_died(actors: Sequence[Any], timeout_s: float = 10.0) -> bool:
+    """Whether the process of one of the actors has ended. One that does not answer in time counts as alive."""
+    answers = [actor.__ray_ready__.remote() for actor in actors]
+    for answer in answers and ray.wait(answers, num_returns=len(answers), timeout=timeout_s)[0]:
+        try:
+            ray.get(answer)
+        except ACTOR_ERRORS:
+            return True
+    return False
+
+
 def kill(actors: Sequence[Any], *, grace_s: float = 5.0) -> None:
     """Ask each actor to `stop`, wait a little, then end its process."""
     if actors:  # `ray.get` would raise at the first dead actor, and the others would not get their grace

@@ -15,6 +15,7 @@ from tgpo_ray.config.run_sections import (
     ReferenceConfig,
     ReportingConfig,
     TraceFileConfig,
+    WeightSyncConfig,
 )
 from tgpo_ray.config.schema import json_schema
 from tgpo_ray.config.sections import (
@@ -68,6 +69,7 @@ __all__ = [
     "TeachersConfig",
     "TraceFileConfig",
     "TrainingConfig",
+    "WeightSyncConfig",
     "check_resources",
     "dump_yaml",
     "format_bytes",

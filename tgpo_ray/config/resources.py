@@ -54,12 +54,13 @@ def check_resources(
 ) -> None:
     """Raises ConfigError if `cluster` (`ray.cluster_resources()`) cannot hold all actors, or no node can hold one.
 
-    Also where a KV cache of `auto` would not hold one sequence.
+    Also where a KV cache of `auto` would not hold one sequence, or the GPUs do not fit `weight_sync.backend`.
     """
     has_gpus = cluster.get("GPU", 0.0) > 0
     rows = resource_plan(config, gpus=has_gpus)
+    resolved = config.resolved(gpus=has_gpus)
     # after the sections' rules, because what `auto` stands for depends on the cluster
-    problems = list(kv_cache_holds_one_sequence(config.resolved(gpus=has_gpus)))
+    problems = [*kv_cache_holds_one_sequence(resolved), *resolved.weight_sync.rules(resolved)]
     for kind, amounts in (("CPU", [row.cpus for row in rows]), ("GPU", [row.gpus for row in rows])):
         needed = sum(row.count * amount for row, amount in zip(rows, amounts, strict=True))
         available = float(cluster.get(kind, 0.0))

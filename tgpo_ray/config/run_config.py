@@ -14,6 +14,7 @@ from tgpo_ray.config.run_sections import (
     OptimizerConfig,
     ReferenceConfig,
     ReportingConfig,
+    WeightSyncConfig,
 )
 from tgpo_ray.config.sections import EnvConfig, EnvRunnersConfig, LearnersConfig, ModelConfig, RayConfig, Section
 from tgpo_ray.config.teacher_sections import TeachersConfig
@@ -47,6 +48,8 @@ class RunConfig(Strict):
     training: OptimizerConfig = Field(default_factory=OptimizerConfig, description="Optimizer.")
     reference: ReferenceConfig = Field(default_factory=ReferenceConfig, description="The frozen model of a KL term.")
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Held-out sets.")
+    # after the runners and the learners: `auto` depends on their GPUs
+    weight_sync: WeightSyncConfig = Field(default_factory=WeightSyncConfig, description="Learners to runners.")
     checkpointing: CheckpointingConfig = Field(default_factory=CheckpointingConfig, description="The run's folder.")
     fault_tolerance: FaultToleranceConfig = Field(
         default_factory=FaultToleranceConfig, description="How much may break before the run fails."

@@ -1,4 +1,4 @@
-"""The sections about the course of a run: optimizer, reference, evaluation, checkpoints, faults, reports."""
+"""The sections about the course of a run: optimizer, reference, evaluation, weights, checkpoints, faults, reports."""
 
 from __future__ import annotations
 
@@ -108,6 +108,58 @@ class CheckpointingConfig(Section):
     storage_path: str = Field(default="runs", description="Folder or URI; the run writes <storage_path>/<name>.")
     every: Positive | None = Field(default=None, description="Iterations between checkpoints; null: only the last.")
     keep: Positive = Field(default=2, description="Checkpoints kept; older ones are deleted.")
+
+
+WEIGHT_SYNC_AUTO = "auto: nccl where runners and learners have GPUs of their own, else object_store"
+
+
+class WeightSyncConfig(Section):
+    """`weight_sync`: the way of the learners' weights to the runners' engines."""
+
+    backend: Literal["auto", "object_store", "nccl", "ipc"] = Field(
+        default="auto",
+        description=(
+            f"{WEIGHT_SYNC_AUTO}; nccl: broadcast from GPU to GPU; ipc: runners and learners on the same cards. "
+            "nccl and ipc are vLLM's and untested here."
+        ),
+    )
+
+    def fill_in(self, run: RunView, *, gpus: bool) -> None:
+        if self.backend == "auto":
+            own = all(amount is not None and amount >= least for _, amount, least in _gpus_of_both(run))
+            self.backend = "nccl" if own else "object_store"
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        known = [(key, amount, least) for key, amount, least in _gpus_of_both(run) if amount is not None]
+        if self.backend == "nccl":
+            for key, amount, least in known:
+                if amount < least:
+                    yield (
+                        f"weight_sync.backend: nccl needs {key} >= {least}, got {amount:g}: every process needs a GPU "
+                        "of its own; write object_store, which works anywhere, or ipc on shared GPUs"
+                    )
+        elif self.backend == "ipc":
+            for key, amount, least in known:
+                if not 0 < amount < 1 or least > 1:
+                    yield (
+                        f"weight_sync.backend: ipc needs {key} between 0 and 1 and env_runners.tensor_parallel_size 1, "
+                        f"got {amount:g} and {run.env_runners.tensor_parallel_size}: a runner shares its GPU with a "
+                        "learner; write object_store, which works anywhere, or nccl with GPUs of their own"
+                    )
+
+    def facts(self, run: RunView) -> dict[str, str]:
+        if not run.needs_envs:
+            return {}
+        return {"weight sync": WEIGHT_SYNC_AUTO if self.backend == "auto" else self.backend}
+
+
+def _gpus_of_both(run: RunView) -> list[tuple[str, float | None, int]]:
+    """Returns (key, value, GPUs of its processes) of the runners and the learners. The value may still be null."""
+    runners = run.env_runners
+    return [
+        ("env_runners.num_gpus_per_env_runner", runners.num_gpus_per_env_runner, runners.tensor_parallel_size),
+        ("learners.num_gpus_per_learner", run.learners.num_gpus_per_learner, 1),
+    ]
 
 
 class FaultToleranceConfig(Section):

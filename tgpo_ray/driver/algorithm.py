@@ -117,6 +117,11 @@ class Algorithm(Generic[ConfigT]):
                 f"configuration has {[env.id for env in all_envs(self.config)]} (or other arguments of them): "
                 "build the group from this configuration"
             )
+        ours = self.config.weight_sync.backend
+        if env_runners is not None and (theirs := env_runners.spec.engine.weight_transfer or "object_store") != ours:
+            raise ValueError(
+                f"env_runners take weights by {theirs}, weight_sync.backend is {ours}: build both from one file"
+            )
 
     def _build(
         self,
@@ -284,6 +289,8 @@ class Algorithm(Generic[ConfigT]):
     def stop(self) -> None:
         """Ends every actor that was started here, and Ray if it was started here. Safe to call twice."""
         owned, self._owned = self._owned, []
+        if self.has_runners:
+            self.env_runners.weight_source = None  # its learners end here
         with ExitStack() as stack:  # if one fails to end, the others and Ray still do
             if self._owns_ray:
                 self._owns_ray = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tgpo_ray.env_runners.env_spec import all_envs
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 def engine_spec(config: AlgorithmConfig) -> EngineSpec:
     """Returns the settings of the runners' engine."""
-    model, runners = config.model, config.env_runners
-    return EngineSpec.of_sections(
+    model, runners, backend = config.model, config.env_runners, config.weight_sync.backend
+    spec = EngineSpec.of_sections(
         model,
         runners,
         max_model_len=model.max_model_len or runners.max_prompt_tokens + runners.max_response_tokens,
@@ -24,6 +25,7 @@ def engine_spec(config: AlgorithmConfig) -> EngineSpec:
         seed=config.seed,
         gpus=runners.num_gpus_per_env_runner,
     )
+    return replace(spec, weight_transfer=None if backend == "object_store" else backend)
 
 
 def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:

@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import RayTaskError
 
-from tgpo_ray.cluster import ACTOR_ERRORS, actor, actor_of_driver, kill, wait_until_started
+from tgpo_ray.cluster import ACTOR_ERRORS, actor, actor_of_driver, kill, root_cause, wait_until_started
 from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
 from tgpo_ray.env_runners.sampling_session import Order, SamplingSession
 from tgpo_ray.env_runners.task_queue import TaskQueue
 from tgpo_ray.episode import SampledGroup, Task
-from tgpo_ray.models import Sampling, engine_environment
+from tgpo_ray.models import (
+    Sampling,
+    TransferNotBegunError,
+    WeightTransfer,
+    WeightTransferError,
+    WeightUpdate,
+    engine_environment,
+)
 
 if TYPE_CHECKING:
-    from tgpo_ray.models import Bucket
     from tgpo_ray.teachers import Prefixes
+
+POLL_S = 1.0
+BROKEN_TRANSFER_S = 30.0  # after a failure, for the other engines of a transfer to notice it
+
+# Gives runners, named by their Ray ids, the current weights: yields (version, update), and ends when they are sent.
+WeightSource = Callable[[Sequence[str]], AbstractContextManager[tuple[int, WeightUpdate]]]
 
 
 class EnvRunnerGroup:
@@ -52,7 +67,7 @@ class EnvRunnerGroup:
         self._start_timeout_s, self._sample_timeout_s = start_timeout_s, sample_timeout_s
         self.num_restarts = 0
         self.weights_version = 0
-        self._buckets: Sequence[ray.ObjectRef[Bucket]] | None = None
+        self.weight_source: WeightSource | None = None  # None: a runner that restarts waits for the next sync
         self.prefixes: Prefixes | None = None  # teacher-written beginnings of responses; None: the policy writes all
         self._runners = [self._start() for _ in range(num_env_runners)]
         self._ready = False
@@ -95,17 +110,56 @@ class EnvRunnerGroup:
         self.wait_until_ready()
         return self._num_problems
 
-    def sync_weights(self, version: int, buckets: Sequence[ray.ObjectRef[Bucket]]) -> None:
-        """Load these weights into every runner under this version. A runner that restarts gets them too."""
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The Ray id of each runner, as a `WeightTransfer` names them. A runner that restarts gets another one."""
+        return self._members(range(len(self._runners)))
+
+    def _members(self, indices: Iterable[int]) -> tuple[str, ...]:
+        return tuple(self._runners[index]._actor_id.hex() for index in indices)
+
+    def sync_weights(self, version: int, update: WeightUpdate) -> None:
+        """Load these weights into every runner under this version. A runner that dies gets those of `weight_source`.
+
+        Raises:
+            TimeoutError: a runner needs longer than `sample_timeout_s`.
+            WeightTransferError: the learners cannot send, or an engine cannot load.
+            RuntimeError: more runners died than `max_restarts`.
+        """
         self.wait_until_ready()
-        self._buckets, self.weights_version = buckets, version
-        # all runners load at the same time
-        pending = {runner.sync_weights.remote(version, buckets): i for i, runner in enumerate(self._runners)}
-        for ref, index in pending.items():
-            try:
-                ray.get(ref, timeout=self._sample_timeout_s)
-            except ACTOR_ERRORS as error:
-                self._replace(index, error)
+        self.weights_version = version
+        failures = self._load(range(len(self._runners)), version, update)
+        if failures:
+            self._replace_all(failures)
+
+    def _load(self, indices: Iterable[int], version: int, update: WeightUpdate) -> dict[int, BaseException]:
+        """Returns the errors of the runners that did not get the weights, by index. All load at the same time."""
+        pending = {self._runners[index].sync_weights.remote(version, update): index for index in indices}
+        failures: dict[int, BaseException] = {}
+        transfer = update if isinstance(update, WeightTransfer) else None
+        end, broken = time.monotonic() + self._sample_timeout_s, None
+        while pending:
+            for ref in ray.wait(list(pending), timeout=POLL_S)[0]:
+                index = pending.pop(ref)
+                try:
+                    ray.get(ref)
+                except (*ACTOR_ERRORS, RayTaskError) as error:
+                    if transfer is None and isinstance(error, RayTaskError):
+                        raise
+                    failures[index] = error
+                    if transfer is not None:
+                        transfer.fail(f"an EnvRunner has failed: {root_cause(error)}")
+            if transfer is not None and broken is None and (reason := transfer.failure()):
+                # a collective that has lost a member may never return
+                broken, end = WeightTransferError(reason), min(end, time.monotonic() + BROKEN_TRANSFER_S)
+            if pending and time.monotonic() > end:
+                if broken is None:
+                    raise TimeoutError(
+                        f"EnvRunners did not load their weights within {self._sample_timeout_s:.0f} s "
+                        "(fault_tolerance.sample_timeout_s)"
+                    )
+                return failures | dict.fromkeys(pending.values(), broken)
+        return failures
 
     def sample(
         self,
@@ -165,11 +219,11 @@ class EnvRunnerGroup:
         )
         return self._session
 
-    def offer_weights(self, version: int, buckets: Sequence[ray.ObjectRef[Bucket]]) -> None:
+    def offer_weights(self, version: int, update: WeightUpdate) -> None:
         """Have every runner load these weights between two steps of its engine. The call returns at once."""
         self.weights_version = version
         for runner in self._runners:
-            runner.offer_weights.options(concurrency_group="control").remote(version, buckets)
+            runner.offer_weights.options(concurrency_group="control").remote(version, update)
 
     def take_busy_s(self) -> float:
         """Returns the seconds that the engines have worked since the last call, of all runners together."""
@@ -180,23 +234,45 @@ class EnvRunnerGroup:
 
     def _replace(self, index: int, error: BaseException) -> None:
         """Restart a dead runner. Its weights are stale, so it gets the current ones before any work."""
-        if self._restarts_left == 0:
-            raise RuntimeError(
-                "an EnvRunner died and fault_tolerance.max_env_runner_restarts is used up; last cause: " + str(error)
-            ) from error
-        self._restarts_left -= 1
-        self.num_restarts += 1
-        ray.kill(self._runners[index])  # a runner that is only out of reach would keep its resources
-        self._runners[index] = self._start()
-        self._wait([self._runners[index]])
-        if self._buckets is not None:
-            ray.get(self._runners[index].sync_weights.remote(self.weights_version, self._buckets))
+        self._replace_all({index: error})
+
+    def _replace_all(self, failures: dict[int, BaseException]) -> None:
+        """Give the weights of `weight_source` to runners without them, after a restart where the error asks for one.
+
+        A runner that has not died itself was in a transfer that failed, and may hold a part of it.
+
+        Raises:
+            WeightTransferError: a transfer has failed although no runner died. They wait for the next sync.
+        """
+        while failures:
+            deaths = [error for error in failures.values() if isinstance(error, ACTOR_ERRORS)]
+            if len(deaths) > self._restarts_left:
+                raise RuntimeError(
+                    "an EnvRunner died and fault_tolerance.max_env_runner_restarts is used up; last cause: "
+                    + str(deaths[0])
+                ) from deaths[0]
+            self._restarts_left -= len(deaths)
+            indices = sorted(failures)
+            ended = [index for index in indices if not isinstance(failures[index], TransferNotBegunError)]
+            self.num_restarts += len(ended)
+            for index in ended:
+                ray.kill(self._runners[index])  # a runner that is only out of reach would keep its resources
+                self._runners[index] = self._start()
+            self._wait([self._runners[index] for index in ended])
+            if not deaths:
+                cause = failures[indices[0]]
+                raise WeightTransferError(f"EnvRunners did not get their weights: {root_cause(cause)}") from cause
+            failures = {}
+            if self.weight_source is not None:
+                with self.weight_source(self._members(indices)) as (version, update):
+                    failures = self._load(indices, version, update)
+                self.weights_version = max(self.weights_version, version)
 
     def stop(self) -> None:
         """End every runner and its processes."""
         kill(self._runners)
         self._runners = []
-        self._buckets = None
+        self.weight_source = None
         if self._queue is not None:
             ray.kill(self._queue)
             self._queue = None

@@ -20,11 +20,10 @@ from tgpo_ray.episode import EpisodeGroup, EpisodeInfo, Task, TaskKey
 from tgpo_ray.models import Engine, EngineSpec, Sampling, completions
 
 if TYPE_CHECKING:
-    import ray
     from gymnasium import Env
 
     from tgpo_ray.env_runners.task_queue import TaskSource
-    from tgpo_ray.models import Bucket, RequestOutput
+    from tgpo_ray.models import RequestOutput, WeightUpdate
     from tgpo_ray.teachers import Prefixes
 
 DRAW_AGAIN_S = 0.05  # after a draw that found nothing
@@ -68,7 +67,7 @@ class EnvRunner:
         self._threads = ThreadPoolExecutor(spec.num_verifier_threads, thread_name_prefix="env-step")
         # None means stale: the weights on disk are not the learners'
         self._version: int | None = 0 if spec.frozen else None
-        self._offered: tuple[int, Sequence[ray.ObjectRef[Bucket] | Bucket]] | None = None
+        self._offered: tuple[int, WeightUpdate] | None = None
         self._interrupted = -1  # the last session that is not to go on
         self._busy_s = 0.0
 
@@ -76,18 +75,13 @@ class EnvRunner:
         """Returns the number of problems of each environment, None where it is procedural."""
         return self._num_problems
 
-    def sync_weights(self, version: int, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> int:
-        """Returns `version`, after loading the buckets. Later episodes have this version."""
-        if self._spec.engine.tensor_parallel_size > 1:
-            import ray
-
-            # vLLM's tensor-parallel processes are no Ray processes and cannot resolve references
-            buckets = [ray.get(bucket) if isinstance(bucket, ray.ObjectRef) else bucket for bucket in buckets]
-        self._engine.load_weights(buckets, version)
+    def sync_weights(self, version: int, update: WeightUpdate) -> int:
+        """Returns `version`, after loading the update. Later episodes have this version."""
+        self._engine.load_weights(update, version)
         self._version = version
         return version
 
-    def offer_weights(self, version: int, update: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> None:
+    def offer_weights(self, version: int, update: WeightUpdate) -> None:
         """Have the engine load these weights between two of its steps, or before the next `sample`. It returns at once.
 
         It may be called from another thread while `sample` runs. Of two offers the later one counts.

@@ -6,7 +6,7 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tgpo_ray.learners.batch import Piece, plan_micro_batches
-    from tgpo_ray.learners.building import build_learners
+    from tgpo_ray.learners.building import build_learners, learner_spec
     from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError
     from tgpo_ray.learners.learner import Learner, LearnerSpec
     from tgpo_ray.learners.strategies import StrategyOptions
@@ -16,7 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "batch": ["Piece", "plan_micro_batches"],
-        "building": ["build_learners"],
+        "building": ["build_learners", "learner_spec"],
         "group": ["LearnerError", "LearnerGroup", "LearnersRestartedError"],
         "learner": ["Learner", "LearnerSpec"],
         "strategies": ["StrategyOptions"],

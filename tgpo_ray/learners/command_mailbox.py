@@ -81,13 +81,17 @@ class Mailbox:
         return self._last
 
     async def result(self, number: int) -> tuple[Status, list[Any] | str]:
-        """Returns ("done", replies by rank), ("error", text) or ("restarted", "") after every rank has answered."""
+        """Returns ("done", replies by rank), ("error", text) or ("restarted", "") after every rank has answered.
+
+        The replies are given out once.
+        """
         ticket = self._tickets[number]
         await ticket.finished.wait()
         for old in [n for n in self._tickets if n <= number - MAX_FINISHED]:
             del self._tickets[old]
         if ticket.status == "done":
-            return "done", [ticket.replies[rank] for rank in range(self._num_ranks)]
+            replies, ticket.replies = ticket.replies, {}  # references to weights must not outlive the answer
+            return "done", [replies[rank] for rank in range(self._num_ranks)]
         return ticket.status or "error", ticket.error
 
     async def fail_pending(self, error: str) -> None:
@@ -103,6 +107,10 @@ class Mailbox:
     async def processes(self) -> list[tuple[str, int]]:
         """Returns (node id, process id) of each rank of the present incarnation."""
         return [self._processes[rank] for rank in sorted(self._processes)]
+
+    async def ranks(self) -> list[Any]:
+        """Returns the actors of the present incarnation, none after the end of the training run."""
+        return [] if self._failure is not None else [actor for actor in self._ranks.values() if actor is not None]
 
     async def stop(self) -> list[Any]:
         """Returns the actors of the ranks, which end after their present command.

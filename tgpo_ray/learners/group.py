@@ -10,13 +10,14 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import ray
 
-from tgpo_ray.cluster import ACTOR_ERRORS, actor_of_driver, root_cause
+from tgpo_ray.cluster import ACTOR_ERRORS, actor_of_driver, any_died, root_cause
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.batch import MicroBatch, Piece, plan_micro_batches
@@ -26,7 +27,7 @@ from tgpo_ray.learners.train_run import Placement, TrainRun, make_trainer
 
 if TYPE_CHECKING:
     from tgpo_ray.learners.batch import EpisodeKey
-    from tgpo_ray.models import Bucket
+    from tgpo_ray.models import Bucket, WeightTransfer
 
 NumberT = TypeVar("NumberT", bound=float)
 POLL_S = 2.0
@@ -59,6 +60,7 @@ class LearnerGroup:
         self._stopped = False
         self._pending: list[tuple[int, Callable[[list[Any]], None]]] = []
         self._sums: list[Sums] = []
+        self.num_steps = 0  # updates that were asked for
         self._thread = threading.Thread(target=self._fit, name=f"{run.name}-fit", daemon=True)
         self._thread.start()
 
@@ -114,6 +116,7 @@ class LearnerGroup:
                 f"denominator must be > 0, got {denominator}: nothing was accumulated that could be trained on"
             )
         self._drain()
+        self.num_steps += 1  # before the end: an update that fails may have changed the weights
         replies = self._call("step", (float(denominator), lr))
         sums, self._sums = self._sums, []
         return {
@@ -166,6 +169,26 @@ class LearnerGroup:
         """Returns references to weight buckets, in the order of the model's parameters."""
         # every rank runs the command, because ZeRO-3 gathers weights from all of them; rank 0 has the result
         return self._call("weight_buckets")[0]
+
+    @contextlib.contextmanager
+    def sending_weights(self, transfer: WeightTransfer) -> Iterator[None]:
+        """The ranks send their weights while the block has the engines receive them; it ends when both are done.
+
+        Raises:
+            LearnersRestartedError: the ranks died before the end.
+        """
+        number = self._send("send_weights", [transfer] * self.placement.num_learners)
+        with ThreadPoolExecutor(1, thread_name_prefix="send-weights") as threads:
+            sent = threads.submit(self._wait, number)
+            # engines would wait for ranks that are gone
+            sent.add_done_callback(lambda it: it.exception() and transfer.fail(str(it.exception())))
+            try:
+                yield
+            except BaseException as error:
+                transfer.fail(f"the driver has given up: {type(error).__name__}")
+                raise
+            finally:
+                sent.result()
 
     def save(self, name: str, files: dict[str, str]) -> str:
         """Returns the path of a checkpoint that Ray Train stores as `name`, with the driver's text `files` in it.
@@ -224,6 +247,11 @@ class LearnerGroup:
         if status == "done":
             return value
         self._pending, self._sums = [], []  # the gradients that they belong to are lost
+        if status == "error" and any_died(ray.get(self._mailbox.ranks.remote())):
+            # a rank died within a collective, and another answered with an error of its connection to it
+            with contextlib.suppress(LearnersRestartedError):
+                self._wait(self._send("ping", [None] * self.placement.num_learners))  # it ends at the restart
+            status = "restarted"
         if status == "restarted":
             raise LearnersRestartedError("the learners were restarted from their last checkpoint")
         raise LearnerError(value) from self._error

@@ -17,10 +17,11 @@ from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup
 from tgpo_ray.kernels import FusedHead, LossOutput, TokenLoss, token_loss_pass
 from tgpo_ray.learners.batch import EpisodeKey, MicroBatch, TrainBatch, TrainEpisode, build_batch
 from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, process_rank
+from tgpo_ray.learners.weight_sending import LearnerWeights, WeightSender
 from tgpo_ray.models import fill_buckets, head_weight, load_model
 
 if TYPE_CHECKING:
-    from tgpo_ray.models import Bucket
+    from tgpo_ray.models import Bucket, WeightTransfer
 
 Sums = dict[str, tuple[float, float]]
 ValueT = TypeVar("ValueT")
@@ -110,6 +111,7 @@ class Learner:
         self._old_logprobs: dict[EpisodeKey, np.ndarray] = {}
         self._teacher_weights: dict[str, Tensor] = {}
         self._loss_sums: dict[str, Tensor] = {}  # () each, on the device: one transfer for each update
+        self._sender: WeightSender | None = None
         self.num_steps = 0
 
     def accumulate(self, micro_batches: Sequence[MicroBatch], loss: TokenLoss) -> Sums:
@@ -209,6 +211,13 @@ class Learner:
                 pass
             return []
         return [ray.put(bucket) for bucket in fill_buckets(self.named_weights())]
+
+    def send_weights(self, transfer: WeightTransfer) -> str:
+        """Returns "" after the engines have the weights, or what went wrong. Every rank takes part."""
+        if self._sender is None:
+            weights = LearnerWeights(self._model, self._published_dtype, self.named_weights)
+            self._sender = WeightSender(self.rank, weights, self._device)
+        return self._sender.send(transfer)
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields (Hugging Face name, weight in vLLM's precision). A tied weight comes once, under the input's name."""

@@ -21,7 +21,7 @@ from tgpo_ray.learners.batch import EpisodeKey, MicroBatch
 from tgpo_ray.learners.learner import Learner, LearnerSpec, Sums
 
 if TYPE_CHECKING:
-    from tgpo_ray.models import Bucket
+    from tgpo_ray.models import Bucket, WeightTransfer
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,10 @@ class RankLoop:
             if command.name == "stop":
                 return
             done = command.number
-            value, error = self._obey(command.name, command.payload)
-            ray.get(self._mailbox.reply.remote(self._token, self._rank, done, value, error))
+            # the answer has no name here: it would keep references to weights until the next command
+            ray.get(
+                self._mailbox.reply.remote(self._token, self._rank, done, *self._obey(command.name, command.payload))
+            )
 
     def _obey(self, name: str, payload: object) -> tuple[object, str]:
         """Returns (value, "") or (None, message). An error ends the command and not the rank; the driver decides."""
@@ -121,6 +123,9 @@ class RankLoop:
 
     def weight_buckets(self) -> list[ray.ObjectRef[Bucket]]:
         return self._learner.weight_buckets()
+
+    def send_weights(self, transfer: WeightTransfer) -> str:
+        return self._learner.send_weights(transfer)
 
     def save(self, payload: tuple[str, dict[str, str]]) -> None:
         """Report the files of this rank; Ray Train merges those of all ranks into one checkpoint folder."""

@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from tgpo_ray.models.tokenizer import Tokenizer, VocabularyTokenizer
     from tgpo_ray.models.vllm_objects import RequestOutput
     from tgpo_ray.models.weight_buckets import Bucket, fill_buckets
+    from tgpo_ray.models.weight_transfer import (
+        ChannelClient,
+        TransferChannel,
+        TransferNotBegunError,
+        WeightTransfer,
+        WeightTransferError,
+        WeightUpdate,
+        trainer_info_class,
+    )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -37,5 +46,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "tokenizer": ["Tokenizer", "VocabularyTokenizer"],
         "vllm_objects": ["RequestOutput"],
         "weight_buckets": ["Bucket", "fill_buckets"],
+        "weight_transfer": [
+            "ChannelClient",
+            "TransferChannel",
+            "TransferNotBegunError",
+            "WeightTransfer",
+            "WeightTransferError",
+            "WeightUpdate",
+            "trainer_info_class",
+        ],
     },
 )

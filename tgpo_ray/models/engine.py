@@ -17,15 +17,15 @@ import numpy as np
 
 from tgpo_ray.models.engine_spec import Completion, EngineSpec, Sampling
 from tgpo_ray.models.scoring import SCORED_INDEX, Scores, ScoringRequest, Want, needs_logits
+from tgpo_ray.models.weight_transfer import load_update, trainer_info_class
 
 if TYPE_CHECKING:
-    import ray
     from vllm import SamplingParams
 
     from tgpo_ray.models.scored_rows import ScoredRows
     from tgpo_ray.models.tokenizer import VocabularyTokenizer
     from tgpo_ray.models.vllm_objects import Choice, FlatLogprobs, RequestOutput
-    from tgpo_ray.models.weight_buckets import Bucket
+    from tgpo_ray.models.weight_transfer import WeightUpdate
 
 CPU_ENVIRONMENT = {
     # vLLM binds each engine's threads to all cores by default: two engines on two cores then spin against each other.
@@ -77,6 +77,8 @@ def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
         arguments["gpu_memory_utilization"] = CARD_SHARE * spec.card_share
     else:
         raise ValueError("kv_cache_memory must be bytes on a CPU, got auto: vLLM would take a share of the machine")
+    if spec.weight_transfer is not None:
+        arguments["weight_transfer_config"] = {"backend": trainer_info_class(spec.weight_transfer).backend}
     if not gpu:  # on a CPU the default block has 128 ids, and the prefix cache shares only whole blocks
         arguments |= {"enforce_eager": True, "block_size": 32}
     return arguments
@@ -248,13 +250,13 @@ class Engine:
         """Seed the sampler of every worker. The same requests in the same order then give the same tokens."""
         self._engine.collective_rpc("tgpo_seed", args=(seed,))
 
-    def load_weights(self, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket], version: int = 0) -> None:
+    def load_weights(self, update: WeightUpdate, version: int = 0) -> None:
         """Replace the model's weights, and drop every cached key and value, because the old weights computed it.
 
         Responses that are being written go on. Their prompts and tokens so far are computed again, so that each further
         token comes from the new weights alone. `completions` says which version wrote which tokens.
         """
-        self._engine.collective_rpc("tgpo_load_weights", args=(buckets,))
+        load_update(update, self._engine.collective_rpc, in_process=self.spec.tensor_parallel_size == 1)
         self._engine.reset_prefix_cache(reset_running_requests=self.busy)
         if hasattr(self._engine, "set_weight_version"):  # vLLM >= 0.32
             self._engine.set_weight_version(str(version))

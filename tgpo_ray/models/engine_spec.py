@@ -55,6 +55,7 @@ class EngineSpec:
     seed: int = 0
     max_logprobs: int = 20
     card_share: float = 1.0  # of each card that the engine runs on
+    weight_transfer: str | None = None  # nccl, ipc or `module:Class`, see `trainer_info_class`; buckets always work
 
     @classmethod
     def of_sections(

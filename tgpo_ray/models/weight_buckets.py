@@ -50,6 +50,11 @@ def fill_buckets(weights: Iterable[tuple[str, torch.Tensor]], max_bytes: int = M
         yield bucket
 
 
+def fetched(buckets: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> list[Bucket]:
+    """Returns the buckets themselves. Their arrays still stand in the object store."""
+    return [ray.get(bucket) if isinstance(bucket, ray.ObjectRef) else bucket for bucket in buckets]
+
+
 def read_buckets(refs: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields `(name, tensor)` of every bucket, fetched one after the other."""
     for ref in refs:

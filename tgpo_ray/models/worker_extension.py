@@ -34,6 +34,11 @@ class WorkerExtension:
         runner.reload_weights(weights_iterator=read_buckets(buckets), is_checkpoint_format=True)
         repack_heads(runner.get_model())
 
+    def tgpo_repack_heads(self) -> None:
+        """Make packed copies of weights current, after vLLM's own weight transfer."""
+        runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
+        repack_heads(runner.get_model())
+
     def tgpo_start_scoring(self, requests: Sequence[ScoringRequest], partings: Partings, want: Want, seed: int) -> None:
         """Score the rows of these requests, whose prefills come next."""
         self.tgpo_take_rows()  # a call that failed may have left its collector

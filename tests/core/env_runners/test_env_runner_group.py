@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def group(supply: Supply) -> EnvRunnerGroup:
 def runners(group: EnvRunnerGroup, policy_buckets: list[Any]) -> EnvRunnerGroup:
     """The two with the policy's weights, under a version of their own for each test."""
     group.sync_weights(group.weights_version + 1, policy_buckets)
+    group.weight_source = lambda members: nullcontext((group.weights_version, policy_buckets))
     return group
 
 
