@@ -136,6 +136,15 @@ class EnvRunnersConfig(Section):
     num_gpus_per_env_runner: NonNegativeFloat | None = Field(
         default=None, description="GPUs of one runner; null: tensor_parallel_size where the cluster has GPUs, else 0."
     )
+    weight_update: Literal["between_batches", "in_flight"] = Field(
+        default="between_batches",
+        description="When engines take new weights; in_flight: between two decoding steps, with max_staleness >= 1.",
+    )
+    seed_by: Literal["request", "runner"] = Field(
+        default="request",
+        description="request: a group's tokens follow from seed, weights and problem alone; runner: one generator for "
+        "an engine, whose tokens depend on what else it samples.",
+    )
     num_verifier_workers: Positive = Field(default=1, description="Verifier processes of one runner.")
     verify_deadline_s: PositiveFloat = Field(default=10.0, description="Seconds after which a verifier is killed.")
 

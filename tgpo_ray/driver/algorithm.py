@@ -187,8 +187,12 @@ class Algorithm(Generic[ConfigT]):
             metrics["throughput/trained_tokens_per_s"] = metrics["tokens/trained"] / metrics["time/update_s"]
         return metrics | {"time/iteration_s": seconds}
 
-    def sampling_seed(self) -> int:
-        return self.config.seed * 1_000_003 + self.iteration * 1_009
+    def sampling_seed(self, iteration: int) -> int:
+        """The seed of the episodes of an iteration."""
+        return self.config.seed * 1_000_003 + iteration * 1_009
+
+    def drop_rollouts(self) -> None:
+        """Ends what is being sampled for later iterations, which sample it again. Does nothing by default."""
 
     # ---- around the iterations
 
@@ -209,7 +213,7 @@ class Algorithm(Generic[ConfigT]):
             raise ValueError("evaluation.envs is empty: name at least one held-out environment to evaluate on")
         start = time.monotonic()
         self.before_evaluation()
-        metrics, groups = evaluate(self.config, self.env_runners, self.sampling_seed() + 1)
+        metrics, groups = evaluate(self.config, self.env_runners, self.sampling_seed(self.iteration) + 1)
         return metrics | {"time/evaluate_s": time.monotonic() - start}, groups
 
     def before_evaluation(self) -> None:
@@ -221,13 +225,20 @@ class Algorithm(Generic[ConfigT]):
             "algorithm": self.config.algorithm,
             "iteration": self.iteration,
             "weights_version": self.weights.version if self.has_runners else 0,
-            "cursor": self.cursor.state_dict() if self.has_runners else None,
+            "cursor": self.cursor_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.iteration = state["iteration"]
         if self.has_runners and state["cursor"] is not None:  # None: saved by a run without runners
-            self.cursor.load_state_dict(state["cursor"])
+            self.load_cursor(state["cursor"])
+
+    def cursor_state(self) -> dict[str, Any] | None:
+        """The cursor of a checkpoint, or None without runners."""
+        return self.cursor.state_dict() if self.has_runners else None
+
+    def load_cursor(self, state: dict[str, Any]) -> None:
+        self.cursor.load_state_dict(state)
 
     def save(self, path: str | None = None) -> str:
         """Returns the path of a new checkpoint in the run's folder, or of its copy at `path` (a folder or a URI)."""
@@ -256,6 +267,7 @@ class Algorithm(Generic[ConfigT]):
             raise ValueError(f"{path} is not a checkpoint: it holds no {STATE_FILE}") from None
         if state["algorithm"] != self.config.algorithm:
             raise ValueError(f"{path} is a checkpoint of {state['algorithm']}, this is {self.config.algorithm}")
+        self.drop_rollouts()
         self.learners.load(path)
         self._last_state, self._last_checkpoint = state, path
         self.load_state_dict(state)
@@ -264,6 +276,7 @@ class Algorithm(Generic[ConfigT]):
 
     def recover(self, error: LearnersRestartedError | None) -> None:
         """Goes back to the last checkpoint, or the start, where Ray Train has put the learners."""
+        self.drop_rollouts()
         while error is not None:
             self.num_recoveries += 1
             print(f"{error}: going back from iteration {self.iteration} to {self._last_state['iteration']}", flush=True)
@@ -288,5 +301,6 @@ class Algorithm(Generic[ConfigT]):
             if self._owns_ray:
                 self._owns_ray = False
                 stack.callback(ray.shutdown)
-            for group in reversed(owned):
+            for group in owned:  # the last is stopped first
                 stack.callback(group.stop)
+            stack.callback(self.drop_rollouts)

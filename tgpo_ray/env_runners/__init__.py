@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, prompt_ids
     from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
+    from tgpo_ray.env_runners.sampling_session import SamplingSession, SessionAbortedError
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -41,5 +42,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "rollout": ["Rollout", "RunningGroup", "prompt_ids"],
         "runner": ["EnvRunner", "EnvRunnerSpec"],
+        "sampling_session": ["SamplingSession", "SessionAbortedError"],
     },
 )

@@ -34,6 +34,7 @@ def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:
         max_prompt_tokens=runners.max_prompt_tokens,
         num_verifier_threads=runners.num_verifier_workers,
         gpu=bool(runners.num_gpus_per_env_runner),
+        seed_by=runners.seed_by,
     )
 
 

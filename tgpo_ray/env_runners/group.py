@@ -49,17 +49,18 @@ class EnvRunnerGroup:
             "concurrency_groups": {"control": 1},  # calls that reach a runner while it samples
         }
         self._restarts_left = max_restarts
-        self._start_timeout_s, self._sample_timeout_s = start_timeout_s, sample_timeout_s
+        self._start_timeout_s, self.sample_timeout_s = start_timeout_s, sample_timeout_s
         self.num_restarts = 0
         self.weights_version = 0
         self._buckets: Sequence[ray.ObjectRef[Bucket]] | None = None
         self.prefixes: Prefixes | None = None  # teacher-written beginnings of responses; None: the policy writes all
-        self._runners = [self._start() for _ in range(num_env_runners)]
+        self.runners = [self._start() for _ in range(num_env_runners)]
         self._ready = False
         self._num_problems: list[int | None] = []
-        self._queue: Any = None  # the TaskQueue, from the first session on
+        self.queue: Any = None  # the TaskQueue, from the first session on
         self._session: SamplingSession | None = None
         self._num_sessions = 0
+        self.busy_s = 0.0
 
     def _start(self) -> Any:
         return actor(EnvRunner, self.spec, **self._options)
@@ -72,12 +73,12 @@ class EnvRunnerGroup:
         """
         if not self._ready:
             try:
-                self._wait(self._runners)
+                self._wait(self.runners)
             except BaseException:
                 self.stop()
                 raise
             self._ready = True
-            self._num_problems = ray.get(self._runners[0].num_problems.remote())
+            self._num_problems = ray.get(self.runners[0].num_problems.remote())
 
     def _wait(self, runners: Sequence[Any]) -> None:
         engine = self.spec.engine
@@ -98,12 +99,12 @@ class EnvRunnerGroup:
         self.wait_until_ready()
         self._buckets, self.weights_version = buckets, version
         # all runners load at the same time
-        pending = {runner.sync_weights.remote(version, buckets): i for i, runner in enumerate(self._runners)}
+        pending = {runner.sync_weights.remote(version, buckets): i for i, runner in enumerate(self.runners)}
         for ref, index in pending.items():
             try:
-                ray.get(ref, timeout=self._sample_timeout_s)
+                ray.get(ref, timeout=self.sample_timeout_s)
             except ACTOR_ERRORS as error:
-                self._replace(index, error)
+                self.restart(index, error)
 
     def sample(
         self,
@@ -148,35 +149,34 @@ class EnvRunnerGroup:
     ) -> SamplingSession:
         """Returns a session, of which there can be one at a time. With `stays_open` it goes on until it is closed."""
         self.wait_until_ready()
-        if self._queue is None:
-            self._queue = actor_of_driver(TaskQueue, len(self._runners))
+        if self.queue is None:
+            self.queue = actor_of_driver(TaskQueue, len(self.runners))
         self._num_sessions += 1
         order = Order(group_size, sampling, seed, self.prefixes)
-        self._session = SamplingSession(
-            self._num_sessions,
-            order,
-            self._queue,
-            self._runners,
-            self._replace,
-            self._sample_timeout_s,
-            stays_open=stays_open,
-        )
+        self._session = SamplingSession(self._num_sessions, order, self, stays_open=stays_open)
         return self._session
+
+    def interrupt(self) -> None:
+        """End a sampling that goes on in another thread, which gets a SessionAbortedError."""
+        if self._session is not None:
+            self._session.abort()
 
     def offer_weights(self, version: int, buckets: Sequence[ray.ObjectRef[Bucket]]) -> None:
         """Have every runner load these weights between two steps of its engine. The call returns at once."""
         self.weights_version = version
-        for runner in self._runners:
+        for runner in self.runners:
             runner.offer_weights.options(concurrency_group="control").remote(version, buckets)
+
+    @property
+    def num_workers(self) -> int:
+        return len(self.runners)
 
     def take_busy_s(self) -> float:
         """Returns the seconds that the engines have worked since the last call, of all runners together."""
-        if self._session is None:
-            return 0.0
-        busy_s, self._session.busy_s = self._session.busy_s, 0.0
+        busy_s, self.busy_s = self.busy_s, 0.0
         return busy_s
 
-    def _replace(self, index: int, error: BaseException) -> None:
+    def restart(self, index: int, error: BaseException) -> None:
         """Restart a dead runner. Its weights are stale, so it gets the current ones before any work."""
         if self._restarts_left == 0:
             raise RuntimeError(
@@ -184,17 +184,17 @@ class EnvRunnerGroup:
             ) from error
         self._restarts_left -= 1
         self.num_restarts += 1
-        ray.kill(self._runners[index])  # a runner that is only out of reach would keep its resources
-        self._runners[index] = self._start()
-        self._wait([self._runners[index]])
+        ray.kill(self.runners[index])  # a runner that is only out of reach would keep its resources
+        self.runners[index] = self._start()
+        self._wait([self.runners[index]])
         if self._buckets is not None:
-            ray.get(self._runners[index].sync_weights.remote(self.weights_version, self._buckets))
+            ray.get(self.runners[index].sync_weights.remote(self.weights_version, self._buckets))
 
     def stop(self) -> None:
         """End every runner and its processes."""
-        kill(self._runners)
-        self._runners = []
+        kill(self.runners)
+        self.runners = []
         self._buckets = None
-        if self._queue is not None:
-            ray.kill(self._queue)
-            self._queue = None
+        if self.queue is not None:
+            ray.kill(self.queue)
+            self.queue = None

@@ -83,7 +83,7 @@ class EnvRunner:
             # vLLM's tensor-parallel processes are no Ray processes and cannot resolve references
             buckets = [ray.get(bucket) if isinstance(bucket, ray.ObjectRef) else bucket for bucket in buckets]
         self._engine.load_weights(buckets, version)
-        self._version = version
+        self._version, self._offered = version, None  # an older offer is void
         return version
 
     def offer_weights(self, version: int, update: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> None:

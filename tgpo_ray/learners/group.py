@@ -59,6 +59,7 @@ class LearnerGroup:
         self._stopped = False
         self._pending: list[tuple[int, Callable[[list[Any]], None]]] = []
         self._sums: list[Sums] = []
+        self._busy_s = 0.0
         self._thread = threading.Thread(target=self._fit, name=f"{run.name}-fit", daemon=True)
         self._thread.start()
 
@@ -116,11 +117,21 @@ class LearnerGroup:
         self._drain()
         replies = self._call("step", (float(denominator), lr))
         sums, self._sums = self._sums, []
+        self._busy_s += sum(busy_s for *_, busy_s in replies)
         return {
             **_reduced(sums),
-            **_losses([loss_sums for _, loss_sums in replies], denominator),
+            **_losses([loss_sums for _, loss_sums, _ in replies], denominator),
             **{f"optimizer/{name}": value for name, value in replies[0][0].items()},
         }
+
+    @property
+    def num_workers(self) -> int:
+        return self.placement.num_learners
+
+    def take_busy_s(self) -> float:
+        """Returns the seconds that the ranks have worked up to the last step since the last call, added up."""
+        busy_s, self._busy_s = self._busy_s, 0.0
+        return busy_s
 
     def sampler_gaps(self, groups: Sequence[SampledGroup]) -> np.ndarray:
         """Returns (N,) |learner - sampler| log-probs of the policy's tokens, in nats.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class RankLoop:
     def __init__(self, worker: WorkerSpec, rank: int, token: str) -> None:
         self._mailbox, self._rank, self._token = worker.mailbox, rank, token
         self._learner = Learner(worker.learner)
+        self._busy_s, self._since = 0.0, 0.0  # in commands before the present one, which began at `since`
 
     def run(self) -> None:
         done = 0
@@ -79,7 +81,9 @@ class RankLoop:
             if command.name == "stop":
                 return
             done = command.number
+            self._since = time.monotonic()
             value, error = self._obey(command.name, command.payload)
+            self._busy_s += time.monotonic() - self._since
             ray.get(self._mailbox.reply.remote(self._token, self._rank, done, value, error))
 
     def _obey(self, name: str, payload: object) -> tuple[object, str]:
@@ -113,11 +117,16 @@ class RankLoop:
     def forget_logprobs(self) -> None:
         self._learner.forget_logprobs()
 
-    def step(self, payload: tuple[float, float]) -> tuple[dict[str, float], dict[str, float]]:
-        """Returns (metrics of the optimizer, summed loss of this rank and its parts)."""
+    def step(self, payload: tuple[float, float]) -> tuple[dict[str, float], dict[str, float], float]:
+        """Returns (metrics of the optimizer, summed loss of this rank and its parts, seconds of work)."""
         denominator, lr = payload
         loss_sums = self._learner.take_loss_sums()
-        return self._learner.step(denominator, lr), loss_sums
+        return self._learner.step(denominator, lr), loss_sums, self._take_busy_s()
+
+    def _take_busy_s(self) -> float:
+        now = time.monotonic()
+        busy_s, self._busy_s, self._since = self._busy_s + now - self._since, 0.0, now
+        return busy_s
 
     def weight_buckets(self) -> list[ray.ObjectRef[Bucket]]:
         return self._learner.weight_buckets()
