@@ -1,4 +1,4 @@
-"""Batches that are sampled ahead of the learners: the order, the figures, and what is in flight when a run goes back."""
+"""Batches sampled ahead of the learners: the order, the figures, and what is in flight when a run goes back."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_what_is_in_flight_at_a_checkpoint_is_sampled_again(run: Any, tmp_path: 
     algorithm = run(1)
     trained(algorithm, 2)
     path = algorithm.save(str(tmp_path / "saved"))
-    ((_, ahead),) = trained(algorithm, 1)
+    trained(algorithm, 1)
     problems = [group.task.problem_index for group in algorithm.sampled]
     algorithm.restore(path)
     trained(algorithm, 1)
