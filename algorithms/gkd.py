@@ -103,20 +103,21 @@ class GKD(Taught[GKDConfig]):
         self.teacher_head = TeacherHead.of(self.config)
         super().build_scorers(teachers)
 
-    @property
-    def on_policy(self) -> bool:
+    def samples(self, iteration: int) -> bool:
         """Whether this iteration samples. A restarted run decides the same."""
         # 4 keeps this stream apart from the other uses of the seed
-        draw = np.random.default_rng([self.config.seed, 4, self.iteration]).random()
+        draw = np.random.default_rng([self.config.seed, 4, iteration]).random()
         return self.traces is None or bool(draw < self.config.training.on_policy_share)
 
     def sample(self) -> Iterator[SampledGroup]:
-        if self.on_policy or self.traces is None:
+        if self.traces is None or self.samples(self.sampling_iteration):
             return super().sample()
         training = self.config.training
         size = training.groups_per_iteration * training.group_size
         # Responses of the file count as the policy's own, so that the loss and its denominator include them.
-        return iter(self.traces.batch(self.iteration, size, training.groups_per_iteration, origin=ORIGIN_POLICY))
+        return iter(
+            self.traces.batch(self.sampling_iteration, size, training.groups_per_iteration, origin=ORIGIN_POLICY)
+        )
 
     def wanted(self) -> set[str]:
         return {"hidden"}
@@ -129,7 +130,7 @@ class GKD(Taught[GKDConfig]):
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
         metrics = super().check_metrics(metrics)
-        if self.on_policy:
+        if self.samples(self.iteration):
             return metrics
         # Rows of a file were not verified, so their rewards and outcomes are placeholders.
         return {name: value for name, value in metrics.items() if not name.startswith(("reward", "outcome/", "zero_"))}

@@ -49,9 +49,10 @@ class GRPOTrainingConfig(TrainingConfig):
     kl_as: Literal["loss", "advantage"] = Field(
         default="loss", description="loss: a term of its own, k2 or k3; advantage: k1 taken off the advantages."
     )
-    importance: Literal["none", "truncated", "sequence"] = Field(
-        default="none",
-        description="Correction of the sampler's log-probs against the learner's: token ratios or the response's, cut.",
+    importance: Literal["none", "truncated", "sequence"] | None = Field(
+        default=None,
+        description="Importance weights against the sampler's log-probs, cut: of tokens or of the response; null: "
+        "truncated where max_staleness > 0 and old_logprobs is sampler, else none.",
     )
     importance_cap: PositiveFloat = Field(default=2.0, description="Largest importance weight.")
     outcome_rewards: OutcomeRewards | None = Field(
@@ -67,7 +68,19 @@ class GRPOTrainingConfig(TrainingConfig):
 
     @property
     def needs_sampler_logprobs(self) -> bool:
-        return super().needs_sampler_logprobs or self.importance != "none"
+        return super().needs_sampler_logprobs or self.resolved_importance() != "none"
+
+    def resolved_importance(self) -> Literal["none", "truncated", "sequence"]:
+        """Returns `importance`, or the value that null stands for."""
+        if self.importance is not None:
+            return self.importance
+        if "importance" in self.unread:
+            return "none"
+        return "truncated" if self.max_staleness > 0 and self.resolved_old_logprobs() == "sampler" else "none"
+
+    def fill_in(self, run: RunView, *, gpus: bool) -> None:
+        super().fill_in(run, gpus=gpus)
+        self.importance = self.resolved_importance()
 
     @property
     def uses_reference(self) -> bool:
@@ -85,11 +98,6 @@ class GRPOTrainingConfig(TrainingConfig):
         yield from super().rules(run)
         if self.kl_weight > 0.0:
             yield from self._kl_rules(run)
-        if self.importance != "none" and self.resolved_old_logprobs() == "sampler":
-            yield (
-                f"training.importance: {self.importance} with old_logprobs sampler would correct twice: the ratio is "
-                "taken against the sampler already; write old_logprobs: learner, or importance: none"
-            )
         limit = run.env_runners.max_response_tokens
         if self.overlong_buffer is not None and self.overlong_buffer >= limit:
             yield (

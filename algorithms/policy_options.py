@@ -37,6 +37,6 @@ def policy_options(training: GRPOTrainingConfig, *, clips: bool = True) -> Polic
         "kl_weight": training.kl_weight,
         "kl_estimator": training.kl_estimator,
         "kl_as": training.kl_as,
-        "importance": training.importance,
+        "importance": training.resolved_importance(),
         "importance_cap": training.importance_cap,
     }

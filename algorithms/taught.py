@@ -41,7 +41,7 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
 
     @property
     def guidance_weight(self) -> float:
-        """w_t of the present iteration."""
+        """w_t of the iteration that is being learned."""
         return self.schedule(self.iteration)
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
@@ -61,7 +61,7 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
     def begin_iteration(self) -> None:
         """Releases the teachers once their weight stays 0, and starts them where they are needed again."""
         super().begin_iteration()
-        if self.guidance_weight == 0.0:
+        if self.schedule(self.sampling_iteration) == 0.0:
             self._release_teachers()
         elif not self.teachers:  # a checkpoint took the run back behind their release
             self._start_teachers()
@@ -70,11 +70,13 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
 
     def _release_teachers(self) -> None:
         last = self.schedule.last_step()
-        if last is not None and self.iteration >= last and self.teachers:
+        if last is not None and self.sampling_iteration >= last and self.teachers:
             for group in self.teachers.values():
                 self._disown(group)
             self.teachers = {}
-            print(f"guidance: w = 0 after iteration {self.iteration}; the teachers' resources return", flush=True)
+            print(
+                f"guidance: w = 0 after iteration {self.sampling_iteration}; the teachers' resources return", flush=True
+            )
 
     # ---- scoring
 
@@ -86,7 +88,7 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
         from tgpo_ray.teachers import GroupRequest
 
         requests = super().scoring_requests(group)
-        if self.guidance_weight == 0.0 or not self.asks_teacher(group):
+        if self.schedule(self.sampling_iteration) == 0.0 or not self.asks_teacher(group):
             return requests
         teacher = self.teachers[self.config.envs[group.task.env_index].teacher]
         return [*requests, GroupRequest("teacher", teacher, self.wanted())]

@@ -69,7 +69,8 @@ class PolicyLoss(TokenLoss):
             penalty in the reward with immediate credit.
         importance: u_t, which corrects for a sampler whose log-probabilities are not the learner's. `truncated` is
             min(pi_learner / pi_sampler, importance_cap) for each token. `sequence` is the product over the response,
-            cut at the same cap. pi_learner is pi_old where it is known, else the present policy, which then equals it.
+            cut at the same cap. pi_learner is pi_old where it is known, else the present policy, so that u_t is then
+            the weight of a gradient without a clip.
     """
 
     clip_low: float = 0.2
@@ -153,6 +154,17 @@ class PolicyLoss(TokenLoss):
         learner = old_or_present(logprobs, rows)
         return truncated_importance_weight(learner, rows.extra[SAMPLER].to(learner.dtype), self.importance_cap)
 
+    def importance_metrics(self, logprobs: Tensor, rows: TokenRows) -> Metrics:
+        """The gap between learner and sampler, and the weights: mean, mean square, share cut at the cap."""
+        gap = old_or_present(logprobs, rows) - rows.extra[SAMPLER]
+        weights, cap = self.importance_weights(logprobs, rows), self.importance_cap
+        return {
+            "policy/sampler_gap": masked_sum(gap.abs(), rows.mask),
+            "policy/importance_weight": masked_sum(weights, rows.mask),
+            "policy/importance_weight_squared": masked_sum(weights.square(), rows.mask),
+            "policy/importance_cut": masked_sum((weights >= cap).to(weights.dtype), rows.mask),
+        }
+
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
         sampled, mask, old = logprobs[:, 0], rows.mask, rows.old_logprobs
         clipped = clipped_tokens(sampled, old, self.advantages(sampled, rows), self.clip_low, self.clip_high)
@@ -163,9 +175,7 @@ class PolicyLoss(TokenLoss):
         if entropy is not None:
             metrics["policy/entropy"] = masked_sum(entropy, mask)
         if self.importance != "none":
-            metrics["policy/sampler_gap"] = masked_sum(
-                (old_or_present(sampled, rows) - rows.extra[SAMPLER]).abs(), mask
-            )
+            metrics |= self.importance_metrics(sampled, rows)
         if self.kl_weight != 0.0:
             reference, known = self.reference(rows)
             metrics["policy/reference_kl"] = masked_sum(kl_k3(sampled, reference), mask * known)

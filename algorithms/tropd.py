@@ -105,7 +105,7 @@ class TrOPD(Taught[TrOPDConfig]):
     @property
     def prefix_share(self) -> float:
         """Part of a trace that this iteration's responses begin with."""
-        progress = min(1.0, self.iteration / self.num_iterations)
+        progress = min(1.0, self.sampling_iteration / self.num_iterations)
         return self.config.guidance.prefix_share * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     def sample(self) -> Iterator[SampledGroup]:

@@ -132,9 +132,9 @@ def env_runners(_env_runners: Any, policy_buckets: list[Any]) -> Iterator[Any]:
     """
     group = _env_runners
     group.sync_weights(group.weights_version + 1, policy_buckets)
-    runners, restarts = list(group._runners), group.num_restarts
+    runners, restarts = list(group.runners), group.num_restarts
     yield group
-    assert (group._runners, group.num_restarts) == (runners, restarts), "a test has harmed the shared runners"
+    assert (group.runners, group.num_restarts) == (runners, restarts), "a test has harmed the shared runners"
     assert group.prefixes is None, "a test has left prefixes at the shared runners"
 
 

@@ -19,6 +19,7 @@ def without_actors(config: Any, *, iteration: int = 0) -> Any:
     kind = config.get_algo_class()
     algorithm = kind.__new__(kind)
     algorithm.config, algorithm.iteration = config.resolved(gpus=False), iteration
+    algorithm.sampling_iteration = iteration
     algorithm.sampled, algorithm.refused, algorithm.reference = [], [], None
     if hasattr(config, "guidance"):
         algorithm.schedule = config.guidance.build_schedule(config.training.num_iterations)

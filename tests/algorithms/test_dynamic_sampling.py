@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.algorithms.driver_parts import config_of, without_actors
 from tests.episodes import group_of_rewards
+from tgpo_ray.driver.rollouts import Batches, OnPolicyRollouts
 from tgpo_ray.driver.stage_times import StageTimes
 from tgpo_ray.env_runners.cursor import Cursor
 from tgpo_ray.env_runners.group import EnvRunnerGroup
+from tgpo_ray.env_runners.sampling_session import SamplingSession
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.models.engine_spec import Sampling
@@ -20,21 +23,36 @@ from tgpo_ray.models.engine_spec import Sampling
 SAMPLING = Sampling(8)
 
 
+class AnsweredAtOnce(SamplingSession):
+    """A session whose rounds are answered at once: a problem of even index teaches nothing. Last tasks finish first."""
+
+    def __init__(self, rounds: Rounds) -> None:
+        self._rounds = rounds
+
+    def _round(self, tasks: Sequence[Task]) -> Iterator[SampledGroup]:
+        self._rounds.rounds.append(list(tasks))
+        for task in reversed(tasks):
+            yield replace(group_of_rewards(rewards=self._rounds.rewards(task), ordinal=task.ordinal), task=task)
+
+    def abort(self) -> None:
+        pass
+
+
 class Rounds(EnvRunnerGroup):
-    """The group's rounds, each answered at once: a problem of even index teaches nothing. Last tasks finish first."""
+    """Runners that keep the tasks of each round."""
+
+    busy_s = 0.0
 
     def __init__(self) -> None:
         self.rounds: list[list[Task]] = []
-        self.seeds: list[int] = []
 
-    def _sample_round(
-        self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int
-    ) -> Iterator[SampledGroup]:
-        self.rounds.append(list(tasks))
-        self.seeds.append(seed)
-        for task in reversed(tasks):
-            rewards = [0.0, 0.0] if task.problem_index % 2 == 0 else [1.0, 0.0]
-            yield replace(group_of_rewards(rewards=rewards, ordinal=task.ordinal), task=task)
+    def rewards(self, task: Task) -> list[float]:
+        return [0.0, 0.0] if task.problem_index % 2 == 0 else [1.0, 0.0]
+
+    def open_session(
+        self, group_size: int, sampling: Sampling, seed: int, *, stays_open: bool = False
+    ) -> SamplingSession:
+        return AnsweredAtOnce(self)
 
 
 def cursor() -> Cursor:
@@ -51,7 +69,6 @@ def test_refused_groups_are_replaced_under_their_ordinals():
     # 0 1 2 3: 0 and 2 are refused; 4 5 for them: 4 is refused; 6 for it, and 7 for that
     assert [[task.problem_index for task in tasks] for tasks in runners.rounds] == [[0, 1, 2, 3], [4, 5], [6], [7]]
     assert sorted((group.ordinal, group.task.problem_index) for group in found) == [(0, 7), (1, 1), (2, 5), (3, 3)]
-    assert len(set(runners.seeds)) == 4
     assert tasks.drawn == [8]  # the cursor's state says how far it went: a restored run goes on there
 
 
@@ -85,12 +102,16 @@ class Learners:
     def accumulate(self, groups: Sequence[SampledGroup], advantages: Sequence[Any], loss: TokenLoss) -> None:
         self.groups += groups
 
+    def take_busy_s(self) -> float:
+        return 0.0
+
 
 def algorithm_with(runners: Rounds, **training: Any) -> Any:
     sections = {"groups_per_iteration": 4, "group_size": 2, "dynamic_sampling": True, "updates_per_iteration": 2}
     algorithm = without_actors(config_of("GRPO", training=sections | training))
-    algorithm.env_runners, algorithm.cursor, algorithm.learners = runners, cursor(), Learners()
-    algorithm.times = StageTimes()
+    algorithm.env_runners, algorithm.learners = runners, Learners()
+    algorithm.batches, algorithm.source = Batches(cursor(), 4), OnPolicyRollouts(algorithm)
+    algorithm.times, algorithm.weights = StageTimes(), SimpleNamespace(version=1)
     return algorithm
 
 
@@ -108,9 +129,8 @@ def test_without_dynamic_sampling_every_group_is_trained_on():
 
 def test_a_policy_that_can_learn_nothing_ends_the_run_with_a_reason():
     class NothingTeaches(Rounds):
-        def _sample_round(self, tasks, group_size, sampling, seed):
-            for task in tasks:
-                yield group_of_rewards(rewards=[1.0, 1.0], ordinal=task.ordinal)
+        def rewards(self, task: Task) -> list[float]:
+            return [1.0, 1.0]
 
     algorithm = algorithm_with(NothingTeaches(), max_sampling_rounds=3)
     with pytest.raises(RuntimeError, match="dynamic sampling refused all 12 groups of 3 rounds: the problems are too"):

@@ -34,7 +34,8 @@ class TrainingConfig(OptimizerConfig):
     clip_high: NonNegativeFloat = Field(default=0.2, description="The ratio is clipped at 1 + this.")
     entropy_weight: NonNegativeFloat = Field(default=0.001, description="Weight of the entropy bonus.")
     max_staleness: NonNegative = Field(
-        default=0, description="Weight versions the runners may lag; only 0 (on-policy) so far."
+        default=0,
+        description="Batches sampled ahead of the one that is learned; 0: on-policy; 1: one, in a fixed order.",
     )
     dynamic_sampling: bool = Field(
         default=False, description="Replace groups whose rewards are all equal, which teach nothing, by other problems."
@@ -66,10 +67,15 @@ class TrainingConfig(OptimizerConfig):
     def rules(self, run: RunView) -> Iterator[str]:
         yield from self._group_rules(run)
         yield from self._update_rules(run)
-        if self.max_staleness > 0:
+        if self.max_staleness == 0 and run.env_runners.weight_update == "in_flight":
             yield (
-                f"training.max_staleness: must be 0, got {self.max_staleness}: runners cannot yet work ahead of the "
-                "learners; within an iteration everything overlaps anyway"
+                "env_runners.weight_update: in_flight needs training.max_staleness >= 1, got 0: on-policy, nobody "
+                "samples while weights change; raise max_staleness, or write between_batches"
+            )
+        if self.max_staleness > 0 and self.old_logprobs == "none":
+            yield (
+                f"training.old_logprobs: none needs max_staleness 0, got {self.max_staleness}: the policy that sampled "
+                "is an earlier one; write sampler, learner or null"
             )
         for key in self.unread:  # a value that nothing reads would mislead
             if getattr(self, key) != type(self).model_fields[key].default:
@@ -116,7 +122,15 @@ class TrainingConfig(OptimizerConfig):
             "tokens": f"at most {episodes * longest:,} ({responses:,} of them responses)",
             "micro-batches": f"{micro_batches} a learner and update at full length, of {budget:,} tokens",
             "old log-probs": self.resolved_old_logprobs(),
+            "sampling": self._sampling_fact(run),
         }
+
+    def _sampling_fact(self, run: RunView) -> str:
+        if self.max_staleness == 0:
+            return "on-policy: each iteration samples from the weights that it updates"
+        ahead = "1 batch" if self.max_staleness == 1 else f"up to {self.max_staleness} batches"
+        when = {"between_batches": "between batches", "in_flight": "within responses"}[run.env_runners.weight_update]
+        return f"{ahead} ahead of the learners; engines take new weights {when}"
 
     def denominator_fact(self, episodes: int, tokens: int) -> str:
         """Returns the divisor of an update of `episodes` episodes with at most `tokens` response tokens, as text."""
@@ -127,3 +141,7 @@ class OnPolicyConfig(AlgorithmConfig):
     """The configuration of a run of an `OnPolicyAlgorithm`."""
 
     training: TrainingConfig = section(TrainingConfig, "Batch shape, optimizer, policy loss.")
+
+    @property
+    def syncs_later(self) -> bool:
+        return self.training.max_staleness > 1 or self.env_runners.weight_update == "in_flight"

@@ -77,6 +77,11 @@ class RunConfig(Strict):
     # ---- the parts that depend on the method: override these
 
     @property
+    def syncs_later(self) -> bool:
+        """Whether runners take weights at a time of their own, while the learners go on."""
+        return False
+
+    @property
     def uses_reference(self) -> bool:
         """Whether a frozen reference scores the episodes, for a KL term of the loss."""
         return self.training.uses_reference

@@ -127,10 +127,15 @@ class WeightSyncConfig(Section):
     def fill_in(self, run: RunView, *, gpus: bool) -> None:
         if self.backend == "auto":
             own = all(amount is not None and amount >= least for _, amount, least in _gpus_of_both(run))
-            self.backend = "nccl" if own else "object_store"
+            self.backend = "nccl" if own and not run.syncs_later else "object_store"
 
     def rules(self, run: RunView) -> Iterator[str]:
         known = [(key, amount, least) for key, amount, least in _gpus_of_both(run) if amount is not None]
+        if self.backend in ("nccl", "ipc") and run.syncs_later:
+            yield (
+                f"weight_sync.backend: {self.backend} sends weights while every engine waits for them, which needs "
+                "training.max_staleness 0 or 1 and env_runners.weight_update between_batches; write object_store"
+            )
         if self.backend == "nccl":
             for key, amount, least in known:
                 if amount < least:

@@ -145,6 +145,15 @@ class EnvRunnersConfig(Section):
     num_gpus_per_env_runner: NonNegativeFloat | None = Field(
         default=None, description="GPUs of one runner; null: tensor_parallel_size where the cluster has GPUs, else 0."
     )
+    weight_update: Literal["between_batches", "in_flight"] = Field(
+        default="between_batches",
+        description="When engines take new weights; in_flight: between two decoding steps, with max_staleness >= 1.",
+    )
+    seed_by: Literal["request", "runner"] = Field(
+        default="request",
+        description="request: a group's tokens follow from seed, weights and problem alone; runner: one generator for "
+        "an engine, whose tokens depend on what else it samples.",
+    )
     num_verifier_workers: Positive | None = Field(
         default=None,
         description="Verifier processes of one runner; null: num_cpus_per_env_runner rounded down, at least 1.",
@@ -261,6 +270,9 @@ class RunView(Protocol):
 
     @property
     def uses_reference(self) -> bool: ...
+
+    @property
+    def syncs_later(self) -> bool: ...
 
     @property
     def num_iterations(self) -> int | None: ...

@@ -12,12 +12,13 @@ import ray
 
 from tgpo_ray import cluster
 from tgpo_ray.checks import check_environments
-from tgpo_ray.cluster import absolute, copy_folder, read_text
+from tgpo_ray.cluster import absolute, copy_folder
 from tgpo_ray.config import AlgorithmConfig, check_resources
+from tgpo_ray.driver.checkpoint_state import STATE_FILE, read_state
 from tgpo_ray.driver.evaluation import evaluate
 from tgpo_ray.driver.stage_times import StageTimes
 from tgpo_ray.driver.weight_sync import WeightSync
-from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, all_envs, build_env_runners
+from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, build_env_runners, check_same_envs
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.learners import LearnersRestartedError, build_learners
 from tgpo_ray.models import local_model
@@ -25,8 +26,6 @@ from tgpo_ray.teachers import TeacherGroup
 
 if TYPE_CHECKING:
     from ray.train import Result
-
-STATE_FILE = "algorithm.json"
 
 Metrics = dict[str, float]
 
@@ -94,7 +93,7 @@ class Algorithm(Generic[ConfigT]):
             self.config = config.resolved(gpus=cluster.has_gpus())
             self.config.model.path = local_model(self.config.model.path)
             self.run_folder = run_folder or f"{absolute(self.config.checkpointing.storage_path)}/{self.config.name}"
-            self._check_runners(env_runners)
+            check_same_envs(self.config, env_runners)
             self.learners = self._own(build_learners(self.config, self.run_folder, session))
             self._build(env_runners, teachers, with_runners=with_runners)
         except BaseException:
@@ -109,19 +108,6 @@ class Algorithm(Generic[ConfigT]):
         from tgpo_ray.driver.run import fit  # it imports this module
 
         return fit(config)
-
-    def _check_runners(self, env_runners: EnvRunnerGroup | None) -> None:
-        if env_runners is not None and env_runners.spec.envs != all_envs(self.config):
-            raise ValueError(
-                f"env_runners were built for the environments {[env.id for env in env_runners.spec.envs]}, the "
-                f"configuration has {[env.id for env in all_envs(self.config)]} (or other arguments of them): "
-                "build the group from this configuration"
-            )
-        ours = self.config.weight_sync.backend
-        if env_runners is not None and (theirs := env_runners.spec.engine.weight_transfer or "object_store") != ours:
-            raise ValueError(
-                f"env_runners take weights by {theirs}, weight_sync.backend is {ours}: build both from one file"
-            )
 
     def _build(
         self,
@@ -192,8 +178,12 @@ class Algorithm(Generic[ConfigT]):
             metrics["throughput/trained_tokens_per_s"] = metrics["tokens/trained"] / metrics["time/update_s"]
         return metrics | {"time/iteration_s": seconds}
 
-    def sampling_seed(self) -> int:
-        return self.config.seed * 1_000_003 + self.iteration * 1_009
+    def sampling_seed(self, iteration: int) -> int:
+        """The seed of the episodes of an iteration."""
+        return self.config.seed * 1_000_003 + iteration * 1_009
+
+    def drop_rollouts(self) -> None:
+        """Ends what is being sampled for later iterations, which sample it again. Does nothing by default."""
 
     # ---- around the iterations
 
@@ -214,7 +204,7 @@ class Algorithm(Generic[ConfigT]):
             raise ValueError("evaluation.envs is empty: name at least one held-out environment to evaluate on")
         start = time.monotonic()
         self.before_evaluation()
-        metrics, groups = evaluate(self.config, self.env_runners, self.sampling_seed() + 1)
+        metrics, groups = evaluate(self.config, self.env_runners, self.sampling_seed(self.iteration) + 1)
         return metrics | {"time/evaluate_s": time.monotonic() - start}, groups
 
     def before_evaluation(self) -> None:
@@ -226,13 +216,20 @@ class Algorithm(Generic[ConfigT]):
             "algorithm": self.config.algorithm,
             "iteration": self.iteration,
             "weights_version": self.weights.version if self.has_runners else 0,
-            "cursor": self.cursor.state_dict() if self.has_runners else None,
+            "cursor": self.cursor_state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.iteration = state["iteration"]
         if self.has_runners and state["cursor"] is not None:  # None: saved by a run without runners
-            self.cursor.load_state_dict(state["cursor"])
+            self.load_cursor(state["cursor"])
+
+    def cursor_state(self) -> dict[str, Any] | None:
+        """The cursor of a checkpoint, or None without runners."""
+        return self.cursor.state_dict() if self.has_runners else None
+
+    def load_cursor(self, state: dict[str, Any]) -> None:
+        self.cursor.load_state_dict(state)
 
     def save(self, path: str | None = None) -> str:
         """Returns the path of a new checkpoint in the run's folder, or of its copy at `path` (a folder or a URI)."""
@@ -255,12 +252,8 @@ class Algorithm(Generic[ConfigT]):
             ValueError: `path` is no checkpoint, or one of another algorithm.
         """
         path = absolute(path)
-        try:
-            state = json.loads(read_text(f"{path}/{STATE_FILE}"))
-        except FileNotFoundError:
-            raise ValueError(f"{path} is not a checkpoint: it holds no {STATE_FILE}") from None
-        if state["algorithm"] != self.config.algorithm:
-            raise ValueError(f"{path} is a checkpoint of {state['algorithm']}, this is {self.config.algorithm}")
+        state = read_state(path, self.config.algorithm)
+        self.drop_rollouts()
         self.learners.load(path)
         self._last_state, self._last_checkpoint = state, path
         self.load_state_dict(state)
@@ -269,6 +262,7 @@ class Algorithm(Generic[ConfigT]):
 
     def recover(self, error: LearnersRestartedError | None) -> None:
         """Goes back to the last checkpoint, or the start, where Ray Train has put the learners."""
+        self.drop_rollouts()
         while error is not None:
             self.num_recoveries += 1
             print(f"{error}: going back from iteration {self.iteration} to {self._last_state['iteration']}", flush=True)
@@ -295,5 +289,6 @@ class Algorithm(Generic[ConfigT]):
             if self._owns_ray:
                 self._owns_ray = False
                 stack.callback(ray.shutdown)
-            for group in reversed(owned):
+            for group in owned:  # the last is stopped first
                 stack.callback(group.stop)
+            stack.callback(self.drop_rollouts)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tgpo_ray.config import OnPolicyConfig
 from tgpo_ray.driver.algorithm import Algorithm, Metrics
 from tgpo_ray.driver.handover import Handover
+from tgpo_ray.driver.rollouts import Batches, OnPolicyRollouts, Rollouts, RolloutsAhead, RolloutSource, Take
+from tgpo_ray.driver.stage_times import StageTimes
 from tgpo_ray.driver.verifier_failures import VerifierFailures
-from tgpo_ray.env_runners import training_sampling
+from tgpo_ray.driver.waits import Waits
+from tgpo_ray.env_runners import EnvRunnerGroup, training_sampling
 from tgpo_ray.episode import EpisodeInfo, SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.reporting import rollout_metrics
@@ -28,7 +31,10 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
     """
 
     reference: TeacherGroup | None  # the frozen reference, where the loss has a KL to it
-    refused: Sequence[tuple[EpisodeInfo, ...]] = ()  # of the groups that dynamic sampling replaced
+    source: RolloutSource
+    batches: Batches  # the tasks that are not trained on yet
+    sampling_iteration = 0  # the one that is being sampled; above `iteration` where runners work ahead
+    refused: Sequence[tuple[EpisodeInfo, ...]] = ()  # groups of `sampling_iteration` that were replaced
     _num_empty_iterations = 0
 
     # ---- the parts of a method: override these
@@ -87,29 +93,68 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         """The metrics with those that the method adds. It may raise to end the run. Unchanged by default."""
         return metrics
 
+    # ---- the order of sampling and learning
+
+    def _connect(self, env_runners: EnvRunnerGroup) -> None:
+        super()._connect(env_runners)
+        training = self.config.training
+        self.batches = Batches(self.cursor, training.groups_per_iteration)
+        if training.max_staleness == 0:
+            self.source = OnPolicyRollouts(self)
+        else:
+            in_flight = self.config.env_runners.weight_update == "in_flight"
+            self.source = RolloutsAhead(self, training.max_staleness, self.num_iterations, in_flight=in_flight)
+
+    def before_evaluation(self) -> None:
+        self.source.rest()
+
+    def drop_rollouts(self) -> None:
+        if self.has_runners:
+            self.source.drop()
+
+    def cursor_state(self) -> dict[str, Any] | None:
+        return self.batches.state_dict() if self.has_runners else None
+
+    def load_cursor(self, state: dict[str, Any]) -> None:
+        self.batches.load_state_dict(state)
+
     # ---- one iteration
 
     def training_step(self) -> Metrics:
         """The metrics of one iteration. Each group moves to the next stage as soon as it is ready."""
+        waits, handover = Waits(self), self.handover()
+        rollouts = self.source.next(self.iteration, handover.take, self.times)
+        version = self.weights.version
+        self.sampled = self.batch_of(handover)
+        self._check_collapse(rollouts.refused)
+        updates = self.update_all(handover)
+        self.batches.forget(self.iteration)
+        with self.times.stage("sync"):
+            self.source.publish()
+        return self.check_metrics(self.measured(rollouts, updates, version) | waits.metrics())
+
+    def roll_out(self, iteration: int, take: Take, times: StageTimes) -> Rollouts:
+        """Samples, verifies, completes and scores the groups of an iteration. `take` gets each when it is scored.
+
+        With `training.max_staleness` a thread calls this, while earlier iterations are learned.
+        """
+        self.sampling_iteration, self.refused = iteration, ()
         self.begin_iteration()
-        failures, handover = VerifierFailures.of(self.config), self.handover()
+        rollouts, failures = Rollouts(iteration), VerifierFailures.of(self.config)
         with Scoring() as scoring:
-            for group in self.times.waiting("sample", self.sample()):
+            for group in times.waiting("sample", self.sample()):
                 verified = failures.passed(group)
                 if verified is not None:
                     completed = self.complete(verified)
                     scoring.submit(completed, self.scoring_requests(completed))
                 for scored in scoring.finished():
-                    handover.take(scored)
+                    take(scored)
             failures.check()  # raises before the wait for the slowest scorer
-            for scored in self.times.waiting("guidance", scoring.drain()):
-                handover.take(scored)
-        self.sampled = self.batch_of(handover)
-        self._check_collapse()
-        updates = self.update_all(handover)
-        with self.times.stage("sync"):
-            self.weights.sync()
-        return self.check_metrics(self.measured(failures.infos, updates))
+            for scored in times.waiting("guidance", scoring.drain()):
+                take(scored)
+        rollouts.infos, rollouts.refused = failures.infos, self.refused
+        rollouts.metrics = scoring_metrics(dict.fromkeys(self.scorers()))
+        return rollouts
 
     @property
     def rollouts_per_group(self) -> int:
@@ -117,7 +162,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         return self.config.training.group_size
 
     def sample(self) -> Iterator[SampledGroup]:
-        """The iteration's groups as they finish, with dynamic sampling only those that `keep` accepts."""
+        """The groups of `sampling_iteration` as they finish, with dynamic sampling only those that `keep` accepts."""
         training = self.config.training
         refused: list[tuple[EpisodeInfo, ...]] = []
         self.refused = refused
@@ -128,13 +173,13 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
                 refused.append(group.infos)
             return is_accepted
 
-        return self.env_runners.sample(
-            self.cursor.next(training.groups_per_iteration),
+        return self.source.sample(
+            self.batches.tasks(self.sampling_iteration),
             self.rollouts_per_group,
             training_sampling(self.config),
-            self.sampling_seed(),
+            self.sampling_seed(self.sampling_iteration),
             keep=keep_or_note if training.dynamic_sampling else None,
-            more=self.cursor.next,
+            more=self.batches.more,
             max_rounds=training.max_sampling_rounds,
         )
 
@@ -144,7 +189,8 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         With one update, they work on the groups that have arrived while the rest is being written. With several, the
         groups of an update must not depend on the order in which they finish, so they wait for each other.
         """
-        if self.config.training.updates_per_iteration > 1 or self.needs_batch:
+        training = self.config.training
+        if training.updates_per_iteration > 1 or training.max_staleness > 0 or self.needs_batch:
             return Handover(self.accumulate, enough_tokens=None)
         return Handover(self.accumulate, self.learners.token_budget * self.learners.placement.num_learners)
 
@@ -192,23 +238,26 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         step = self.iteration * training.updates_per_iteration + update
         return training.lr * min(1.0, (step + 1) / max(1, training.lr_warmup_steps))
 
-    def measured(self, infos: Sequence[tuple[EpisodeInfo, ...]], updates: Sequence[Metrics]) -> Metrics:
-        """The metrics of all sampled episodes and of the scorers, and the means over the updates."""
-        infos = [*infos, *self.refused]
-        # The sync after the updates has raised the version by one.
-        metrics = rollout_metrics(infos, weights_version=self.weights.version - 1)
+    def measured(self, rollouts: Rollouts, updates: Sequence[Metrics], version: int) -> Metrics:
+        """The metrics of all sampled episodes and of the scorers, and the means over the updates.
+
+        Args:
+            version: of the weights that the first update changed.
+        """
+        infos = [*rollouts.infos, *rollouts.refused]
+        metrics = rollout_metrics(infos, weights_version=version)
         if self.config.training.dynamic_sampling:
-            metrics["sampling/refused_groups"] = len(self.refused) / len(infos)
-        metrics |= scoring_metrics(dict.fromkeys(self.scorers()))
+            metrics["sampling/refused_groups"] = len(rollouts.refused) / len(infos)
+        metrics |= rollouts.metrics
         metrics |= _mean(updates) | {"optimizer/lr": self.learning_rate(0)}
         return metrics | {"tokens/trained": float(sum(group.num_policy_tokens for group in self.sampled))}
 
-    def _check_collapse(self) -> None:
+    def _check_collapse(self, refused: Sequence[tuple[EpisodeInfo, ...]]) -> None:
         """Raises RuntimeError where nothing is left to learn from: no group, or responses without a token."""
-        if not self.sampled and self.refused:
+        if not self.sampled and refused:
             training = self.config.training
             raise RuntimeError(
-                f"dynamic sampling refused all {len(self.refused)} groups of {training.max_sampling_rounds} rounds: "
+                f"dynamic sampling refused all {len(refused)} groups of {training.max_sampling_rounds} rounds: "
                 "the problems are too hard or too easy for this policy. Mix in others, raise training.group_size or "
                 "training.max_sampling_rounds, or write training.dynamic_sampling: false"
             )
@@ -226,4 +275,8 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
 def _mean(updates: Sequence[Metrics]) -> Metrics:
     """The mean over an iteration's updates of every metric, over the updates that have it."""
     names = {name for update in updates for name in update}
-    return {name: float(np.mean([update[name] for update in updates if name in update])) for name in sorted(names)}
+    means = {name: float(np.mean([update[name] for update in updates if name in update])) for name in sorted(names)}
+    if "policy/importance_weight" in means:
+        squared_mean = means["policy/importance_weight"] ** 2
+        means["policy/effective_sample_size"] = squared_mean / means["policy/importance_weight_squared"]
+    return means

@@ -43,6 +43,22 @@ class WeightSync:
             self._runners.sync_weights(self.version, update)
         return self.version
 
+    def take(self) -> tuple[int, WeightUpdate]:
+        """Returns the learners' weights under a new version, for `load`. Only with the object store."""
+        self._raise_version()
+        return self.version, self._learners.weight_buckets()
+
+    def load(self, update: tuple[int, WeightUpdate]) -> None:
+        """Returns after every runner has these weights. No runner may be sampling."""
+        self._runners.sync_weights(*update)
+
+    def offer(self) -> None:
+        """Has every runner load the learners' weights between two steps of its engine, and returns at once.
+
+        Only with the object store: the learners of a transfer wait until every engine has the weights.
+        """
+        self._runners.offer_weights(*self.take())
+
     @contextmanager
     def current(self, members: Sequence[str]) -> Iterator[tuple[int, WeightUpdate]]:
         """Yields the learners' weights of this moment and their version, for runners that have restarted.

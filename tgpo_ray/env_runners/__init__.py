@@ -5,7 +5,13 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from tgpo_ray.env_runners.building import build_env_runners, env_runner_spec, evaluation_sampling, training_sampling
+    from tgpo_ray.env_runners.building import (
+        build_env_runners,
+        check_same_envs,
+        env_runner_spec,
+        evaluation_sampling,
+        training_sampling,
+    )
     from tgpo_ray.env_runners.chat_turns import why_refused
     from tgpo_ray.env_runners.cursor import Cursor, evaluation_tasks
     from tgpo_ray.env_runners.env_spec import EnvSpec, all_envs
@@ -22,11 +28,18 @@ if TYPE_CHECKING:
     )
     from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, tell_prompt
     from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
+    from tgpo_ray.env_runners.sampling_session import SamplingSession, SessionAbortedError
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "building": ["build_env_runners", "env_runner_spec", "evaluation_sampling", "training_sampling"],
+        "building": [
+            "build_env_runners",
+            "check_same_envs",
+            "env_runner_spec",
+            "evaluation_sampling",
+            "training_sampling",
+        ],
         "chat_turns": ["why_refused"],
         "cursor": ["Cursor", "evaluation_tasks"],
         "env_spec": ["EnvSpec", "all_envs"],
@@ -43,5 +56,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "rollout": ["Rollout", "RunningGroup", "tell_prompt"],
         "runner": ["EnvRunner", "EnvRunnerSpec"],
+        "sampling_session": ["SamplingSession", "SessionAbortedError"],
     },
 )

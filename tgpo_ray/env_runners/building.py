@@ -37,6 +37,7 @@ def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:
         max_prompt_tokens=runners.max_prompt_tokens,
         num_verifier_threads=runners.verifier_workers,
         gpu=bool(runners.num_gpus_per_env_runner),
+        seed_by=runners.seed_by,
     )
 
 
@@ -70,3 +71,13 @@ def evaluation_sampling(config: AlgorithmConfig) -> Sampling:
     """Returns the sampling settings of evaluation."""
     runners = config.env_runners
     return Sampling(runners.max_response_tokens, temperature=config.evaluation.temperature, stop=tuple(runners.stop))
+
+
+def check_same_envs(config: AlgorithmConfig, env_runners: EnvRunnerGroup | None) -> None:
+    """Raises ValueError if a ready group was built for other environments than the configuration's."""
+    if env_runners is not None and env_runners.spec.envs != all_envs(config):
+        raise ValueError(
+            f"env_runners were built for the environments {[env.id for env in env_runners.spec.envs]}, the "
+            f"configuration has {[env.id for env in all_envs(config)]} (or other arguments of them): "
+            "build the group from this configuration"
+        )

@@ -64,17 +64,18 @@ class EnvRunnerGroup:
             "concurrency_groups": {"control": 1},  # calls that reach a runner while it samples
         }
         self._restarts_left = max_restarts
-        self._start_timeout_s, self._sample_timeout_s = start_timeout_s, sample_timeout_s
+        self._start_timeout_s, self.sample_timeout_s = start_timeout_s, sample_timeout_s
         self.num_restarts = 0
         self.weights_version = 0
         self.weight_source: WeightSource | None = None  # None: a runner that restarts waits for the next sync
         self.prefixes: Prefixes | None = None  # teacher-written beginnings of responses; None: the policy writes all
-        self._runners = [self._start() for _ in range(num_env_runners)]
+        self.runners = [self._start() for _ in range(num_env_runners)]
         self._ready = False
         self._num_problems: list[int | None] = []
-        self._queue: Any = None  # the TaskQueue, from the first session on
+        self.queue: Any = None  # the TaskQueue, from the first session on
         self._session: SamplingSession | None = None
         self._num_sessions = 0
+        self.busy_s = 0.0
 
     def _start(self) -> Any:
         return actor(EnvRunner, self.spec, **self._options)
@@ -87,12 +88,12 @@ class EnvRunnerGroup:
         """
         if not self._ready:
             try:
-                self._wait(self._runners)
+                self._wait(self.runners)
             except BaseException:
                 self.stop()
                 raise
             self._ready = True
-            self._num_problems = ray.get(self._runners[0].num_problems.remote())
+            self._num_problems = ray.get(self.runners[0].num_problems.remote())
 
     def _wait(self, runners: Sequence[Any]) -> None:
         engine = self.spec.engine
@@ -113,10 +114,10 @@ class EnvRunnerGroup:
     @property
     def members(self) -> tuple[str, ...]:
         """The Ray id of each runner, as a `WeightTransfer` names them. A runner that restarts gets another one."""
-        return self._members(range(len(self._runners)))
+        return self._members(range(len(self.runners)))
 
     def _members(self, indices: Iterable[int]) -> tuple[str, ...]:
-        return tuple(self._runners[index]._actor_id.hex() for index in indices)
+        return tuple(self.runners[index]._actor_id.hex() for index in indices)
 
     def sync_weights(self, version: int, update: WeightUpdate) -> None:
         """Load these weights into every runner under this version. A runner that dies gets those of `weight_source`.
@@ -128,16 +129,16 @@ class EnvRunnerGroup:
         """
         self.wait_until_ready()
         self.weights_version = version
-        failures = self._load(range(len(self._runners)), version, update)
+        failures = self._load(range(len(self.runners)), version, update)
         if failures:
             self._replace_all(failures)
 
     def _load(self, indices: Iterable[int], version: int, update: WeightUpdate) -> dict[int, BaseException]:
         """Returns the errors of the runners that did not get the weights, by index. All load at the same time."""
-        pending = {self._runners[index].sync_weights.remote(version, update): index for index in indices}
+        pending = {self.runners[index].sync_weights.remote(version, update): index for index in indices}
         failures: dict[int, BaseException] = {}
         transfer = update if isinstance(update, WeightTransfer) else None
-        end, broken = time.monotonic() + self._sample_timeout_s, None
+        end, broken = time.monotonic() + self.sample_timeout_s, None
         while pending:
             for ref in ray.wait(list(pending), timeout=POLL_S)[0]:
                 index = pending.pop(ref)
@@ -155,7 +156,7 @@ class EnvRunnerGroup:
             if pending and time.monotonic() > end:
                 if broken is None:
                     raise TimeoutError(
-                        f"EnvRunners did not load their weights within {self._sample_timeout_s:.0f} s "
+                        f"EnvRunners did not load their weights within {self.sample_timeout_s:.0f} s "
                         "(fault_tolerance.sample_timeout_s)"
                     )
                 return failures | dict.fromkeys(pending.values(), broken)
@@ -204,35 +205,34 @@ class EnvRunnerGroup:
     ) -> SamplingSession:
         """Returns a session, of which there can be one at a time. With `stays_open` it goes on until it is closed."""
         self.wait_until_ready()
-        if self._queue is None:
-            self._queue = actor_of_driver(TaskQueue, len(self._runners))
+        if self.queue is None:
+            self.queue = actor_of_driver(TaskQueue, len(self.runners))
         self._num_sessions += 1
         order = Order(group_size, sampling, seed, self.prefixes)
-        self._session = SamplingSession(
-            self._num_sessions,
-            order,
-            self._queue,
-            self._runners,
-            self._replace,
-            self._sample_timeout_s,
-            stays_open=stays_open,
-        )
+        self._session = SamplingSession(self._num_sessions, order, self, stays_open=stays_open)
         return self._session
+
+    def interrupt(self) -> None:
+        """End a sampling that goes on in another thread, which gets a SessionAbortedError."""
+        if self._session is not None:
+            self._session.abort()
 
     def offer_weights(self, version: int, update: WeightUpdate) -> None:
         """Have every runner load these weights between two steps of its engine. The call returns at once."""
         self.weights_version = version
-        for runner in self._runners:
+        for runner in self.runners:
             runner.offer_weights.options(concurrency_group="control").remote(version, update)
+
+    @property
+    def num_workers(self) -> int:
+        return len(self.runners)
 
     def take_busy_s(self) -> float:
         """Returns the seconds that the engines have worked since the last call, of all runners together."""
-        if self._session is None:
-            return 0.0
-        busy_s, self._session.busy_s = self._session.busy_s, 0.0
+        busy_s, self.busy_s = self.busy_s, 0.0
         return busy_s
 
-    def _replace(self, index: int, error: BaseException) -> None:
+    def restart(self, index: int, error: BaseException) -> None:
         """Restart a dead runner. Its weights are stale, so it gets the current ones before any work."""
         self._replace_all({index: error})
 
@@ -256,9 +256,9 @@ class EnvRunnerGroup:
             ended = [index for index in indices if not isinstance(failures[index], TransferNotBegunError)]
             self.num_restarts += len(ended)
             for index in ended:
-                ray.kill(self._runners[index])  # a runner that is only out of reach would keep its resources
-                self._runners[index] = self._start()
-            self._wait([self._runners[index] for index in ended])
+                ray.kill(self.runners[index])  # a runner that is only out of reach would keep its resources
+                self.runners[index] = self._start()
+            self._wait([self.runners[index] for index in ended])
             if not deaths:
                 cause = failures[indices[0]]
                 raise WeightTransferError(f"EnvRunners did not get their weights: {root_cause(cause)}") from cause
@@ -270,9 +270,9 @@ class EnvRunnerGroup:
 
     def stop(self) -> None:
         """End every runner and its processes."""
-        kill(self._runners)
-        self._runners = []
+        kill(self.runners)
+        self.runners = []
         self.weight_source = None
-        if self._queue is not None:
-            ray.kill(self._queue)
-            self._queue = None
+        if self.queue is not None:
+            ray.kill(self.queue)
+            self.queue = None

@@ -78,7 +78,7 @@ class EnvRunner:
     def sync_weights(self, version: int, update: WeightUpdate) -> int:
         """Returns `version`, after loading the update. Later episodes have this version."""
         self._engine.load_weights(update, version)
-        self._version = version
+        self._version, self._offered = version, None  # an older offer is void
         return version
 
     def offer_weights(self, version: int, update: WeightUpdate) -> None:

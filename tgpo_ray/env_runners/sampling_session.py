@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import ray
 
@@ -30,15 +30,28 @@ class Order(NamedTuple):
     prefixes: Prefixes | None = None  # teacher-written beginnings of responses; None: the policy writes all
 
 
+class SessionAbortedError(RuntimeError):
+    """The session was aborted while someone waited for its groups."""
+
+
+class RunnerPool(Protocol):
+    """What a session needs of the group of runners."""
+
+    queue: Any  # a TaskQueue actor
+    runners: list[Any]  # their actors
+    sample_timeout_s: float  # seconds that the wait for any next group may take
+    busy_s: float  # of the engines, as far as they have reported it
+
+    def restart(self, runner: int, error: BaseException) -> None:
+        """Starts the runner of this index again after an error, or raises."""
+        ...
+
+
 class SamplingSession:
     """The tasks that runners draw, and the groups that they finish.
 
     Args:
         number: of the session; later ones have higher numbers.
-        queue: a TaskQueue actor.
-        runners: the runners' actors. `restart` may exchange a member of the list.
-        restart: starts the runner of an index again after an error, or raises.
-        timeout_s: seconds that the wait for any next group may take.
         stays_open: the runners wait for more tasks until `close`, and tasks of later batches may be put in advance.
             Otherwise they are free for other work after each round.
     """
@@ -47,20 +60,16 @@ class SamplingSession:
         self,
         number: int,
         order: Order,
-        queue: Any,
-        runners: Sequence[Any],
-        restart: Callable[[int, BaseException], None],
-        timeout_s: float,
+        pool: RunnerPool,
         *,
         stays_open: bool = False,
     ) -> None:
-        self._number, self._order, self._stays_open = number, order, stays_open
-        self._queue, self._runners, self._restart, self._timeout_s = queue, runners, restart, timeout_s
+        self._number, self._order, self._pool, self._stays_open = number, order, pool, stays_open
         self._streams: dict[Any, int] = {}  # the stream of each runner that works, and the runner's index
         self._unfinished: dict[TaskKey, Task] = {}
         self._early: dict[TaskKey, SampledGroup] = {}  # groups of a later batch
         self._since = time.monotonic()
-        self.busy_s = 0.0  # of the engines, as far as they have reported it
+        self._aborted = False
 
     def sample(
         self,
@@ -85,34 +94,36 @@ class SamplingSession:
             tasks = [replace(task, ordinal=gone.ordinal, batch=gone.batch) for gone, task in drawn]
 
     def put(self, tasks: Sequence[Task]) -> None:
-        """Hand these tasks to the runners. A later `sample` of them yields their groups."""
-        self._unfinished |= {task.key: task for task in tasks}
-        ray.get(self._queue.put.remote(self._number, list(tasks), is_complete=not self._stays_open))
+        """Hand those of the tasks to the runners that they do not have. A later `sample` yields their groups."""
+        fresh = {task.key: task for task in tasks if task.key not in self._unfinished and task.key not in self._early}
+        if not fresh:
+            return
+        self._unfinished |= fresh
+        ray.get(self._pool.queue.put.remote(self._number, list(fresh.values()), is_complete=not self._stays_open))
         self._since = time.monotonic()
         working = set(self._streams.values())
-        for runner in range(len(self._runners)):
+        for runner in range(len(self._pool.runners)):
             if runner not in working:
                 self._start(runner)
 
     def close(self) -> None:
         """Let the runners' streams end, and wait until they have, so that the runners are free for other work."""
         if self._stays_open:
-            ray.get(self._queue.put.remote(self._number, [], is_complete=True))
+            ray.get(self._pool.queue.put.remote(self._number, [], is_complete=True))
         while self._streams:
-            self._next()
+            if (group := self._next()) is not None:
+                self._early[group.task.key] = group
 
     def abort(self) -> None:
         """Drop all tasks, and interrupt the runners. It does not wait for them: they end after their present step."""
-        self._queue.put.remote(self._number + 1, [], is_complete=True)
-        for runner in self._runners:
+        self._aborted = True
+        self._pool.queue.put.remote(self._number + 1, [], is_complete=True)
+        for runner in self._pool.runners:
             runner.interrupt.options(concurrency_group="control").remote(self._number)
-        self._streams, self._unfinished = {}, {}
 
     def _round(self, tasks: Sequence[Task]) -> Iterator[SampledGroup]:
         """Yields one group a task, of those that were put in advance and of those that were not."""
-        known = self._unfinished.keys() | self._early.keys()
-        if fresh := [task for task in tasks if task.key not in known]:
-            self.put(fresh)
+        self.put(tasks)
         missing = {task.key for task in tasks}
         for key in sorted(missing & self._early.keys()):
             missing.remove(key)
@@ -130,16 +141,19 @@ class SamplingSession:
             self.close()
 
     def _start(self, runner: int) -> None:
-        method = self._runners[runner].sample.options(num_returns="streaming")
-        stream = method.remote(QueueReader(self._queue, self._number, runner), *self._order)
+        method = self._pool.runners[runner].sample.options(num_returns="streaming")
+        stream = method.remote(QueueReader(self._pool.queue, self._number, runner), *self._order)
         self._streams[stream] = runner
 
     def _next(self) -> SampledGroup | None:
         """Returns the next finished group, or None after an event that is none, or a second without any.
 
         Raises:
-            TimeoutError: no runner has finished a group for `timeout_s`.
+            SessionAbortedError: `abort` was called.
+            TimeoutError: no runner has finished a group for `sample_timeout_s`.
         """
+        if self._aborted:
+            raise SessionAbortedError("sampling was interrupted")
         assert self._streams, "the runners ended their streams before the last group"
         ready, _ = ray.wait(list(self._streams), num_returns=1, timeout=POLL_S)
         if not ready:
@@ -152,8 +166,8 @@ class SamplingSession:
             del self._streams[stream]
         except ACTOR_ERRORS as error:
             runner = self._streams.pop(stream)
-            self._restart(runner, error)
-            ray.get(self._queue.give_back.remote(runner, set(self._unfinished)))
+            self._pool.restart(runner, error)
+            ray.get(self._pool.queue.give_back.remote(runner, set(self._unfinished)))
             self._start(runner)
         return None
 
@@ -163,14 +177,14 @@ class SamplingSession:
         # fetched `ref` is its error. With `ref` as the default of `next`, a lone error item raises here.
         finished: Finished = ray.get(next(stream, ref))
         self._since = time.monotonic()
-        self.busy_s += finished.busy_s
+        self._pool.busy_s += finished.busy_s
         task = self._unfinished.pop(finished.key)
-        self._queue.forget.remote([finished.key])
+        self._pool.queue.forget.remote([finished.key])
         return SampledGroup(task.ordinal, task, finished.infos, ref)
 
     def _check_deadline(self) -> None:
         silent = time.monotonic() - self._since
-        if self._unfinished and silent > self._timeout_s:
+        if self._unfinished and silent > self._pool.sample_timeout_s:
             raise TimeoutError(
                 f"no EnvRunner finished a group for {silent:.0f} s (fault_tolerance.sample_timeout_s): an environment "
                 "that does not return from step, or an engine that is too slow for max_response_tokens"

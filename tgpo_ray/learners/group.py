@@ -10,7 +10,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,7 @@ from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.batch import MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.learners.command_mailbox import Mailbox
 from tgpo_ray.learners.learner import LearnerSpec, Sums
+from tgpo_ray.learners.reduction import losses, reduced
 from tgpo_ray.learners.train_run import Placement, TrainRun, make_trainer
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class LearnerGroup:
         self._pending: list[tuple[int, Callable[[list[Any]], None]]] = []
         self._sums: list[Sums] = []
         self.num_steps = 0  # updates that were asked for
+        self._busy_s = 0.0
         self._thread = threading.Thread(target=self._fit, name=f"{run.name}-fit", daemon=True)
         self._thread.start()
 
@@ -119,11 +121,21 @@ class LearnerGroup:
         self.num_steps += 1  # before the end: an update that fails may have changed the weights
         replies = self._call("step", (float(denominator), lr))
         sums, self._sums = self._sums, []
+        self._busy_s += sum(busy_s for *_, busy_s in replies)
         return {
-            **_reduced(sums),
-            **_losses([loss_sums for _, loss_sums in replies], denominator),
+            **reduced(sums),
+            **losses([loss_sums for _, loss_sums, _ in replies], denominator),
             **{f"optimizer/{name}": value for name, value in replies[0][0].items()},
         }
+
+    @property
+    def num_workers(self) -> int:
+        return self.placement.num_learners
+
+    def take_busy_s(self) -> float:
+        """Returns the seconds that the ranks have worked up to the last step since the last call, added up."""
+        busy_s, self._busy_s = self._busy_s, 0.0
+        return busy_s
 
     def sampler_gaps(self, groups: Sequence[SampledGroup]) -> np.ndarray:
         """Returns (N,) |learner - sampler| log-probs of the policy's tokens, in nats.
@@ -283,15 +295,3 @@ def _by_index(group: SampledGroup, values: Iterable[NumberT]) -> list[NumberT | 
         return list(values)
     by_index = dict(zip(group.members, values, strict=True))
     return [by_index.get(index, 0) for index in range(max(by_index) + 1)]
-
-
-def _losses(ranks: Sequence[Mapping[str, float]], denominator: float) -> dict[str, float]:
-    """Returns `loss/<name>` of an update: the summed loss of the ranks and its parts, divided as the gradient is."""
-    names = {name for sums in ranks for name in sums}
-    return {f"loss/{name}": sum(sums.get(name, 0.0) for sums in ranks) / denominator for name in sorted(names)}
-
-
-def _reduced(sums: Sequence[Sums]) -> dict[str, float]:
-    from tgpo_ray.reporting import reduce
-
-    return reduce(sums)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ class RankLoop:
     def __init__(self, worker: WorkerSpec, rank: int, token: str) -> None:
         self._mailbox, self._rank, self._token = worker.mailbox, rank, token
         self._learner = Learner(worker.learner)
+        self._busy_s, self._since = 0.0, 0.0  # in commands before the present one, which began at `since`
 
     def run(self) -> None:
         done = 0
@@ -81,8 +83,15 @@ class RankLoop:
             done = command.number
             # the answer has no name here: it would keep references to weights until the next command
             ray.get(
-                self._mailbox.reply.remote(self._token, self._rank, done, *self._obey(command.name, command.payload))
+                self._mailbox.reply.remote(self._token, self._rank, done, *self._timed(command.name, command.payload))
             )
+
+    def _timed(self, name: str, payload: object) -> tuple[object, str]:
+        self._since = time.monotonic()
+        try:
+            return self._obey(name, payload)
+        finally:
+            self._busy_s += time.monotonic() - self._since
 
     def _obey(self, name: str, payload: object) -> tuple[object, str]:
         """Returns (value, "") or (None, message). An error ends the command and not the rank; the driver decides."""
@@ -115,11 +124,16 @@ class RankLoop:
     def forget_logprobs(self) -> None:
         self._learner.forget_logprobs()
 
-    def step(self, payload: tuple[float, float]) -> tuple[dict[str, float], dict[str, float]]:
-        """Returns (metrics of the optimizer, summed loss of this rank and its parts)."""
+    def step(self, payload: tuple[float, float]) -> tuple[dict[str, float], dict[str, float], float]:
+        """Returns (metrics of the optimizer, summed loss of this rank and its parts, seconds of work)."""
         denominator, lr = payload
         loss_sums = self._learner.take_loss_sums()
-        return self._learner.step(denominator, lr), loss_sums
+        return self._learner.step(denominator, lr), loss_sums, self._take_busy_s()
+
+    def _take_busy_s(self) -> float:
+        now = time.monotonic()
+        busy_s, self._busy_s, self._since = self._busy_s + now - self._since, 0.0, now
+        return busy_s
 
     def weight_buckets(self) -> list[ray.ObjectRef[Bucket]]:
         return self._learner.weight_buckets()

@@ -6,7 +6,8 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tgpo_ray.models.end_of_sequence import end_of_sequence_ids
-    from tgpo_ray.models.engine import Engine, completions, engine_environment, split_prompt_logprobs
+    from tgpo_ray.models.engine import Engine, engine_environment
+    from tgpo_ray.models.engine_outputs import completions, split_prompt_logprobs
     from tgpo_ray.models.engine_spec import Completion, EngineSpec, Sampling
     from tgpo_ray.models.folder import context_length, folder_problems, kv_bytes, local_model, model_facts
     from tgpo_ray.models.lean_scoring import RowCollector, draw
@@ -33,7 +34,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "end_of_sequence": ["end_of_sequence_ids"],
-        "engine": ["Engine", "completions", "engine_environment", "split_prompt_logprobs"],
+        "engine": ["Engine", "engine_environment"],
+        "engine_outputs": ["completions", "split_prompt_logprobs"],
         "engine_spec": ["Completion", "EngineSpec", "Sampling"],
         "folder": ["context_length", "folder_problems", "kv_bytes", "local_model", "model_facts"],
         "lean_scoring": ["RowCollector", "draw"],

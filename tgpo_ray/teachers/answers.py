@@ -20,6 +20,7 @@ class AnswerCheck:
     flaw: str  # why the answer is refused; empty if it is accepted
     num_sequences: int  # of the group
     num_cached: int = 0  # of those, answered without the model
+    busy_s: float = 0.0  # seconds that the teacher worked on it
 
 
 def flaw_of(answers: Sequence[Guidance], group: EpisodeGroup, num_policy_ids: int) -> str:

@@ -75,6 +75,7 @@ class TeacherGroup:
         self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
         self._max_unguided_share = max_unguided_share
         self._counts = ScoringCounts()
+        self._busy_s = 0.0
         self._submitted = self._unguided = 0  # groups since the last `drain`
         self._open: list[_Request] = []
         self.replicas = [Replica(f"teacher replica {i}", self._start) for i in range(num_replicas)]
@@ -182,6 +183,7 @@ class TeacherGroup:
         else:
             self._counts.sequences += check.num_sequences
             self._counts.cached += check.num_cached
+            self._busy_s += check.busy_s
             if not check.flaw:
                 self._open.remove(request)
                 yield replace(request.group, guidance={**request.group.guidance, scorer: request.ref})
@@ -262,6 +264,15 @@ class TeacherGroup:
         """Returns the counts since the last call."""
         counts, self._counts = self._counts, ScoringCounts()
         return counts
+
+    @property
+    def num_workers(self) -> int:
+        return len(self.replicas)
+
+    def take_busy_s(self) -> float:
+        """Returns the seconds that the replicas have worked since the last call, added up."""
+        busy_s, self._busy_s = self._busy_s, 0.0
+        return busy_s
 
     def generate(self, prompts: list[list[int]], sampling: Sampling, n: int = 1) -> list[list[Completion]]:
         """Returns n Completions for each prompt, in order. The prompts are dealt over the replicas."""

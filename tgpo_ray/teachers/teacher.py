@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Sequence
 
 from tgpo_ray.episode import EpisodeGroup, Guidance
@@ -37,10 +38,11 @@ class Teacher:
 
     def annotate_checked(self, group: EpisodeGroup, want: Collection[str]) -> tuple[list[Guidance], AnswerCheck]:
         """Returns the answers of `annotate`, and a check of them. The driver fetches only the check."""
+        start = time.monotonic()
         hits = self.backend.num_hits  # the counter never resets, so this call's hits are a difference
         answers = self.annotate(group, want)
         flaw = flaw_of(answers, group, self.translator.num_policy_ids)
-        return answers, AnswerCheck(flaw, len(group), self.backend.num_hits - hits)
+        return answers, AnswerCheck(flaw, len(group), self.backend.num_hits - hits, time.monotonic() - start)
 
     def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, n: int = 1) -> list[list[Completion]]:
         """Returns n responses to each prompt, in the teacher's own ids."""

@@ -39,7 +39,7 @@ def trained(shared_memory: set[str], ray_cluster: Any, make_config: Any) -> Iter
 @pytest.fixture
 def algorithm(trained: list[tuple[Any, Any]], make_config: Any) -> Any:
     """TGPO after two iterations; a new one where a test has stopped the last."""
-    if not trained or not trained[-1][0].env_runners._runners:
+    if not trained or not trained[-1][0].env_runners.runners:
         split = {"tensor_parallel_size": 2}
         config = make_config("TGPO", env_runners=split, teacher=split, training={"importance": "truncated"})
         built = config.build_algo()
@@ -70,7 +70,7 @@ def test_a_split_teacher_says_what_transformers_says(algorithm: Any, tiny_models
 
 
 def test_stopping_ends_the_processes_of_both_and_their_shared_memory(algorithm: Any, shared_memory: set[str]):
-    actors = [*algorithm.env_runners._runners, *algorithm.teachers["default"].handles]
+    actors = [*algorithm.env_runners.runners, *algorithm.teachers["default"].handles]
     processes = [child for actor in actors for child in psutil.Process(process_of(actor)).children(recursive=True)]
     assert len(processes) >= 4
     algorithm.stop()

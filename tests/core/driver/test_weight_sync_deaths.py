@@ -59,7 +59,7 @@ class Pair:
         self.learners.step(num_tokens(groups), 1e-2)
 
     def kill_runner(self) -> None:
-        os.kill(process_of(self.runners._runners[0]), signal.SIGKILL)
+        os.kill(process_of(self.runners.runners[0]), signal.SIGKILL)
 
     def kill_learner(self) -> None:
         os.kill(self.learners.processes()[0][1], signal.SIGKILL)
@@ -148,7 +148,7 @@ def test_a_runner_that_comes_back_when_the_learners_are_ahead_has_a_version_of_i
     pair.update()
     pair.kill_runner()
     assert pair.versions() <= {version, version + 1}  # the other runner may have done all of it
-    assert [version_of(runner) for runner in pair.runners._runners] == [version + 1, version]
+    assert [version_of(runner) for runner in pair.runners.runners] == [version + 1, version]
     assert weights.version == pair.runners.weights_version == version + 1
     assert weights.sync() == version + 2
     assert pair.versions() == {version + 2}

@@ -31,7 +31,7 @@ def main(path: str, head_cpus: str, other_cpus: str, lose: str = "") -> None:
     algorithm = None
     try:
         algorithm = AlgorithmConfig.from_yaml(path).build_algo()
-        report["env_runners"] = [node_of(runner) for runner in algorithm.env_runners._runners]
+        report["env_runners"] = [node_of(runner) for runner in algorithm.env_runners.runners]
         report["teachers"] = [node_of(teacher) for teacher in algorithm.teachers["default"].handles]
         report["learners"] = [node for node, _ in algorithm.learners.processes()]
         report["lost"] = other.node_id

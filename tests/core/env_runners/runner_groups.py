@@ -61,7 +61,7 @@ class Supply:
     """What runners said that had no weights from a learner yet."""
 
     def intact(self) -> EnvRunnerGroup:
-        if self.group is None or self.group.num_restarts or not self.group._runners:
+        if self.group is None or self.group.num_restarts or not self.group.runners:
             self.stop()
             self.group = EnvRunnerGroup(self.spec, 2, num_cpus=0.5, max_restarts=1)
             self.group.wait_until_ready()

@@ -226,7 +226,7 @@ def test_a_policy_that_writes_nothing_but_its_end_is_sampled(runners: EnvRunnerG
 def test_the_group_outlives_a_runner_until_its_restarts_are_used_up(runners: EnvRunnerGroup):
     version = runners.weights_version
     work = tasks(160)
-    victim = process_of(runners._runners[0])
+    victim = process_of(runners.runners[0])
     stream = runners.sample(work, 4, SAMPLING, 0)
     groups = [next(stream)]
     os.kill(victim, signal.SIGKILL)
@@ -237,7 +237,7 @@ def test_the_group_outlives_a_runner_until_its_restarts_are_used_up(runners: Env
     assert sum(len(episodes) for episodes in fetch(groups)) == 640  # what the dead runner had finished is there too
     assert len(sample(runners, tasks(4))) == 4
 
-    victim = process_of(runners._runners[0])
+    victim = process_of(runners.runners[0])
     stream = runners.sample(work, 4, SAMPLING, 0)
     next(stream)
     os.kill(victim, signal.SIGKILL)
@@ -261,7 +261,7 @@ def test_a_model_that_vllm_cannot_load_is_named_with_the_cause(ray_cluster: Any,
 
 
 def test_stop_leaves_no_process(group: EnvRunnerGroup):
-    alive = [runner for runner in group._runners if is_alive(runner)]
+    alive = [runner for runner in group.runners if is_alive(runner)]
     processes = [psutil.Process(process_of(runner)) for runner in alive]
     processes += [child for process in processes for child in process.children(recursive=True)]
     assert processes
