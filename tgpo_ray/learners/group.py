@@ -19,13 +19,13 @@ import ray
 from tgpo_ray.cluster import ACTOR_ERRORS, actor_of_driver, root_cause
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.learners.batch import MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.learners.command_mailbox import Mailbox
 from tgpo_ray.learners.learner import LearnerSpec, Sums
+from tgpo_ray.learners.planning import MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.learners.train_run import Placement, TrainRun, make_trainer
 
 if TYPE_CHECKING:
-    from tgpo_ray.learners.batch import EpisodeKey
+    from tgpo_ray.learners.planning import EpisodeKey
     from tgpo_ray.models import Bucket
 
 NumberT = TypeVar("NumberT", bound=float)
@@ -48,7 +48,7 @@ class LearnerGroup:
         spec: model, optimizer and precision of each rank.
         placement: number of ranks, and their resources.
         run: storage and restarts.
-        token_budget: padded tokens of one micro-batch on one rank.
+        token_budget: tokens that one micro-batch computes on one rank, padding included.
     """
 
     def __init__(self, spec: LearnerSpec, placement: Placement, run: TrainRun, token_budget: int) -> None:
@@ -155,7 +155,14 @@ class LearnerGroup:
             for group, values in zip(groups, advantages, strict=True)
         ]
         lengths = {group.ordinal: _by_index(group, [info.num_tokens for info in group.infos]) for group in groups}
-        return plan_micro_batches(pieces, lengths, self.placement.num_learners, self.token_budget)
+        return plan_micro_batches(
+            pieces,
+            lengths,
+            self.placement.num_learners,
+            self.token_budget,
+            layout=self.spec.layout,
+            prompts={group.ordinal: max(info.num_prompt_tokens for info in group.infos) for group in groups},
+        )
 
     def _collect_sums(self, replies: list[Sums]) -> None:
         self._sums.extend(replies)

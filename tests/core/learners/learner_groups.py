@@ -13,9 +13,9 @@ from tests.episodes import random_episode, stored_group
 from tgpo_ray.algorithms.token_losses import PolicyLoss
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.group import LearnerGroup
 from tgpo_ray.learners.learner import LearnerSpec
+from tgpo_ray.learners.planning import Piece
 from tgpo_ray.learners.strategies import StrategyOptions
 from tgpo_ray.learners.train_run import Placement, TrainRun
 

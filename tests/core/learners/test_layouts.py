@@ -1,0 +1,210 @@
+"""The three layouts of a micro-batch, by hand and against each other: equal losses, metrics and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.algorithms.losses_by_name import LOSSES
+from tests.core.learners.learner_cases import spec_of
+from tests.episodes import make_episode
+from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
+from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, EpisodeGroup, Guidance
+from tgpo_ray.kernels import Divergence, TokenLoss
+from tgpo_ray.learners.layouts import LAYOUTS, Layout, PackedTokens, PaddedTokens, SharedPromptTokens, TokenIds
+from tgpo_ray.learners.learner import Learner
+from tgpo_ray.learners.planning import MicroBatch, Piece, plan_micro_batches
+
+OTHERS: tuple[Layout, ...] = ("packed", "shared_prompt")
+VOCABULARY, TEACHER_WIDTH, TOP_K = 20, 48, 2
+SHAPES = ((5, (4, 9, 1)), (2, (6, 3)), (1, (5, 5, 2)), (8, (7,)))  # prompt tokens, response tokens of each mate
+
+
+def token_ids(prompt: Sequence[int], response: Sequence[int]) -> TokenIds:
+    return TokenIds(np.asarray(prompt, np.int32), np.asarray(response, np.int32))
+
+
+PAIR = [token_ids([10, 11], [1, 2, 3]), token_ids([10, 11], [4])]
+THREE = [*PAIR, token_ids([12, 13, 14], [5, 6])]
+
+
+# ---- by hand
+
+
+def test_padded_sequences_lie_on_the_left_and_a_row_points_before_its_token():
+    tokens = PaddedTokens.of(THREE)
+    assert tokens.input_ids.tolist() == [[10, 11, 1, 2, 3], [10, 11, 4, 0, 0], [12, 13, 14, 5, 6]]
+    assert tokens.row_index.tolist() == [1, 2, 3, 6, 12, 13]
+    assert tokens.input_ids.flatten()[tokens.row_index + 1].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_packed_sequences_lie_end_to_end_and_count_their_own_positions():
+    tokens = PackedTokens.of(THREE)
+    assert tokens.input_ids.tolist() == [[10, 11, 1, 2, 3, 10, 11, 4, 12, 13, 14, 5, 6]]
+    assert tokens.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 0, 1, 2, 3, 4]]
+    assert (tokens.bounds.tolist(), tokens.bounds.dtype, tokens.longest) == ([0, 5, 8, 13], torch.int32, 5)
+    assert tokens.input_ids[0][tokens.row_index + 1].tolist() == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_shared_prompt_lies_once_and_its_last_token_with_each_response():
+    tokens = SharedPromptTokens.of(THREE)
+    assert tokens.prompt_ids.tolist() == [[10, 0], [12, 13]]
+    assert tokens.prompt_index.tolist() == [0, 0, 1]
+    assert tokens.input_ids.tolist() == [[11, 1, 2], [11, 0, 0], [14, 5, 0]]
+    assert tokens.position_ids.tolist() == [[1, 2, 3], [1, 2, 3], [2, 3, 4]]
+    assert tokens.attention_mask is not None
+    assert tokens.attention_mask.tolist() == [[1, 0, 1, 1, 1], [1, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert tokens.row_index.tolist() == [0, 1, 2, 3, 6, 7]
+    assert SharedPromptTokens.of(PAIR).attention_mask is None  # prompts of one length have no padding
+
+
+def test_equal_prompts_are_one_whichever_groups_they_are_of():
+    tokens = SharedPromptTokens.of([token_ids([1, 2], [3]), token_ids([1, 4], [3]), token_ids([1, 2], [5])])
+    assert tokens.prompt_index.tolist() == [0, 1, 0]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_sequences_there_is_a_dummy_token_and_no_row(layout: Layout):
+    tokens: Any = LAYOUTS[layout].of([])
+    assert tokens.input_ids.tolist() == [[0]]
+    assert tokens.row_index.shape == (0,) and tokens.row_index.dtype == torch.int64
+
+
+# ---- against each other
+
+
+def guidance(rng: np.random.Generator, length: int) -> Guidance:
+    return Guidance(
+        teacher_ids=rng.integers(-1, VOCABULARY, length).astype(np.int32),
+        teacher_logprobs=rng.normal(-2.0, 1.0, length).astype(np.float32),
+        topk_ids=np.stack([rng.permutation(VOCABULARY)[:TOP_K] for _ in range(length)]).astype(np.int32),
+        topk_logprobs=rng.normal(-2.0, 1.0, (length, TOP_K)).astype(np.float32),
+        hidden=rng.normal(size=(length, TEACHER_WIDTH)).astype(np.float32),
+        values=rng.normal(size=length).astype(np.float32),
+    )
+
+
+def groups(shapes: Sequence[tuple[int, Sequence[int]]] = SHAPES) -> list[Piece]:
+    """Groups of ragged lengths; all scorers answer, and an environment speaks in the longer responses."""
+    rng, pieces = np.random.default_rng(3), []
+    for ordinal, (prompt_length, lengths) in enumerate(shapes):
+        prompt, episodes = rng.integers(2, VOCABULARY, prompt_length), []
+        for length in lengths:
+            origin = np.where((np.arange(length) == 2) & (length > 5), ORIGIN_ENVIRONMENT, ORIGIN_POLICY)
+            answers = {name: guidance(rng, length) for name in ("teacher", "reference", "advantage")}
+            one = make_episode(
+                prompt=prompt,
+                response=rng.integers(2, VOCABULARY, length),
+                origin=origin,
+                reward=float(length % 2),
+                old_logprobs=rng.normal(-2.5, 0.1, length).astype(np.float32),
+                guidance=answers,
+            )
+            episodes.append(one)
+        advantages = rng.normal(size=len(episodes)).astype(np.float32)
+        pieces.append(Piece(ordinal, EpisodeGroup(tuple(episodes)), {}, advantages, tuple(range(len(episodes)))))
+    return pieces
+
+
+Accumulated = tuple[dict[str, float], dict[str, tuple[float, float]], dict[str, Tensor]]
+
+
+def accumulated(learner: Learner, micro_batches: Sequence[MicroBatch], loss: TokenLoss) -> Accumulated:
+    """Loss sums, metrics and gradients; the learner is as before."""
+    metrics = learner.accumulate(micro_batches, loss)
+    parameters = dict(learner._strategy.module.named_parameters())
+    gradients = {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
+    learner._strategy.module.zero_grad(set_to_none=True)
+    return learner.take_loss_sums(), metrics, gradients
+
+
+def assert_same(found: Accumulated, expected: Accumulated, tolerance: float = 1e-6) -> None:
+    """Gradients to `tolerance` times their largest entry; loss and metrics to rounding of float32."""
+    for ours, theirs in zip(found[:2], expected[:2], strict=True):
+        assert ours.keys() == theirs.keys()
+        for name, value in ours.items():
+            assert value == pytest.approx(theirs[name], rel=2e-5, abs=2e-5), name
+    scale = max(float(gradient.abs().max()) for gradient in expected[2].values())
+    gaps = {name: float((found[2][name] - gradient).abs().max()) / scale for name, gradient in expected[2].items()}
+    assert found[2].keys() == expected[2].keys()
+    assert scale == 0.0 or max(gaps.values()) <= tolerance, gaps
+
+
+@pytest.fixture(scope="module")
+def learners(tiny_models) -> dict[str, Learner]:
+    return {layout: Learner(spec_of(tiny_models["policy"], layout=layout)) for layout in LAYOUTS}
+
+
+@pytest.fixture(scope="module")
+def untied(tiny_models) -> dict[str, Learner]:
+    """Qwen3, which normalises queries and keys."""
+    return {layout: Learner(spec_of(tiny_models["teacher"], layout=layout)) for layout in LAYOUTS}
+
+
+def loss_of(name: str, teacher: str) -> TokenLoss:
+    loss: Any = LOSSES[name]()
+    if loss.divergence is None:
+        return loss
+    return replace(loss, against=Divergence(0.5, 0.7, teacher, VOCABULARY))
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_and_gradient_is_that_of_padded_sequences(tiny_models, learners, name: str, layout: Layout):
+    loss = loss_of(name, tiny_models["teacher"])
+    expected = accumulated(learners["padded"], [groups()], loss)
+    assert_same(accumulated(learners[layout], [groups()], loss), expected)
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+def test_the_same_of_a_model_with_an_untied_head(untied, layout: Layout):
+    loss = GuidedPolicyLoss(guidance_weight=0.3, entropy_weight=0.01)
+    assert_same(accumulated(untied[layout], [groups()], loss), accumulated(untied["padded"], [groups()], loss))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_groups_split_over_ranks_and_steps_add_up_to_one_micro_batch(learners, layout: Layout, num_ranks: int):
+    loss, whole = GuidedPolicyLoss(guidance_weight=0.3, per_sequence=True, entropy_weight=0.01), groups()
+    lengths = {p.ordinal: [len(e.prompt_ids) + len(e.response_ids) for e in p.ref.episodes] for p in whole}
+    prompts = {p.ordinal: len(p.ref.episodes[0].prompt_ids) for p in whole}
+    ranks = plan_micro_batches(whole, lengths, num_ranks, 18, layout=layout, prompts=prompts)
+    micro_batches = [micro_batch for rank in ranks for micro_batch in rank]
+    assert len(micro_batches) > 2
+    halves = [[replace(piece, members=piece.members[i::2]) for piece in whole] for i in (0, 1)]
+    expected = accumulated(learners["padded"], [whole], loss)
+    for split in (micro_batches, halves):
+        found = accumulated(learners[layout], split, loss)
+        assert_same((found[0], {}, found[2]), (expected[0], {}, expected[2]), 2e-6)
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+def test_forward_only_passes_give_the_log_probs_of_padded_sequences(learners, layout: Layout):
+    expected, found = learners["padded"].logprobs(groups()), learners[layout].logprobs(groups())
+    assert list(found) == list(expected)
+    for key, logprobs in expected.items():
+        np.testing.assert_allclose(found[key], logprobs, atol=2e-6)
+    gaps = [learners[name].sampler_gaps([groups()]) for name in ("padded", layout)]
+    np.testing.assert_allclose(np.concatenate(gaps[1]), np.concatenate(gaps[0]), atol=2e-6)
+    assert learners[layout].logprobs([]) == {}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_rank_without_episodes_takes_part_with_a_zero_gradient(learners, layout: Layout):
+    _, _, gradients = accumulated(learners[layout], [[]], GuidedPolicyLoss())
+    assert gradients.keys() == dict(learners[layout]._strategy.module.named_parameters()).keys()
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_target_that_the_policy_lacks_is_named_before_the_device_reads_it(learners, layout: Layout):
+    wrong = groups()
+    wrong[0].ref.episodes[0].guidance["teacher"].teacher_ids[1] = 999
+    with pytest.raises(ValueError, match=r"target 999 is outside \[0, \d+\)"):
+        learners[layout].accumulate([wrong], GuidedPolicyLoss())
