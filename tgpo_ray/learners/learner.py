@@ -21,7 +21,7 @@ from tgpo_ray.learners.layout_check import check_layout
 from tgpo_ray.learners.layouts import Layout
 from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
 from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, process_rank
-from tgpo_ray.models import fill_buckets, head_weight, load_model
+from tgpo_ray.models import fill_buckets, flash_attention, head_weight, load_model
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket
@@ -89,11 +89,27 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
         dtype=torch.bfloat16 if half else torch.float32,
         hf_overrides=spec.hf_overrides,
         trust_remote_code=spec.trust_remote_code,
+        attention=_attention(spec),
     )
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     return model
+
+
+def _attention(spec: LearnerSpec) -> str | None:
+    """Returns flash attention for packed sequences on a GPU, and None for the default of transformers."""
+    if spec.layout != "packed" or not torch.cuda.is_available():
+        return None
+    name = flash_attention(spec.model, spec.hf_overrides, trust_remote_code=spec.trust_remote_code)
+    if name is None or spec.options.dtype != "bfloat16":
+        print(
+            "learners.layout: packed runs without flash attention here (it needs bfloat16, the package flash_attn, and "
+            "a model that supports it), with a mask of tokens x tokens: padded may be faster",
+            flush=True,
+        )
+        return None
+    return name
 
 
 class Learner:

@@ -8,7 +8,15 @@ if TYPE_CHECKING:
     from tgpo_ray.models.end_of_sequence import end_of_sequence_ids
     from tgpo_ray.models.engine import Engine, completions, engine_environment, split_prompt_logprobs
     from tgpo_ray.models.engine_spec import Completion, EngineSpec, Sampling
-    from tgpo_ray.models.folder import context_length, folder_problems, kv_bytes_per_token, local_model, model_facts
+    from tgpo_ray.models.flash_attention import flash_attention
+    from tgpo_ray.models.folder import (
+        cache_problem,
+        context_length,
+        folder_problems,
+        kv_bytes_per_token,
+        local_model,
+        model_facts,
+    )
     from tgpo_ray.models.lean_scoring import RowCollector, draw
     from tgpo_ray.models.lm_head import head_weight
     from tgpo_ray.models.loading import load_model
@@ -25,7 +33,15 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "end_of_sequence": ["end_of_sequence_ids"],
         "engine": ["Engine", "completions", "engine_environment", "split_prompt_logprobs"],
         "engine_spec": ["Completion", "EngineSpec", "Sampling"],
-        "folder": ["context_length", "folder_problems", "kv_bytes_per_token", "local_model", "model_facts"],
+        "flash_attention": ["flash_attention"],
+        "folder": [
+            "cache_problem",
+            "context_length",
+            "folder_problems",
+            "kv_bytes_per_token",
+            "local_model",
+            "model_facts",
+        ],
         "lean_scoring": ["RowCollector", "draw"],
         "lm_head": ["head_weight"],
         "loading": ["load_model"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -208,3 +209,31 @@ def test_a_target_that_the_policy_lacks_is_named_before_the_device_reads_it(lear
     wrong[0].ref.episodes[0].guidance["teacher"].teacher_ids[1] = 999
     with pytest.raises(ValueError, match=r"target 999 is outside \[0, \d+\)"):
         learners[layout].accumulate([wrong], GuidedPolicyLoss())
+
+
+def varlen_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **options: Any):
+    """What the kernels of flash attention compute, one sequence after the other: (1, H, T, D) -> (1, T, H, D)."""
+    assert attention_mask is None and (options["max_length_q"], options["max_length_k"]) == (15, 15)
+    bounds = options["cu_seq_lens_q"].tolist()
+    assert bounds == options["cu_seq_lens_k"].tolist()
+    parts = [
+        torch.nn.functional.scaled_dot_product_attention(
+            query[:, :, start:stop], key[:, :, start:stop], value[:, :, start:stop],
+            scale=options["scaling"], is_causal=True, enable_gqa=True,
+        )
+        for start, stop in pairwise(bounds)
+    ]  # fmt: skip
+    return torch.cat(parts, 2).transpose(1, 2), None
+
+
+def test_flash_attention_gets_the_bounds_of_packed_sequences(tiny_models, learners):
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register("flash_by_hand", varlen_attention)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("flash_by_hand", flash_attention_mask)
+    loss = GuidedPolicyLoss(guidance_weight=0.3, entropy_weight=0.01)
+    expected = accumulated(learners["padded"], [groups()], loss)
+    packed = Learner(spec_of(tiny_models["policy"], layout="packed"))
+    packed._model.config._attn_implementation = "flash_by_hand"
+    assert_same(accumulated(packed, [groups()], loss), expected)
