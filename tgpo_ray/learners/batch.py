@@ -11,8 +11,9 @@ import torch
 
 from tgpo_ray.episode import Episode, Guidance
 from tgpo_ray.kernels import TokenLoss, TokenRows, check_targets
-from tgpo_ray.learners.layouts import LAYOUTS, Layout, TokenIds, Tokens, moved
+from tgpo_ray.learners.layouts import LAYOUTS
 from tgpo_ray.learners.planning import EpisodeKey
+from tgpo_ray.learners.tokens import Layout, TokenIds, Tokens, moved
 
 if TYPE_CHECKING:
     from numpy.typing import DTypeLike

@@ -9,7 +9,7 @@ import numpy as np
 
 from tgpo_ray.episode import ORIGIN_POLICY, Episode
 from tgpo_ray.learners.batch import TrainEpisode
-from tgpo_ray.learners.layouts import Layout
+from tgpo_ray.learners.tokens import Layout
 
 LogProbs = Callable[[Sequence[TrainEpisode], Layout], list[np.ndarray]]
 

@@ -18,9 +18,9 @@ from tgpo_ray.kernels import FusedHead, LossOutput, TokenLoss, token_loss_pass
 from tgpo_ray.learners.batch import TrainBatch, TrainEpisode, build_batch
 from tgpo_ray.learners.device_sums import DeviceSums
 from tgpo_ray.learners.layout_check import check_layout
-from tgpo_ray.learners.layouts import Layout
 from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
 from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, process_rank
+from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.models import fill_buckets, flash_attention, head_weight, load_model
 
 if TYPE_CHECKING:

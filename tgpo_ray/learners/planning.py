@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tgpo_ray.learners.fillings import Fill, arranged
-from tgpo_ray.learners.layouts import Layout
+from tgpo_ray.learners.tokens import Layout
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def plan_micro_batches(
     totals = np.asarray([lengths[key][i] for key, i in sequences], np.int64)  # (n,)
     owners = np.asarray([key for key, _ in sequences], np.int64)  # (n,)
     of_prompts = None if prompts is None else np.asarray([prompts[key] for key, _ in sequences], np.int64)
-    order, fill = arranged(layout, totals, of_prompts, owners, token_budget, num_ranks)
+    order, fill = arranged(layout, totals, of_prompts, owners)
     ranks: list[list[MicroBatch]] = [[] for _ in range(num_ranks)]
     for number, step in enumerate(_cut_into_steps(len(order), fill, num_ranks, token_budget)):
         for rank, (start, stop) in zip(ranks, step[::-1] if number % 2 else step, strict=True):  # longest: in turns

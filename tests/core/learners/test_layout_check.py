@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tests.core.learners.learner_cases import spec_of
-from tgpo_ray.learners.layouts import Layout
 from tgpo_ray.learners.learner import Learner
 from tgpo_ray.learners.strategies import StrategyOptions
+from tgpo_ray.learners.tokens import Layout
 
 SHAPE = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 16}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128}

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.algorithms.losses_by_name import LOSSES
@@ -18,9 +20,11 @@ from tests.episodes import make_episode
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, ORIGIN_POLICY, EpisodeGroup, Guidance
 from tgpo_ray.kernels import Divergence, TokenLoss
-from tgpo_ray.learners.layouts import LAYOUTS, Layout, PackedTokens, PaddedTokens, SharedPromptTokens, TokenIds
+from tgpo_ray.learners.layouts import LAYOUTS, PackedTokens, PaddedTokens
 from tgpo_ray.learners.learner import Learner
 from tgpo_ray.learners.planning import MicroBatch, Piece, plan_micro_batches
+from tgpo_ray.learners.shared_prompts import SharedPromptTokens, placed
+from tgpo_ray.learners.tokens import Layout, TokenIds
 
 OTHERS: tuple[Layout, ...] = ("packed", "shared_prompt")
 VOCABULARY, TEACHER_WIDTH, TOP_K = 20, 48, 2
@@ -55,25 +59,60 @@ def test_packed_sequences_lie_end_to_end_and_count_their_own_positions():
 
 def test_a_shared_prompt_lies_once_and_its_last_token_with_each_response():
     tokens = SharedPromptTokens.of(THREE)
-    assert tokens.prompt_ids.tolist() == [[10, 0], [12, 13]]
-    assert tokens.prompt_index.tolist() == [0, 0, 1]
-    assert tokens.input_ids.tolist() == [[11, 1, 2], [11, 0, 0], [14, 5, 0]]
-    assert tokens.position_ids.tolist() == [[1, 2, 3], [1, 2, 3], [2, 3, 4]]
-    assert tokens.attention_mask is not None
-    assert tokens.attention_mask.tolist() == [[1, 0, 1, 1, 1], [1, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
-    assert tokens.row_index.tolist() == [0, 1, 2, 3, 6, 7]
-    assert SharedPromptTokens.of(PAIR).attention_mask is None  # prompts of one length have no padding
+    assert tokens.prompts.ids.tolist() == [[12, 13, 10]]  # behind 12 13 there is room: no row is left empty for 10
+    assert tokens.prompts.owner.tolist() == [[1, 1, 0]]
+    assert tokens.prompts.position_ids.tolist() == [[0, 1, 0]]
+    assert tokens.responses.ids.tolist() == [[11, 1, 2], [14, 5, 11]]
+    assert tokens.responses.owner.tolist() == [[0, 0, 0], [2, 2, 1]]
+    assert tokens.responses.position_ids.tolist() == [[1, 2, 3], [2, 3, 1]]
+    assert tokens.cache_rows.tolist() == [0, 0]
+    assert tokens.row_index.tolist() == [0, 1, 2, 5, 3, 4]
+
+
+def test_a_response_sees_its_prompt_and_itself_and_no_neighbour():
+    tokens = SharedPromptTokens.of(THREE)
+    _, mask = tokens._second()
+    assert mask is not None
+    # keys: 12 13 | 10 of the prompts, then the row's own three tokens
+    assert mask[1].int().tolist() == [[1, 1, 0, 1, 0, 0], [1, 1, 0, 1, 1, 0], [0, 0, 1, 0, 0, 1]]
+
+
+def test_prompts_and_responses_of_one_length_need_no_mask():
+    tokens = SharedPromptTokens.of([token_ids([1, 2, 3], [4, 5]), token_ids([1, 2, 3], [6, 7])])
+    assert (tokens.is_plain, tokens._second()[1]) == (True, None)
+    assert tokens.responses.ids.tolist() == [[3, 4], [3, 6]]
 
 
 def test_equal_prompts_are_one_whichever_groups_they_are_of():
-    tokens = SharedPromptTokens.of([token_ids([1, 2], [3]), token_ids([1, 4], [3]), token_ids([1, 2], [5])])
-    assert tokens.prompt_index.tolist() == [0, 1, 0]
+    tokens = SharedPromptTokens.of([token_ids([1, 2], [3]), token_ids([1, 4], [3]), token_ids([4, 2], [5])])
+    assert tokens.prompts.ids.tolist() == [[1], [1], [4]]
+    assert SharedPromptTokens.of(PAIR).prompts.ids.tolist() == [[10]]
+
+
+@given(lengths=st.lists(st.integers(0, 30), min_size=1, max_size=40), regions=st.integers(1, 3))
+def test_sequences_lie_side_by_side_in_rows_of_their_region(lengths, regions):
+    kinds = np.arange(len(lengths)) % regions
+    places = placed(np.asarray(lengths), kinds)
+    taken = np.zeros((places.num_rows, places.width), int)
+    region_of = {}
+    for length, row, offset, kind in zip(lengths, places.rows, places.offsets, kinds, strict=True):
+        assert offset + length <= places.width
+        taken[row, offset : offset + length] += 1
+        assert region_of.setdefault(row, kind) == kind
+    assert taken.max(initial=0) <= 1 and taken.sum() == sum(lengths)
+
+
+def test_rows_are_nearly_full():
+    lengths = np.random.default_rng(0).lognormal(5.0, 0.8, 64).astype(int)
+    places = placed(lengths, np.zeros(64, np.int64))
+    assert lengths.sum() >= 0.9 * places.num_rows * places.width
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_without_sequences_there_is_a_dummy_token_and_no_row(layout: Layout):
     tokens: Any = LAYOUTS[layout].of([])
-    assert tokens.input_ids.tolist() == [[0]]
+    ids = tokens.responses.ids if layout == "shared_prompt" else tokens.input_ids
+    assert ids.tolist() == [[0]]
     assert tokens.row_index.shape == (0,) and tokens.row_index.dtype == torch.int64
 
 

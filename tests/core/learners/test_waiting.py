@@ -16,8 +16,9 @@ from tests.algorithms.losses_by_name import LOSSES
 from tests.core.learners.learner_cases import spec_of
 from tests.core.learners.test_layouts import groups, loss_of
 from tgpo_ray.learners import device_sums, learner
-from tgpo_ray.learners.layouts import LAYOUTS, Layout, TokenIds
+from tgpo_ray.learners.layouts import LAYOUTS
 from tgpo_ray.learners.learner import Learner, load_policy
+from tgpo_ray.learners.tokens import Layout, TokenIds
 
 # what makes the host wait for a GPU: a number is read, or it decides a shape
 WAITS = {"_local_scalar_dense", "item", "nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive",
