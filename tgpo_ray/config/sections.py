@@ -170,7 +170,7 @@ class LearnersConfig(Section):
     )
     layout: Literal["auto", "padded", "packed", "shared_prompt"] = Field(
         default="auto",
-        description="How sequences lie in a micro-batch: padded, packed end to end, or shared_prompt (a group's prompt "
+        description="Arrangement of a micro-batch: padded, packed end to end, or shared_prompt (a group's prompt "
         "once); auto: packed on a GPU with flash attention, else padded.",
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations to save memory.")

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from tgpo_ray.learners.side_by_side import placed
 from tgpo_ray.learners.tokens import Layout
 
 Fill = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -61,6 +62,14 @@ def _fill_shared(
     is_first[1:] = owners[1:] != owners[:-1]
     # a run that begins in the middle of a group pays for the prompt as well
     return _fill_sums(responses + prompts * is_first, prompts * ~is_first, limits)
+
+
+def shared_tokens(prompts: np.ndarray, responses: np.ndarray, owners: np.ndarray) -> int:
+    """Tokens that a micro-batch with shared prompts computes, with what its rows leave empty."""
+    _, first, group = np.unique(owners, return_index=True, return_inverse=True)
+    # the last token of a prompt goes with each response
+    above = placed(prompts[first] - 1)
+    return above.area + placed(np.maximum(responses, 1), above.rows[group.reshape(-1)]).area
 
 
 def _fill_sums(costs: np.ndarray, entrance: np.ndarray, limits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

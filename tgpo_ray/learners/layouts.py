@@ -1,4 +1,4 @@
-"""How the sequences of a micro-batch lie before the trunk: padded, packed end to end, or behind shared prompts.
+"""What the trunk reads of a micro-batch: sequences that are padded, packed end to end, or behind shared prompts.
 
 Hidden states, losses and gradients are the same in each. The class of a layout builds its tensors on the host, and
 `states` calls the trunk with them.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from tgpo_ray.learners.fillings import Fill, arranged
+from tgpo_ray.learners.fillings import Fill, arranged, shared_tokens
 from tgpo_ray.learners.tokens import Layout
 
 
@@ -28,6 +29,9 @@ MicroBatch = list[Piece]
 EpisodeKey = tuple[int, int]
 """(ordinal of the group, index of the episode in the group)."""
 
+
+Step = list[tuple[int, int]]
+"""(start, stop) of each rank's micro-batch in the arranged sequences."""
 
 FILL_LEVELS = 64  # sizes of a micro-batch that a plan chooses from, in equal parts of the token budget
 STEP_COST = 1 / 32  # of the token budget: what one more step costs beside its tokens (launches, collectives)
@@ -51,7 +55,7 @@ def plan_micro_batches(
 
     over the cuts of the sequences, in the order of `fillings.arranged`, into steps of R neighbouring micro-batches. The
     layout says what a micro-batch of B sequences of at most T tokens computes: B T if they are padded, their sum if
-    they are packed, and with shared prompts each distinct prompt once and B responses, both padded.
+    they are packed, and with shared prompts each prompt once and the responses, side by side in rows.
 
     Sequences that are alike are neighbours, so there is little padding, and the micro-batches of a step are about
     equally large. Groups are split freely: no loss depends on more than one sequence. A micro-batch computes at most
@@ -72,11 +76,24 @@ def plan_micro_batches(
     owners = np.asarray([key for key, _ in sequences], np.int64)  # (n,)
     of_prompts = None if prompts is None else np.asarray([prompts[key] for key, _ in sequences], np.int64)
     order, fill = arranged(layout, totals, of_prompts, owners)
+    steps = _cut_into_steps(len(order), fill, num_ranks, token_budget)
+    if layout == "shared_prompt" and of_prompts is not None:
+        largest = partial(_most_tokens, of_prompts[order], (totals - of_prompts)[order], owners[order])
+        budget = token_budget
+        while (most := largest(steps)) > token_budget:  # `fill` counts no padding
+            budget = budget * token_budget // most
+            steps = _cut_into_steps(len(order), fill, num_ranks, budget)
     ranks: list[list[MicroBatch]] = [[] for _ in range(num_ranks)]
-    for number, step in enumerate(_cut_into_steps(len(order), fill, num_ranks, token_budget)):
+    for number, step in enumerate(steps):
         for rank, (start, stop) in zip(ranks, step[::-1] if number % 2 else step, strict=True):  # longest: in turns
             rank.append(_micro_batch(groups, [sequences[place] for place in order[start:stop]]))
     return ranks
+
+
+def _most_tokens(prompts: np.ndarray, responses: np.ndarray, owners: np.ndarray, steps: list[Step]) -> int:
+    """Tokens of the largest micro-batch with shared prompts, padding included; a sequence alone does not count."""
+    runs = [slice(*run) for step in steps for run in step if run[1] - run[0] > 1]
+    return max((shared_tokens(prompts[run], responses[run], owners[run]) for run in runs), default=0)
 
 
 def _micro_batch(groups: Mapping[int, Piece], keys: Iterable[EpisodeKey]) -> MicroBatch:
@@ -87,7 +104,7 @@ def _micro_batch(groups: Mapping[int, Piece], keys: Iterable[EpisodeKey]) -> Mic
     return [replace(groups[ordinal], members=tuple(indices)) for ordinal, indices in members.items()]
 
 
-def _cut_into_steps(count: int, fill: Fill, num_ranks: int, token_budget: int) -> list[list[tuple[int, int]]]:
+def _cut_into_steps(count: int, fill: Fill, num_ranks: int, token_budget: int) -> list[Step]:
     """(start, stop) of each micro-batch, [step][rank], in the arranged sequences.
 
     A shortest path from 0 to `count`: from each start a step leads as far as its micro-batches reach at each of the

@@ -4,22 +4,22 @@ The trunk runs twice. First it reads the prompts, with gradient, and fills a cac
 responses on that cache. The last token of a prompt goes with each response, whose first token it predicts. So all
 hidden states that a loss reads are of the second pass.
 
-In both passes short sequences lie side by side in a row, so that little is padding, and a mask keeps them apart.
+In both passes a row may hold several sequences, so that little is padding, and a mask keeps them apart.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tgpo_ray.learners.side_by_side import Places, placed
 from tgpo_ray.learners.tokens import Movable, TokenIds, concatenated
 
-WIDTHS = (1.0, 1.125, 1.25, 1.5, 2.0)  # of a row, in longest sequences: the wider, the less padding, the more attention
 DUMMY = TokenIds(np.zeros(2, np.int64), np.zeros(1, np.int64))
 
 
@@ -58,7 +58,7 @@ class SharedPromptTokens(Movable):
         heads = [np.frombuffer(key, np.int64)[:-1] for key in prompts]
         tails = [np.concatenate([ids.prompt[-1:], ids.response[:-1]]) for ids in sequences]
         lengths = np.asarray([len(head) for head in heads])
-        above = placed(lengths, np.zeros(len(heads), np.int64))
+        above = placed(lengths)
         below = placed(np.asarray([len(tail) for tail in tails]), above.rows[owners])
         responses = _rows(tails, below, lengths[owners])
         prompt_of = np.append(owners, -2)[responses.owner.numpy()]  # the padding's -1 reads the last entry
@@ -113,43 +113,6 @@ def _for_attention(mask: Tensor | None, trunk: Any) -> Tensor | None:
         return mask[:, None]
     dtype = trunk.dtype
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)[:, None]
-
-
-class Places(NamedTuple):
-    """Where n sequences lie in rows of one width."""
-
-    rows: np.ndarray  # (n,)
-    offsets: np.ndarray  # (n,) of the first token in the row
-    width: int  # at least 1
-    num_rows: int
-
-
-def placed(lengths: np.ndarray, regions: np.ndarray) -> Places:
-    """Returns the rows with the least tokens over the widths that are tried; on a tie those of the smallest width.
-
-    Args:
-        lengths, regions: (n,) of the sequences. A row holds sequences of one region.
-    """
-    longest = int(lengths.max(initial=1))
-    tried = [_first_fit(lengths, regions, int(longest * factor)) for factor in WIDTHS]
-    return min(tried, key=lambda places: places.num_rows * places.width)
-
-
-def _first_fit(lengths: np.ndarray, regions: np.ndarray, width: int) -> Places:
-    """Each sequence, the longest first, in the first row of its region that has room."""
-    rows, offsets = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
-    filled: list[int] = []  # tokens of each row
-    of_region: dict[int, list[int]] = {}
-    for place in np.argsort(-lengths, kind="stable").tolist():
-        length, open_rows = int(lengths[place]), of_region.setdefault(int(regions[place]), [])
-        row = next((row for row in open_rows if filled[row] + length <= width), None)
-        if row is None:
-            row = len(filled)
-            filled.append(0)
-            open_rows.append(row)
-        rows[place], offsets[place] = row, filled[row]
-        filled[row] += length
-    return Places(rows, offsets, width, len(filled))
 
 
 def _rows(sequences: Sequence[np.ndarray], places: Places, first_positions: np.ndarray) -> Rows:

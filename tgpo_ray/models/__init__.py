@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from tgpo_ray.models.attention import flash_attention
     from tgpo_ray.models.end_of_sequence import end_of_sequence_ids
     from tgpo_ray.models.engine import Engine, completions, engine_environment, split_prompt_logprobs
     from tgpo_ray.models.engine_spec import Completion, EngineSpec, Sampling
-    from tgpo_ray.models.flash_attention import flash_attention
     from tgpo_ray.models.folder import (
         cache_problem,
         context_length,
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "attention": ["flash_attention"],
         "end_of_sequence": ["end_of_sequence_ids"],
         "engine": ["Engine", "completions", "engine_environment", "split_prompt_logprobs"],
         "engine_spec": ["Completion", "EngineSpec", "Sampling"],
-        "flash_attention": ["flash_attention"],
         "folder": [
             "cache_problem",
             "context_length",

@@ -23,7 +23,8 @@ from tgpo_ray.kernels import Divergence, TokenLoss
 from tgpo_ray.learners.layouts import LAYOUTS, PackedTokens, PaddedTokens
 from tgpo_ray.learners.learner import Learner
 from tgpo_ray.learners.planning import MicroBatch, Piece, plan_micro_batches
-from tgpo_ray.learners.shared_prompts import SharedPromptTokens, placed
+from tgpo_ray.learners.shared_prompts import SharedPromptTokens
+from tgpo_ray.learners.side_by_side import placed
 from tgpo_ray.learners.tokens import Layout, TokenIds
 
 OTHERS: tuple[Layout, ...] = ("packed", "shared_prompt")
@@ -104,7 +105,7 @@ def test_sequences_lie_side_by_side_in_rows_of_their_region(lengths, regions):
 
 def test_rows_are_nearly_full():
     lengths = np.random.default_rng(0).lognormal(5.0, 0.8, 64).astype(int)
-    places = placed(lengths, np.zeros(64, np.int64))
+    places = placed(lengths)
     assert lengths.sum() >= 0.9 * places.num_rows * places.width
 
 
@@ -206,6 +207,15 @@ def test_every_loss_and_gradient_is_that_of_padded_sequences(tiny_models, learne
 def test_the_same_of_a_model_with_an_untied_head(untied, layout: Layout):
     loss = GuidedPolicyLoss(guidance_weight=0.3, entropy_weight=0.01)
     assert_same(accumulated(untied[layout], [groups()], loss), accumulated(untied["padded"], [groups()], loss))
+
+
+@pytest.mark.parametrize("layout", OTHERS)
+def test_the_same_with_plain_attention_whose_masks_are_numbers(tiny_models, learners, layout: Layout):
+    loss = GuidedPolicyLoss(guidance_weight=0.3)
+    eager = Learner(spec_of(tiny_models["policy"], layout=layout))
+    eager._model.config._attn_implementation = "eager"
+    expected = accumulated(learners["padded"], [groups()], loss)
+    assert_same(accumulated(eager, [groups()], loss), expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

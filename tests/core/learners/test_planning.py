@@ -8,13 +8,16 @@ import timeit
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tgpo_ray.learners.layouts import LAYOUTS
 from tgpo_ray.learners.planning import STEP_COST, MicroBatch, Piece, plan_micro_batches
+from tgpo_ray.learners.tokens import Layout, TokenIds
 
 
 def pieces_of(lengths: Sequence[Sequence[int]]) -> list[Piece]:
@@ -156,5 +159,84 @@ def test_a_rank_without_work_gets_empty_micro_batches():
     assert sorted(len(step) for rank in ranks for step in rank) == [0, 1, 1]
 
 
+# ---- other layouts
+
+
+def planned(
+    lengths: Sequence[Sequence[int]], prompts: Sequence[int], num_ranks: int, token_budget: int, layout: Layout
+) -> list[list[MicroBatch]]:
+    return plan_micro_batches(
+        pieces_of(lengths), dict(enumerate(lengths)), num_ranks, token_budget,
+        layout=layout, prompts=dict(enumerate(prompts)),
+    )  # fmt: skip
+
+
+def computed_tokens(
+    micro_batch: MicroBatch, lengths: Sequence[Sequence[int]], prompts: Sequence[int], layout: Layout
+) -> int:
+    """Tokens that the trunk reads of a micro-batch: those of its tensors, built from ids that stand for the group."""
+    ids = [
+        TokenIds(np.full(prompts[piece.ordinal], piece.ordinal), np.zeros(lengths[piece.ordinal][i], np.int64))
+        for piece in micro_batch
+        for i in piece.members
+    ]
+    ids = [TokenIds(prompt, response[len(prompt) :]) for prompt, response in ids]
+    tokens: Any = LAYOUTS[layout].of(ids)
+    if layout == "shared_prompt":
+        return tokens.prompts.ids.numel() + tokens.responses.ids.numel()
+    return tokens.input_ids.numel() if ids else 0
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    responses=groups, prompt=st.integers(2, 30), layout=st.sampled_from(["packed", "shared_prompt"]),
+    num_ranks=st.integers(1, 4), token_budget=st.integers(80, 300),
+)  # fmt: skip
+def test_any_plan_of_any_layout_keeps_the_budget(responses, prompt, layout, num_ranks, token_budget):
+    prompts = [prompt + key % 3 for key in range(len(responses))]
+    lengths = [[prompts[key] + length for length in group] for key, group in enumerate(responses)]
+    ranks = planned(lengths, prompts, num_ranks, token_budget, layout)
+    members = Counter(key for rank in ranks for step in rank for key in keys(step))
+    assert members == {(key, i): 1 for key, group in enumerate(lengths) for i in range(len(group))}
+    assert len({len(rank) for rank in ranks}) == 1
+    for step in (step for rank in ranks for step in rank if step):
+        assert computed_tokens(step, lengths, prompts, layout) <= token_budget
+
+
+@pytest.mark.parametrize("lengths", [LONG, SHORT], ids=["long", "short"])
+def test_packed_sequences_need_no_room_for_padding(lengths):
+    ranks = planned(lengths, [200] * 128, 1, 32_768, "packed")
+    assert len(ranks[0]) <= math.ceil(sum(map(sum, lengths)) / 32_768) + 5
+
+
+def test_mates_stay_together_where_the_prompt_is_shared():
+    ranks = planned(SHORT, [200] * 128, 8, 32_768, "shared_prompt")
+    pieces = [piece for rank in ranks for step in rank for piece in step]
+    assert len(pieces) <= 128 + sum(len(rank) for rank in ranks)  # a cut splits at most one group
+    of_padded = [piece for rank in plan(SHORT, num_ranks=8, token_budget=32_768) for step in rank for piece in step]
+    assert len(pieces) < len(of_padded) / 3
+
+
+def test_shared_prompts_of_a_ragged_batch_cost_less_than_half_of_padding():
+    rng = np.random.default_rng(0)
+    prompts = np.minimum(rng.lognormal(np.log(220), 0.5, 128), 1024).astype(int) + 2
+    responses = np.minimum(rng.lognormal(np.log(64), 0.8, (128, 8)), 256).astype(int) + 1
+    lengths = (prompts[:, None] + responses).tolist()
+    costs = {
+        layout: sum(
+            max(computed_tokens(micro_batch, lengths, prompts, layout) for micro_batch in step)
+            for step in zip(*planned(lengths, prompts, 4, 16_384, layout), strict=True)
+        )
+        for layout in ("padded", "shared_prompt")
+    }
+    assert costs["padded"] >= 2.5 * costs["shared_prompt"]
+
+
+def test_shared_prompts_are_planned_with_their_lengths():
+    with pytest.raises(ValueError, match="layout shared_prompt plans with the lengths of the prompts"):
+        plan_micro_batches(pieces_of([[3]]), {0: [3]}, 1, 10, layout="shared_prompt")
+
+
 def test_nothing_to_train_on_is_no_step():
     assert plan([], num_ranks=2, token_budget=10) == [[], []]
+    assert planned([], [], 2, 10, "packed") == planned([], [], 2, 10, "shared_prompt") == [[], []]
