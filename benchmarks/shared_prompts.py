@@ -30,10 +30,7 @@ from torch import Tensor
 
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
 from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup, Guidance
-from tgpo_ray.learners import Learner, LearnerSpec, Piece, plan_micro_batches
-from tgpo_ray.learners.layouts import LAYOUTS
-from tgpo_ray.learners.strategies import StrategyOptions
-from tgpo_ray.learners.tokens import Layout
+from tgpo_ray.learners import LAYOUTS, Layout, Learner, LearnerSpec, Piece, StrategyOptions, plan_micro_batches
 
 VOCABULARY, GROUP_SIZE, TOLERANCE = 512, 8, 1e-5
 LOSS = GuidedPolicyLoss(guidance_weight=0.1)

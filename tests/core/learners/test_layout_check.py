@@ -20,8 +20,9 @@ EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 
 
 def folder(path: Path, name: str) -> str:
     """A random model with rotary positions, experts, a sliding window, positions that it counts itself, or none."""
-    import transformers as hf
+    import transformers
 
+    hf: Any = transformers
     small = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2}
     opt = {"ffn_dim": 48, "num_attention_heads": 2, "max_position_embeddings": 128, "word_embed_proj_dim": 32}
     kinds: dict[str, tuple[Any, Any]] = {

@@ -219,9 +219,9 @@ def test_mates_stay_together_where_the_prompt_is_shared():
 
 def test_shared_prompts_of_a_ragged_batch_cost_less_than_half_of_padding():
     rng = np.random.default_rng(0)
-    prompts = np.minimum(rng.lognormal(np.log(220), 0.5, 128), 1024).astype(int) + 2
+    prompts = np.minimum(rng.lognormal(np.log(220), 0.5, 128), 1024).astype(int).tolist()
     responses = np.minimum(rng.lognormal(np.log(64), 0.8, (128, 8)), 256).astype(int) + 1
-    lengths = (prompts[:, None] + responses).tolist()
+    lengths = (np.asarray(prompts)[:, None] + responses).tolist()
     costs = {
         layout: sum(
             max(computed_tokens(micro_batch, lengths, prompts, layout) for micro_batch in step)
