@@ -120,14 +120,14 @@ def sequence_importance_weight(
 
     Args:
         mask: (N,) 1.0 on the tokens that count.
-        sequence: (N,) int64, the sequence of each row. All rows of a sequence must be here.
+        sequence: (N,) int64 below N, the sequence of each row. All rows of a sequence must be here.
 
     Raises:
         ValueError: cap <= 0.
     """
     _require_cap(cap)
     ratios = mask * (learner_logprobs.detach() - sampler_logprobs)  # (N,)
-    sums = ratios.new_zeros(int(sequence.max()) + 1 if len(sequence) else 0).index_add(0, sequence, ratios)  # (B,)
+    sums = torch.zeros_like(ratios).index_add(0, sequence, ratios)  # (N,), the first B of which are used
     return torch.exp(sums.clamp(-20.0, 20.0)).clamp(max=cap)[sequence]
 
 

@@ -42,14 +42,18 @@ def teacher_log_ratio(logprobs: Tensor, rows: TokenRows, known: Tensor) -> Tenso
 
 
 def discounted_returns(values: Tensor, sequence: Tensor, discount: float) -> Tensor:
-    """(N,) sum_{s >= t} discount^(s - t) v_s within each sequence. The sequences follow each other in the rows."""
-    counts = torch.bincount(sequence)  # (B,)
-    places = torch.arange(len(values), device=values.device) - (counts.cumsum(0) - counts)[sequence]  # (N,) t
-    table = values.new_zeros(len(counts), int(counts.max()) if len(values) else 0)  # (B, T)
-    table[sequence, places] = values
-    for t in range(table.shape[1] - 2, -1, -1):
-        table[:, t] += discount * table[:, t + 1]
-    return table[sequence, places]
+    """(N,) sum_{s >= t} discount^(s - t) v_s within each sequence. The sequences follow each other in the rows.
+
+    By doubling: what s = t .. t + k - 1 give, plus discount^k times what the k after them give. That takes log N passes
+    and no length that would have to come from the device.
+    """
+    returns, span = values, 1
+    while span < len(values):
+        same = sequence[span:] == sequence[:-span]  # (N - span,)
+        following = torch.where(same, returns[span:], 0.0) * discount**span
+        returns = torch.cat([returns[:-span] + following, returns[-span:]])
+        span *= 2
+    return returns
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from tests.core.learners.learner_cases import episode, piece, spec_of
 from tgpo_ray.algorithms.token_losses import REFERENCE, PolicyLoss
 from tgpo_ray.episode import Episode, Guidance
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.learners.batch import Piece, TrainEpisode, build_batch
+from tgpo_ray.learners.batch import TrainEpisode, build_batch
 from tgpo_ray.learners.learner import Learner
+from tgpo_ray.learners.planning import Piece
 
 ADVANTAGES = [1.0, -0.5, 2.0]
 

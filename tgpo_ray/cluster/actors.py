@@ -14,13 +14,13 @@ PYDANTIC_LINK = "For further information visit"
 ACTOR_ERRORS = (ActorDiedError, ActorUnavailableError, RayActorError)
 
 
-def actor(kind: type, *arguments: object, **options: object) -> Any:
+def actor(kind: type, *arguments: object, **options: Any) -> Any:
     """Returns the handle of a new Ray actor of class `kind`; `options` are Ray's (num_cpus, runtime_env, ...)."""
     decorate: Any = ray.remote(**options) if options else ray.remote  # `.options` does not take concurrency groups
     return decorate(kind).remote(*arguments)
 
 
-def actor_of_driver(kind: type, *arguments: object, **options: object) -> Any:
+def actor_of_driver(kind: type, *arguments: object, **options: Any) -> Any:
     """Returns the handle of a new `actor` on the node of this process, without CPUs.
 
     Ray would place it on any node, and the loss of that node would end it.

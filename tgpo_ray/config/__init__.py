@@ -12,6 +12,7 @@ from tgpo_ray.config.run_sections import (
     EvaluationConfig,
     FaultToleranceConfig,
     OptimizerConfig,
+    RayConfig,
     ReferenceConfig,
     ReportingConfig,
     TraceFileConfig,
@@ -24,7 +25,6 @@ from tgpo_ray.config.sections import (
     EvaluationEnvConfig,
     LearnersConfig,
     ModelConfig,
-    RayConfig,
     RunView,
     Section,
 )

@@ -9,7 +9,7 @@ from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.sections import ModelConfig
 from tgpo_ray.config.teacher_sections import TeacherConfig
 from tgpo_ray.config.values import format_bytes
-from tgpo_ray.models import context_length, folder_problems, kv_bytes, model_facts
+from tgpo_ray.models import cache_problem, context_length, folder_problems, kv_bytes, model_facts
 
 
 def file_rules(config: RunConfig) -> Iterator[str]:
@@ -17,6 +17,7 @@ def file_rules(config: RunConfig) -> Iterator[str]:
     yield from model_folders_are_whole(config)
     yield from lengths_fit_the_context(config)
     yield from kv_cache_holds_one_sequence(config)
+    yield from prompts_can_be_shared(config)
 
 
 class LoadedModel(NamedTuple):
@@ -85,3 +86,12 @@ def kv_cache_holds_one_sequence(config: RunConfig) -> Iterator[str]:
                 f"{where}.kv_cache_memory: must be >= {format_bytes(needed)}, one sequence of {tokens} "
                 f"tokens, got {format_bytes(memory)}"
             )
+
+
+def prompts_can_be_shared(config: RunConfig) -> Iterator[str]:
+    problem = cache_problem(model_facts(config.model.path, config.model.hf_overrides))
+    if config.learners.layout == "shared_prompt" and problem:
+        yield (
+            "learners.layout: shared_prompt needs the keys and values of the whole prompt in every layer, and "
+            f"{problem} in config.json of {config.model.path}; use padded or packed"
+        )

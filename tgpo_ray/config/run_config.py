@@ -12,11 +12,12 @@ from tgpo_ray.config.run_sections import (
     EvaluationConfig,
     FaultToleranceConfig,
     OptimizerConfig,
+    RayConfig,
     ReferenceConfig,
     ReportingConfig,
     WeightSyncConfig,
 )
-from tgpo_ray.config.sections import EnvConfig, EnvRunnersConfig, LearnersConfig, ModelConfig, RayConfig, Section
+from tgpo_ray.config.sections import EnvConfig, EnvRunnersConfig, LearnersConfig, ModelConfig, Section
 from tgpo_ray.config.teacher_sections import TeachersConfig
 from tgpo_ray.config.values import NonNegative, Strict
 

@@ -113,6 +113,13 @@ class CheckpointingConfig(Section):
 WEIGHT_SYNC_AUTO = "auto: nccl where runners and learners have GPUs of their own, else object_store"
 
 
+class RayConfig(Section):
+    """`ray`: the cluster. Within `ray job submit`, or with RAY_ADDRESS set, both keys stay null."""
+
+    address: str | None = Field(default=None, description="Cluster to join; null: RAY_ADDRESS, else start a local one.")
+    num_cpus: Positive | None = Field(default=None, description="CPUs of a local cluster; null: all cores.")
+
+
 class WeightSyncConfig(Section):
     """`weight_sync`: the way of the learners' weights to the runners' engines."""
 

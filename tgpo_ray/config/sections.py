@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tgpo_ray.config.errors import ConfigError, problems_of
 from tgpo_ray.config.values import (
+    LAYOUTS,
     AutoBytes,
     Dtype,
     NonNegativeFloat,
@@ -18,6 +19,7 @@ from tgpo_ray.config.values import (
     Strict,
     resolve_kv_cache,
 )
+from tgpo_ray.models import flash_attention
 
 SMALLEST_TOKEN_BUDGET = 16384  # the value of null for short episodes
 KV_CACHE_VALUES = "bytes, text as 40GiB, or auto: what is left of its share of the card, on a CPU 1GiB."
@@ -192,7 +194,13 @@ class LearnersConfig(Section):
     )
     token_budget: Positive | None = Field(
         default=None,
-        description="Most tokens (prompts and responses) of a micro-batch; null: the longest episode, at least 16384.",
+        description="Most tokens that a micro-batch computes, prompts and padding too; null: the longest episode, at "
+        "least 16384.",
+    )
+    layout: Literal["auto", "padded", "packed", "shared_prompt"] = Field(
+        default="auto",
+        description="Arrangement of a micro-batch: padded, packed end to end, or shared_prompt (a group's prompt "
+        "once); auto: packed on a GPU with flash attention, else padded.",
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations to save memory.")
     num_cpus_per_learner: NonNegativeFloat = Field(default=1.0, description="CPUs reserved in Ray for one learner.")
@@ -214,9 +222,20 @@ class LearnersConfig(Section):
             self.num_gpus_per_learner = 1.0 if gpus else 0.0
         if self.threads_per_learner is None:
             self.threads_per_learner = max(1, int(self.num_cpus_per_learner))
+        if self.layout == "auto":
+            self.layout = "packed" if gpus and packs(run.model) else "padded"
+
+    def facts(self, run: RunView) -> dict[str, str]:
+        return {"layout of a micro-batch": LAYOUTS[self.layout]}
 
     def rules(self, run: RunView) -> Iterator[str]:
         yield from self._strategy_rules()
+        if self.layout == "shared_prompt" and self.gradient_checkpointing:
+            yield (
+                "learners.layout: shared_prompt needs learners.gradient_checkpointing false: a layer that is computed "
+                "again in the backward pass would write its keys and values twice, so transformers drops the cache "
+                "that the responses read the prompt from"
+            )
         longest = run.longest_episode()
         if self.token_budget is not None and self.token_budget < longest:
             yield (
@@ -235,11 +254,11 @@ class LearnersConfig(Section):
             yield f"learners.offload: optimizer_and_parameters needs zero_stage 3, got {self.zero_stage}"
 
 
-class RayConfig(Section):
-    """`ray`: the cluster. Within `ray job submit`, or with RAY_ADDRESS set, both keys stay null."""
-
-    address: str | None = Field(default=None, description="Cluster to join; null: RAY_ADDRESS, else start a local one.")
-    num_cpus: Positive | None = Field(default=None, description="CPUs of a local cluster; null: all cores.")
+def packs(model: ModelConfig) -> bool:
+    """Returns whether a learner on a GPU has flash attention for `model`, which wants half precision."""
+    if resolve_dtype(model.dtype, gpus=True) != "bfloat16":
+        return False
+    return flash_attention(model.path, model.hf_overrides, trust_remote_code=model.trust_remote_code) is not None
 
 
 def resolve_dtype(dtype: Dtype, *, gpus: bool) -> Literal["float32", "bfloat16"]:

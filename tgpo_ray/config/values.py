@@ -85,6 +85,15 @@ def format_kv_cache(memory: int | Literal["auto"]) -> str:
     return "auto" if memory == "auto" else format_bytes(memory)
 
 
+LAYOUTS = {
+    "auto": "auto: packed on a GPU where transformers has flash attention for the model, else padded",
+    "padded": "padded: each sequence to the length of the longest",
+    "packed": "packed: sequences end to end in one row, without padding",
+    "shared_prompt": "shared_prompt: the prompt of a group once, its responses on the prompt's keys and values",
+}
+"""The lines of `plan` for the values of `learners.layout`."""
+
+
 class Strict(BaseModel):
     """A pydantic model that refuses unknown keys and text in place of numbers, and also checks assignments."""
 

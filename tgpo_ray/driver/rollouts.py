@@ -113,7 +113,11 @@ class OnPolicyRollouts:
 
     def __init__(self, producer: Producer) -> None:
         self._producer = producer
-        self.sample = producer.env_runners.sample
+
+    def sample(
+        self, tasks: Sequence[Task], group_size: int, sampling: Sampling, seed: int, **rounds: Any
+    ) -> Iterator[SampledGroup]:
+        return self._producer.env_runners.sample(tasks, group_size, sampling, seed, **rounds)
 
     def next(self, iteration: int, take: Take, times: StageTimes) -> Rollouts:
         return self._producer.roll_out(iteration, take, times)

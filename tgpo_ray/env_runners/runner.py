@@ -121,7 +121,7 @@ class EnvRunner:
         self._requests: dict[str, tuple[RunningGroup, list[Rollout]]] = {}
         self._steps: dict[Future[str], tuple[RunningGroup, Rollout]] = {}
         start_group = partial(self._start_group, group_size=group_size, seed=seed, prefixes=prefixes)
-        source = tasks if hasattr(tasks, "draw") else TaskList(tasks)
+        source = TaskList(tasks) if isinstance(tasks, Sequence) else tasks
         try:
             for group in self._finished_groups(source, group_size, start_group):
                 episodes = group.finish(

@@ -42,7 +42,7 @@ class RunnerPool(Protocol):
     sample_timeout_s: float  # seconds that the wait for any next group may take
     busy_s: float  # of the engines, as far as they have reported it
 
-    def restart(self, runner: int, error: BaseException) -> None:
+    def restart(self, index: int, error: BaseException) -> None:
         """Starts the runner of this index again after an error, or raises."""
         ...
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -147,11 +148,14 @@ def out_of_vocabulary(teacher_ids: Tensor, mask: Tensor, vocab_size: int | None 
 
 def zero_advantage_taught(advantages: Tensor, guided: Tensor, mask: Tensor, groups: Tensor) -> SumCount:
     """Returns (number that guidance teaches, number) of the groups without advantage, whose rewards are equal."""
-    _, index = torch.unique(groups, return_inverse=True)
-    index = index.flatten()  # (N,) in 0 .. number of groups - 1
+    ordered, places = groups.flatten().sort()  # (N,)
+    starts = torch.zeros_like(places)
+    starts[1:] = ordered[1:] != ordered[:-1]
+    index = torch.empty_like(places).scatter(0, places, starts.cumsum(0))  # (N,) in 0 .. number of groups - 1
 
     def present(values: Tensor) -> Tensor:
-        counts = torch.zeros(int(index.max()) + 1 if len(index) else 0, device=values.device)
+        # (N,), an entry for each group and zeros: the exact number of groups would have to come from the device
+        counts = torch.zeros(len(index), device=values.device)
         return counts.index_add(0, index, (values != 0).flatten().float()) > 0
 
     idle = present(mask) & ~present(advantages * mask)
@@ -162,10 +166,13 @@ def by_position(
     name: str, values: Tensor, mask: Tensor, positions: Tensor, edges: Sequence[int] = POSITION_EDGES
 ) -> Sums:
     """Returns (sum, count) of `values` in each stretch of responses: `name/0-63`, `name/64-255`, ..., `name/4096+`."""
-    bounds = [0, *edges]
-    buckets = torch.bucketize(positions, torch.tensor(edges, device=positions.device), right=True)
-    labels = [*(f"{name}/{low}-{high - 1}" for low, high in zip(bounds, edges, strict=False)), f"{name}/{bounds[-1]}+"]
-    return {label: masked_mean_parts(values, mask * (buckets == i)) for i, label in enumerate(labels)}
+    stretches = list(pairwise([0, *edges]))
+    sums = {
+        f"{name}/{low}-{high - 1}": masked_mean_parts(values, mask * ((positions >= low) & (positions < high)))
+        for low, high in stretches
+    }
+    last = stretches[-1][1] if stretches else 0
+    return sums | {f"{name}/{last}+": masked_mean_parts(values, mask * (positions >= last))}
 
 
 def diagnostic_sums(

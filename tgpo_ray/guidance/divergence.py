@@ -56,11 +56,14 @@ def log_ratio_quantile(ratio: Tensor, mask: Tensor, q: float = 0.95) -> Tensor:
     """
     if not 0.0 < q <= 1.0:
         raise ValueError(f"q must be in (0, 1], got {q}")
-    values = ratio[mask > 0]  # (n,)
-    if not len(values):
+    selected = mask.flatten() > 0  # (N,)
+    if not len(selected):
         return ratio.new_full((), torch.nan)
-    rank = max(1, -int(-q * len(values) // 1))  # ceil
-    return values.float().kthvalue(rank).values  # torch.quantile refuses more than 16 million numbers
+    # sorted behind the selected values instead of selected by index: their number stays on the device
+    values = ratio.flatten().float().masked_fill(~selected, torch.inf).sort().values
+    count = selected.sum()
+    rank = (q * count.double()).ceil().long().clamp(min=1)
+    return torch.where(count > 0, values.gather(0, rank[None] - 1)[0], torch.nan)
 
 
 def log_ratio_histogram(ratio: Tensor, mask: Tensor) -> Tensor:

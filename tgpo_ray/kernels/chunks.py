@@ -228,7 +228,10 @@ def chunked_logprobs(
 
 
 def check_head_inputs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float) -> None:
-    """Raise ValueError for shapes that do not fit, targets outside the vocabulary, or a temperature <= 0."""
+    """Raise ValueError for shapes that do not fit, targets outside the vocabulary, or a temperature <= 0.
+
+    Targets are looked at on a CPU only. On a GPU the look would wait for the device, so callers check before the copy.
+    """
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"hidden must be (N, D) and weight (V, D), got {tuple(hidden.shape)} and {tuple(weight.shape)}: "
@@ -244,7 +247,12 @@ def check_head_inputs(hidden: Tensor, weight: Tensor, bias: Tensor | None, targe
         )
     if not temperature > 0.0:
         raise ValueError(f"temperature must be > 0, got {temperature}: greedy decoding has no log-probabilities")
-    # on a GPU `gather` with such an id would end the process instead of raising an error
+    if targets.device.type == "cpu":
+        check_targets(targets, vocabulary)
+
+
+def check_targets(targets: Tensor, vocabulary: int) -> None:
+    """Raise ValueError for a target outside [0, V). On a GPU `gather` with such an id would end the process."""
     if targets.numel() and (int(targets.min()) < 0 or int(targets.max()) >= vocabulary):
         wrong = targets[(targets < 0) | (targets >= vocabulary)][0]
         raise ValueError(

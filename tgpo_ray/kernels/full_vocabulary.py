@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ def fused_divergence(
     Args:
         hidden, weight: (N, D) and (V, D) of the policy.
         teacher_hidden, teacher_weight: (N, D_T) and (V_T, D_T), without gradient.
-        row_weights: (N,) factor of each row. Rows with factor 0 are not computed.
+        row_weights: (N,) factor of each row. The divergence of rows with factor 0 is given as 0.
         beta: weight of the teacher in m, in [0, 1].
         temperature: divides both models' logits; no factor temperature^2 is added.
 
@@ -101,21 +102,30 @@ def _visit_chunks(hidden: Tensor, weight: Tensor, request: _Request) -> tuple[Te
     heads = weight[:shared].to(hidden.dtype), request.teacher_weight[:shared]  # (U, D), (U, D_T); U: shared ids
     by_hidden, by_weight = torch.zeros_like(hidden), torch.zeros(weight.shape, dtype=dtype, device=weight.device)
     values = torch.zeros(len(hidden), dtype=dtype, device=hidden.device)
-    indices = request.row_weights.nonzero()[:, 0]  # (M,) of the N rows
+    indices = _rows_to_visit(request.row_weights)  # (M,) of the N rows
     budget = chunk_budget(hidden, request.chunk_bytes)
     for rows in indices.split(max(1, budget // (BUFFERS * shared * dtype.itemsize))):
         states = hidden[rows]  # (n, D)
         log_p = _log_softmax(states, heads[0], request.temperature, dtype)  # (n, U)
         log_q = _log_softmax(request.teacher_hidden[rows], heads[1], request.temperature, dtype)
         # (n,), (n, U): the gradient is on z, and the chain through z / temperature adds a factor
-        values[rows], gradient = divergence_and_gradient(log_p, log_q, request.beta)
-        gradient.mul_((request.row_weights[rows] / request.temperature)[:, None])
+        divergences, gradient = divergence_and_gradient(log_p, log_q, request.beta)
+        row_weights = request.row_weights[rows]  # (n,)
+        values[rows] = torch.where(row_weights != 0, divergences, 0.0)
+        gradient.mul_((row_weights / request.temperature)[:, None])
         gradient = gradient.to(states.dtype)
         part = states.new_empty(states.shape, dtype=dtype)  # (n, D)
         matmul_into(part, gradient, heads[0])
         by_hidden[rows] = part.to(by_hidden.dtype)
         add_matmul_(by_weight[:shared], gradient.t(), states)
     return by_hidden, by_weight.to(weight.dtype), values
+
+
+def _rows_to_visit(row_weights: Tensor) -> Tensor:
+    """(M,) indices of the rows whose weight is not 0. On a GPU, where counting them would wait for it, all rows."""
+    if row_weights.device.type == "cpu":
+        return row_weights.nonzero()[:, 0]
+    return torch.arange(len(row_weights), device=row_weights.device)
 
 
 def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
@@ -136,9 +146,8 @@ def divergence_and_gradient(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[
         ratio = log_p - log_q
         value = (p * ratio).sum(-1)
         return value, p.mul_(ratio.sub_(value[:, None]))
-    log_beta = torch.tensor([beta, 1.0 - beta], dtype=log_p.dtype, device=log_p.device).log()
     # log(beta q + (1 - beta) p) without leaving log space, where small probabilities would become 0
-    log_m = torch.logaddexp(log_q + log_beta[0], log_p + log_beta[1])
+    log_m = torch.logaddexp(log_q + math.log(beta), log_p + math.log(1.0 - beta))
     ratio = log_p - log_m
     by_policy = (p * ratio).sum(-1)
     by_teacher = (log_q.exp() * (log_q - log_m)).sum(-1)

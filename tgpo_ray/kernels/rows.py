@@ -26,7 +26,9 @@ class TokenRows:
     target_mask: Tensor  # (N, K) float; 1.0 on policy-written tokens, in columns from 1 on only where a target exists
     advantages: Tensor  # (N,) float
     old_logprobs: Tensor | None  # (N,) float, finite everywhere; None: strictly on-policy
-    sequence: Tensor  # (N,) int64, index of the episode within the micro-batch
+    sequence: (
+        Tensor  # (N,) int64, 0, 1, ...: number of the row's episode; an episode without rows has none, so it is < N
+    )
     lengths: Tensor  # (N,) float, tokens of that row's episode that the loss trains on
     extra: Mapping[str, Tensor] = field(default_factory=dict)  # (N, ...) by name, e.g. "teacher.teacher_logprobs"
 

@@ -5,21 +5,25 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
-    from tgpo_ray.learners.batch import Piece, plan_micro_batches
     from tgpo_ray.learners.building import build_learners, learner_spec
     from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError
+    from tgpo_ray.learners.layouts import LAYOUTS
     from tgpo_ray.learners.learner import Learner, LearnerSpec
+    from tgpo_ray.learners.planning import Piece, plan_micro_batches
     from tgpo_ray.learners.strategies import StrategyOptions
+    from tgpo_ray.learners.tokens import Layout
     from tgpo_ray.learners.train_run import Placement, TrainRun
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "batch": ["Piece", "plan_micro_batches"],
         "building": ["build_learners", "learner_spec"],
         "group": ["LearnerError", "LearnerGroup", "LearnersRestartedError"],
+        "layouts": ["LAYOUTS"],
         "learner": ["Learner", "LearnerSpec"],
+        "planning": ["Piece", "plan_micro_batches"],
         "strategies": ["StrategyOptions"],
+        "tokens": ["Layout"],
         "train_run": ["Placement", "TrainRun"],
     },
 )

@@ -10,9 +10,9 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -20,17 +20,16 @@ import ray
 from tgpo_ray.cluster import ACTOR_ERRORS, actor_of_driver, any_died, root_cause
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.learners.batch import MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.learners.command_mailbox import Mailbox
 from tgpo_ray.learners.learner import LearnerSpec, Sums
-from tgpo_ray.learners.reduction import losses, reduced
+from tgpo_ray.learners.planning import MicroBatch, Piece, plan_micro_batches
+from tgpo_ray.learners.reduction import by_index, losses, reduced
 from tgpo_ray.learners.train_run import Placement, TrainRun, make_trainer
 
 if TYPE_CHECKING:
-    from tgpo_ray.learners.batch import EpisodeKey
+    from tgpo_ray.learners.planning import EpisodeKey
     from tgpo_ray.models import Bucket, WeightTransfer
 
-NumberT = TypeVar("NumberT", bound=float)
 POLL_S = 2.0
 KILL_S = 60.0  # Ray Train needs this long to notice that its ranks were killed
 
@@ -50,7 +49,7 @@ class LearnerGroup:
         spec: model, optimizer and precision of each rank.
         placement: number of ranks, and their resources.
         run: storage and restarts.
-        token_budget: padded tokens of one micro-batch on one rank.
+        token_budget: tokens that one micro-batch computes on one rank, padding included.
     """
 
     def __init__(self, spec: LearnerSpec, placement: Placement, run: TrainRun, token_budget: int) -> None:
@@ -164,13 +163,20 @@ class LearnerGroup:
                 group.ordinal,
                 group.ref,
                 group.guidance,
-                np.asarray(_by_index(group, values), np.float32),
+                np.asarray(by_index(group, values), np.float32),
                 tuple(range(len(group.infos))) if group.members is None else group.members,
             )
             for group, values in zip(groups, advantages, strict=True)
         ]
-        lengths = {group.ordinal: _by_index(group, [info.num_tokens for info in group.infos]) for group in groups}
-        return plan_micro_batches(pieces, lengths, self.placement.num_learners, self.token_budget)
+        lengths = {group.ordinal: by_index(group, [info.num_tokens for info in group.infos]) for group in groups}
+        return plan_micro_batches(
+            pieces,
+            lengths,
+            self.placement.num_learners,
+            self.token_budget,
+            layout=self.spec.layout,
+            prompts={group.ordinal: max(info.num_prompt_tokens for info in group.infos) for group in groups},
+        )
 
     def _collect_sums(self, replies: list[Sums]) -> None:
         self._sums.extend(replies)
@@ -287,11 +293,3 @@ class LearnerGroup:
                 self._thread.join(KILL_S)
         if not self._thread.is_alive():
             ray.kill(self._mailbox)
-
-
-def _by_index(group: SampledGroup, values: Iterable[NumberT]) -> list[NumberT | int]:
-    """Returns `values`, one for each info, at the indices of their episodes; 0 where an episode was left out."""
-    if group.members is None:
-        return list(values)
-    by_index = dict(zip(group.members, values, strict=True))
-    return [by_index.get(index, 0) for index in range(max(by_index) + 1)]

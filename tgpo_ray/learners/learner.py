@@ -15,10 +15,14 @@ from torch import Tensor, nn
 
 from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup
 from tgpo_ray.kernels import FusedHead, LossOutput, TokenLoss, token_loss_pass
-from tgpo_ray.learners.batch import EpisodeKey, MicroBatch, TrainBatch, TrainEpisode, build_batch
-from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, process_rank
+from tgpo_ray.learners.batch import TrainBatch, TrainEpisode, build_batch
+from tgpo_ray.learners.device_sums import DeviceSums
+from tgpo_ray.learners.layout_check import check_layout
+from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
+from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, own_device, process_rank
+from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.learners.weight_sending import LearnerWeights, WeightSender
-from tgpo_ray.models import fill_buckets, head_weight, load_model
+from tgpo_ray.models import fill_buckets, flash_attention, head_weight, load_model
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket, WeightTransfer
@@ -37,6 +41,7 @@ class LearnerSpec:
     temperature: float = 1.0  # of the sampler; log-probs are those of softmax(z / temperature)
     hf_overrides: dict[str, Any] = field(default_factory=dict)
     gradient_checkpointing: bool = False
+    layout: Layout = "padded"
     trust_remote_code: bool = False
     threads: int | None = None
     seed: int = 0
@@ -63,11 +68,7 @@ class PolicyModule(nn.Module):
         self, batch: TrainBatch, loss: TokenLoss | None = None, teacher_weight: Tensor | None = None
     ) -> LossOutput | Tensor:
         """Returns the LossOutput of the micro-batch, or (N,) log-probs of the sampled tokens if `loss` is None."""
-        trunk = self.model.base_model
-        hidden = trunk(
-            input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False
-        ).last_hidden_state  # (B, T, D)
-        hidden = hidden.flatten(0, 1).index_select(0, batch.row_index)  # (N, D)
+        hidden = batch.tokens.states(self.model.base_model)  # (N, D)
         with torch.autocast(hidden.device.type, enabled=False):  # the kernel chooses its own precisions
             if loss is None:
                 logprobs, _ = self.head(hidden, targets=batch.rows.targets[:, :1], temperature=self.temperature)
@@ -89,11 +90,27 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
         dtype=torch.bfloat16 if half else torch.float32,
         hf_overrides=spec.hf_overrides,
         trust_remote_code=spec.trust_remote_code,
+        attention=_attention(spec),
     )
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
     return model
+
+
+def _attention(spec: LearnerSpec) -> str | None:
+    """Returns flash attention for packed sequences on a GPU, and None for the default of transformers."""
+    if spec.layout != "packed" or not torch.cuda.is_available():
+        return None
+    name = flash_attention(spec.model, spec.hf_overrides, trust_remote_code=spec.trust_remote_code)
+    if name is None or spec.options.dtype != "bfloat16":
+        print(
+            "learners.layout: packed runs without flash attention here (it needs bfloat16, the package flash_attn, and "
+            "a model that supports it), with a mask of tokens x tokens: padded may be faster",
+            flush=True,
+        )
+        return None
+    return name
 
 
 class Learner:
@@ -105,30 +122,30 @@ class Learner:
         torch.manual_seed(spec.seed)
         self._spec = spec
         self.rank = process_rank()
-        self._device = _device()
+        self._device = own_device()
         self._model: Any = load_policy(spec)
+        self._vocabulary: int = self._model.get_output_embeddings().weight.shape[0]  # before ZeRO-3 takes it apart
         self._strategy = make_strategy(PolicyModule(self._model, spec.temperature), spec.options, self._device)
         self._old_logprobs: dict[EpisodeKey, np.ndarray] = {}
         self._teacher_weights: dict[str, Tensor] = {}
-        self._loss_sums: dict[str, Tensor] = {}  # () each, on the device: one transfer for each update
+        self._loss_sums = DeviceSums()
         self._sender: WeightSender | None = None
         self.num_steps = 0
+        if spec.layout != "padded":
+            check_layout(spec.layout, self._model, self._logprobs, spec.options.dtype)
 
     def accumulate(self, micro_batches: Sequence[MicroBatch], loss: TokenLoss) -> Sums:
         """Returns metrics as (sum, count), and adds the gradients of the summed loss to those of the parameters."""
-        totals: dict[str, list[Tensor]] = {}
+        metrics = DeviceSums()
         self._strategy.module.train()
         for micro_batch in micro_batches:
             batch = self._build(micro_batch, loss)
             with self._strategy.autocast():
                 output = self._strategy.module(batch, loss, self._teacher_weight(loss))
             self._strategy.backward(output.loss)
-            for name, total in output.sums(loss).items():
-                self._loss_sums[name] = self._loss_sums.get(name, 0.0) + total
-            for name, (total, count) in loss.metrics(output.logprobs, output.entropy, output.rows).items():
-                sums = totals.setdefault(name, [torch.zeros(()), torch.zeros(())])  # () each
-                sums[0], sums[1] = sums[0] + total.detach().cpu(), sums[1] + count.detach().cpu()
-        return {name: (float(total), float(count)) for name, (total, count) in totals.items()}
+            self._loss_sums.add({name: (total,) for name, total in output.sums(loss).items()})
+            metrics.add(loss.metrics(output.logprobs, output.entropy, output.rows))
+        return {name: (total, count) for name, (total, count) in metrics.take().items()}
 
     def _teacher_weight(self, loss: TokenLoss) -> Tensor | None:
         """(V_T, D_T) head of the teacher whose whole distribution the loss needs, loaded once; None without one."""
@@ -146,13 +163,15 @@ class Learner:
 
     def logprobs(self, micro_batch: MicroBatch) -> dict[EpisodeKey, np.ndarray]:
         """Returns (T,) log-probs of the response tokens of each episode under the present weights, by episode."""
+        episodes = list(_episodes(micro_batch))
+        return dict(zip([it.key for it in episodes], self._logprobs(episodes, self._spec.layout), strict=True))
+
+    def _logprobs(self, episodes: Sequence[TrainEpisode], layout: Layout) -> list[np.ndarray]:
+        batch = build_batch(episodes, TokenLoss(), None, self._device, layout=layout, vocabulary=self._vocabulary)
         self._strategy.module.eval()
-        batch = self._build(micro_batch, TokenLoss(), old=False)
         with torch.no_grad(), self._strategy.autocast():
             logprobs = self._strategy.module(batch).float().cpu()  # (N,)
-        # minlength: the last episodes may have no rows and still need a count
-        counts = torch.bincount(batch.rows.sequence.cpu(), minlength=len(batch.keys)).tolist()  # (B,)
-        return {key: values.numpy() for key, values in zip(batch.keys, logprobs.split(counts), strict=True)}
+        return [values.numpy() for values in logprobs.split(batch.counts)] if batch.counts else []
 
     def sampler_gaps(self, micro_batches: Sequence[MicroBatch]) -> list[np.ndarray]:
         """Returns |learner - sampler| log-probs of the policy's tokens, an array for each episode. Gradients stay."""
@@ -166,8 +185,7 @@ class Learner:
 
     def take_loss_sums(self) -> dict[str, float]:
         """Returns the summed loss of this rank's micro-batches since the last call: `total`, and its parts by name."""
-        sums, self._loss_sums = self._loss_sums, {}
-        return {name: float(total) for name, total in sums.items()}
+        return {name: total for name, (total,) in self._loss_sums.take().items()}
 
     def step(self, denominator: float, lr: float) -> dict[str, float]:
         """Returns the gradient's norm, and updates the weights with the accumulated gradients over the global count.
@@ -187,10 +205,10 @@ class Learner:
     def forget_logprobs(self) -> None:
         self._old_logprobs.clear()
 
-    def _build(self, micro_batch: MicroBatch, loss: TokenLoss, *, old: bool = True) -> TrainBatch:
+    def _build(self, micro_batch: MicroBatch, loss: TokenLoss) -> TrainBatch:
         episodes = list(_episodes(micro_batch))
-        logprobs = self._chosen_old_logprobs(episodes, loss) if old else None
-        return build_batch(episodes, loss, logprobs, self._device)
+        old = self._chosen_old_logprobs(episodes, loss)
+        return build_batch(episodes, loss, old, self._device, layout=self._spec.layout, vocabulary=self._vocabulary)
 
     def _chosen_old_logprobs(
         self, episodes: Sequence[TrainEpisode], loss: TokenLoss
@@ -271,13 +289,3 @@ def _episodes(micro_batch: MicroBatch) -> Iterator[TrainEpisode]:
 
 def _fetch(value: ray.ObjectRef[ValueT] | ValueT) -> ValueT:
     return ray.get(value) if isinstance(value, ray.ObjectRef) else value
-
-
-def _device() -> torch.device:
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    if not ray.is_initialized():  # a Learner in one process, without Ray Train
-        return torch.device("cuda")
-    from ray.train.torch import get_device
-
-    return get_device()

@@ -18,8 +18,8 @@ import torch.distributed as dist
 
 from tgpo_ray.cluster import copy_folder
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.learners.batch import EpisodeKey, MicroBatch
 from tgpo_ray.learners.learner import Learner, LearnerSpec, Sums
+from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket, WeightTransfer

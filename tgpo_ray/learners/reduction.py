@@ -1,12 +1,15 @@
-"""One figure for each name, from the replies of the ranks to an update."""
+"""Figures by name from the replies of the ranks, and figures by episode for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from tgpo_ray.episode import SampledGroup
     from tgpo_ray.learners.learner import Sums
+
+NumberT = TypeVar("NumberT", bound=float)
 
 
 def losses(ranks: Sequence[Mapping[str, float]], denominator: float) -> dict[str, float]:
@@ -19,3 +22,11 @@ def reduced(sums: Sequence[Sums]) -> dict[str, float]:
     from tgpo_ray.reporting import reduce
 
     return reduce(sums)
+
+
+def by_index(group: SampledGroup, values: Iterable[NumberT]) -> list[NumberT | int]:
+    """Returns `values`, one for each info, at the indices of their episodes; 0 where an episode was left out."""
+    if group.members is None:
+        return list(values)
+    by_index = dict(zip(group.members, values, strict=True))
+    return [by_index.get(index, 0) for index in range(max(by_index) + 1)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import ray
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -249,3 +250,14 @@ def _sum_over_ranks(gradients: list[Tensor]) -> None:
         if gradient is not None:
             bucket.append(gradient)
             size += gradient.nbytes
+
+
+def own_device() -> torch.device:
+    """Returns the device of this rank."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if not ray.is_initialized():  # a Learner in one process, without Ray Train
+        return torch.device("cuda")
+    from ray.train.torch import get_device
+
+    return get_device()

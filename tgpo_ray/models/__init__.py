@@ -5,11 +5,19 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from tgpo_ray.models.attention import flash_attention
     from tgpo_ray.models.end_of_sequence import end_of_sequence_ids
     from tgpo_ray.models.engine import Engine, engine_environment
     from tgpo_ray.models.engine_outputs import completions, split_prompt_logprobs
     from tgpo_ray.models.engine_spec import Completion, EngineSpec, Sampling
-    from tgpo_ray.models.folder import context_length, folder_problems, kv_bytes, local_model, model_facts
+    from tgpo_ray.models.folder import (
+        cache_problem,
+        context_length,
+        folder_problems,
+        kv_bytes,
+        local_model,
+        model_facts,
+    )
     from tgpo_ray.models.lean_scoring import RowCollector, draw
     from tgpo_ray.models.lm_head import head_weight
     from tgpo_ray.models.loading import load_model
@@ -33,11 +41,19 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "attention": ["flash_attention"],
         "end_of_sequence": ["end_of_sequence_ids"],
         "engine": ["Engine", "engine_environment"],
         "engine_outputs": ["completions", "split_prompt_logprobs"],
         "engine_spec": ["Completion", "EngineSpec", "Sampling"],
-        "folder": ["context_length", "folder_problems", "kv_bytes", "local_model", "model_facts"],
+        "folder": [
+            "cache_problem",
+            "context_length",
+            "folder_problems",
+            "kv_bytes",
+            "local_model",
+            "model_facts",
+        ],
         "lean_scoring": ["RowCollector", "draw"],
         "lm_head": ["head_weight"],
         "loading": ["load_model"],

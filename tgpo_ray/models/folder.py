@@ -96,6 +96,19 @@ def _tokens_kept(kind: str, facts: dict[str, Any], num_tokens: int) -> int:
     return min(num_tokens, window) if window else num_tokens
 
 
+def cache_problem(facts: dict[str, Any]) -> str | None:
+    """Returns why some layer's cache lacks keys and values of earlier tokens, or None where the facts name no reason.
+
+    A sliding window forgets tokens, and a recurrent state holds none.
+    """
+    if facts.get("layer_types"):
+        kinds = sorted({str(kind) for kind in facts["layer_types"]} - {"full_attention"})
+        return f"layer_types has {', '.join(kinds)}" if kinds else None
+    if facts.get("sliding_window") and facts.get("use_sliding_window", True):
+        return f"sliding_window is {facts['sliding_window']}"
+    return None
+
+
 def local_model(path: str) -> str:
     """Returns `path` as an absolute path where it is a folder here. Actors run in other folders than the driver."""
     folder = Path(path).expanduser()

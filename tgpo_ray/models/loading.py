@@ -15,10 +15,12 @@ def load_model(
     hf_overrides: dict[str, Any],
     trust_remote_code: bool,
     section: str = "model",
+    attention: str | None = None,
 ) -> nn.Module:
     """Returns the model on the CPU, in evaluation mode, with the same overrides that vLLM gets.
 
     Args:
+        attention: implementation that transformers offers for the model, None for its default.
         section: section of the configuration with the overrides, for messages.
 
     Raises:
@@ -45,4 +47,6 @@ def load_model(
                 f"model {path!r} sets {name} = {getattr(config, name)}: its logits are changed after the LM head, "
                 "which the chunked head does not do; use a model without it"
             )
-    return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=dtype, trust_remote_code=trust_remote_code)
+    return AutoModelForCausalLM.from_pretrained(
+        path, config=config, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention
+    )

@@ -54,6 +54,12 @@ def test_complete_configs_break_no_rule():
             "training.group_size: must be >= 2, got 1: one episode has no group to compare with",
         ),
         (
+            grpo().learners(layout="shared_prompt", gradient_checkpointing=True),
+            "learners.layout: shared_prompt needs learners.gradient_checkpointing false: a layer that is computed "
+            "again in the backward pass would write its keys and values twice, so transformers drops the cache that "
+            "the responses read the prompt from",
+        ),
+        (
             tgpo().training(groups_per_iteration=7),
             "training.groups_per_iteration: must be a multiple of updates_per_iteration (2), got 7: "
             "each update trains on as many groups",
@@ -250,3 +256,41 @@ def test_an_actor_larger_than_any_node_is_refused():
 def test_fractions_that_add_up_to_the_cluster_fit():
     thirds = tgpo().learners(num_cpus_per_learner=0.1).env_runners(num_cpus_per_env_runner=0.2)
     check_resources(thirds.teachers(num_cpus_per_replica=0.7), {"CPU": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("facts", "reason"),
+    [
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has sliding_attention"),
+        ({"layer_types": ["linear_attention", "full_attention"]}, "layer_types has linear_attention"),
+        ({"sliding_window": 4096}, "sliding_window is 4096"),
+        ({"sliding_window": 4096, "use_sliding_window": False}, None),
+        ({"sliding_window": 4096, "layer_types": ["full_attention"]}, None),
+    ],
+)
+def test_prompts_are_shared_by_models_that_keep_all_of_them(tmp_path, facts: dict[str, Any], reason: str | None):
+    path = model_folder(tmp_path / "model", **facts)
+    message = (
+        f"learners.layout: shared_prompt needs the keys and values of the whole prompt in every layer, and {reason} in "
+        f"config.json of {path}; use padded or packed"
+    )
+    config = grpo().models(path=path).learners(layout="shared_prompt")
+    assert config.problems() == ([] if reason is None else [message])
+    assert config.learners(layout="packed").problems() == []
+
+
+def test_auto_layout_is_padded_without_flash_attention_and_packed_with_it(monkeypatch):
+    from tgpo_ray.config import sections
+
+    config = grpo()
+    assert config.learners.layout == "auto"
+    assert [config.resolved(gpus=gpus).learners.layout for gpus in (False, True)] == ["padded", "padded"]
+    monkeypatch.setattr(sections, "flash_attention", lambda *_, **__: "flash_attention_2")
+    assert [config.resolved(gpus=gpus).learners.layout for gpus in (False, True)] == ["padded", "packed"]
+    assert config.models(dtype="float32").resolved(gpus=True).learners.layout == "padded"  # the kernels want halves
+    assert config.learners(layout="shared_prompt").resolved(gpus=True).learners.layout == "shared_prompt"
+
+
+@pytest.mark.parametrize("layout", ["auto", "padded", "packed", "shared_prompt"])
+def test_the_plan_names_the_layout(layout: Any):
+    assert grpo().learners(layout=layout).facts()["layout of a micro-batch"].startswith(f"{layout}: ")

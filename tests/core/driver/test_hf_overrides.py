@@ -16,9 +16,9 @@ from tests.episodes import make_episode
 from tgpo_ray.cluster.actors import actor, kill
 from tgpo_ray.env_runners.building import engine_spec
 from tgpo_ray.episode import EpisodeGroup
-from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.building import learner_spec
 from tgpo_ray.learners.learner import Learner
+from tgpo_ray.learners.planning import Piece
 from tgpo_ray.models import character_tokenizer, write_model
 from tgpo_ray.models.engine import engine_environment
 from tgpo_ray.teachers import Teacher, TeacherSpec

@@ -13,8 +13,8 @@ from tests.episodes import group_of_infos, make_info
 from tgpo_ray.algorithms.grpo import GRPO
 from tgpo_ray.driver.verifier_failures import VerifierFailures
 from tgpo_ray.episode import SampledGroup
-from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.group import LearnerGroup
+from tgpo_ray.learners.planning import Piece
 from tgpo_ray.learners.train_run import Placement
 
 FAILED_PLACES = {0: {1: "timeout"}, 1: {0: "error", 1: "error", 2: "timeout"}}

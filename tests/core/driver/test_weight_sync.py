@@ -13,8 +13,8 @@ from tgpo_ray.algorithms.token_losses import SFTLoss
 from tgpo_ray.driver.weight_sync import WeightSync
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.episode import EpisodeGroup, SampledGroup, Task
-from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.learner import Learner, LearnerSpec
+from tgpo_ray.learners.planning import Piece
 from tgpo_ray.learners.strategies import StrategyOptions
 from tgpo_ray.models.engine_spec import Sampling
 from tgpo_ray.models.weight_buckets import fill_buckets, from_array, read_buckets, to_array

@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.episodes import random_episode
 from tgpo_ray.algorithms.token_losses import PolicyLoss
 from tgpo_ray.episode import ORIGIN_ENVIRONMENT, Episode, EpisodeGroup, Guidance
-from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.learner import Learner, LearnerSpec
+from tgpo_ray.learners.planning import Piece
 from tgpo_ray.learners.strategies import StrategyOptions
 
 TEMPERATURE = 0.7

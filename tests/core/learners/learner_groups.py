@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,9 @@ from tests.episodes import random_episode, stored_group
 from tgpo_ray.algorithms.token_losses import PolicyLoss
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.group import LearnerGroup
 from tgpo_ray.learners.learner import LearnerSpec
+from tgpo_ray.learners.planning import Piece
 from tgpo_ray.learners.strategies import StrategyOptions
 from tgpo_ray.learners.train_run import Placement, TrainRun
 
@@ -47,11 +47,13 @@ class Setting:
     zero_stage: int = 0
     dtype: str = "float32"
     offload: str = "none"
+    layout: str = "padded"
 
     def __str__(self) -> str:
         stage = f"-zero{self.zero_stage}" if self.engine == "deepspeed" else ""
         offload = "-offload" if self.offload != "none" else ""
-        return f"{self.engine}{stage}-{self.dtype}{offload}-{self.num_ranks}-ranks"
+        layout = f"-{self.layout}" if self.layout != "padded" else ""
+        return f"{self.engine}{stage}-{self.dtype}{offload}{layout}-{self.num_ranks}-ranks"
 
     def spec(self, model: str) -> LearnerSpec:
         options: Any = StrategyOptions(
@@ -61,7 +63,8 @@ class Setting:
             offload=self.offload,  # pyright: ignore[reportArgumentType]
             lr=LR,
         )
-        return LearnerSpec(model, model, options, temperature=0.8, threads=1)
+        layout: Any = self.layout
+        return LearnerSpec(model, model, options, temperature=0.8, threads=1, layout=layout)
 
 
 def sampled_groups() -> list[SampledGroup]:
@@ -70,7 +73,8 @@ def sampled_groups() -> list[SampledGroup]:
     found = []
     for ordinal, size in enumerate(SIZES):
         episodes = [random_episode(rng=rng, length=int(rng.integers(3, 12)), reward=1.0) for _ in range(size)]
-        found.append(stored_group(episodes=episodes, ordinal=ordinal))
+        of_group = [replace(episode, prompt_ids=episodes[0].prompt_ids) for episode in episodes]
+        found.append(stored_group(episodes=of_group, ordinal=ordinal))
     return found
 
 

@@ -26,8 +26,8 @@ from tgpo_ray.algorithms.advantages import group_standardized
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss, PolicyLoss, SFTLoss
 from tgpo_ray.episode import ORIGIN_POLICY
 from tgpo_ray.kernels import TokenLoss, TokenRows
-from tgpo_ray.learners.batch import MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.learners.learner import Learner, LearnerSpec, load_policy
+from tgpo_ray.learners.planning import MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.learners.strategies import StrategyOptions
 
 

@@ -23,14 +23,18 @@ from tests.core.learners.learner_groups import (
 )
 from tests.weights import Weights, gap, weights_of
 from tgpo_ray.episode import SampledGroup
-from tgpo_ray.learners.batch import plan_micro_batches
 from tgpo_ray.learners.group import LearnerError, LearnerGroup
 from tgpo_ray.learners.learner import Learner
+from tgpo_ray.learners.planning import plan_micro_batches
 
 EXACT = [
     Setting("torch", 2),
     pytest.param(Setting("deepspeed", 1, 0), marks=pytest.mark.slow),
     Setting("deepspeed", 2, 3),
+    Setting("deepspeed", 2, 3, layout="shared_prompt"),
+    pytest.param(Setting("deepspeed", 2, 3, layout="packed"), marks=pytest.mark.slow),
+    pytest.param(Setting("torch", 2, layout="shared_prompt"), marks=pytest.mark.slow),
+    pytest.param(Setting("torch", 2, layout="packed"), marks=pytest.mark.slow),
     pytest.param(Setting("torch", 1), marks=pytest.mark.slow),
     pytest.param(Setting("deepspeed", 2, 0), marks=pytest.mark.slow),
     pytest.param(Setting("deepspeed", 2, 1), marks=pytest.mark.slow),

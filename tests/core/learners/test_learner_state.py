@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tests.core.learners.learner_cases import ALL, episode, piece, spec_of, three_groups, weights
-from tgpo_ray.learners.batch import Piece
 from tgpo_ray.learners.learner import Learner, load_policy
+from tgpo_ray.learners.planning import Piece
 
 
 @pytest.fixture(scope="module")
