@@ -197,10 +197,6 @@ def test_a_restored_run_goes_on_with_the_weight_of_its_iteration():
             r"training\.kl_weight: needs env_runners\.temperature 1\.0, got 0\.6",
         ),
         (
-            {"training": {"importance": "truncated", "old_logprobs": "sampler"}},
-            "truncated with old_logprobs sampler would correct twice",
-        ),
-        (
             {"training": {"overlong_buffer": 64}, "env_runners": {"max_response_tokens": 64}},
             r"overlong_buffer: must be < env_runners\.max_response_tokens \(64\), got 64",
         ),
@@ -260,3 +256,16 @@ def test_importance_asks_the_engine_for_its_logprobs():
         for importance in ("none", "truncated")
     }
     assert not wanted["none"].logprobs and wanted["truncated"].logprobs
+
+
+@pytest.mark.parametrize(
+    ("training", "importance"),
+    [
+        ({}, "none"),
+        ({"max_staleness": 1}, "truncated"),
+        ({"max_staleness": 1, "old_logprobs": "learner"}, "none"),
+        ({"max_staleness": 2, "importance": "sequence"}, "sequence"),
+    ],
+)
+def test_sampling_ahead_weighs_by_truncated_ratios_unless_told_otherwise(training, importance):
+    assert grpo(**training).loss(GROUPS).importance == importance
