@@ -33,7 +33,8 @@ def run(make_config: Callable[..., Any], env_runners: Any, teachers: Any) -> Any
 
 
 def episodes_of(algorithm: TGPO) -> list[Any]:
-    return [episode for group in algorithm.sampled for episode in ray.get(group.ref).episodes]
+    groups: Any = ray.get([group.ref for group in algorithm.sampled])
+    return [episode for group in groups for episode in group.episodes]
 
 
 def trained(algorithm: TGPO, iterations: int) -> list[tuple[dict[str, float], list[list[int]]]]:

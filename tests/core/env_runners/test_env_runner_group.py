@@ -16,6 +16,7 @@ import torch
 
 from tests.core.env_runners.runner_envs import ANSWERS, write_chat_tokenizer
 from tests.core.env_runners.runner_groups import (
+    ARITHMETIC,
     CHATS,
     COUNTS,
     DRIFTS,
@@ -114,6 +115,13 @@ def test_a_seed_fixes_the_tokens_and_another_changes_them(runners: EnvRunnerGrou
     first = responses(sample(runners, tasks(6), seed=7))
     assert responses(sample(runners, tasks(6), seed=7)) == first
     assert responses(sample(runners, tasks(6), seed=8)) != first
+
+
+def test_a_groups_tokens_depend_on_neither_its_neighbours_nor_its_runner(runners: EnvRunnerGroup):
+    for env in (ARITHMETIC, TURNS):  # with turns, each has a seed of its own
+        together = {sampled.ordinal: sampled for sampled in sample(runners, tasks(12, env))}
+        for task in tasks(12, env)[::5]:
+            assert responses(sample(runners, [task])) == responses([together[task.ordinal]])
 
 
 def test_a_response_ends_with_the_end_of_sequence_or_at_the_limit(runners: EnvRunnerGroup):
