@@ -14,7 +14,9 @@ from tgpo_ray.algorithms.grpo import GRPO
 from tgpo_ray.driver.verifier_failures import VerifierFailures
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.learners.group import LearnerGroup
+from tgpo_ray.learners.learner import LearnerSpec
 from tgpo_ray.learners.planning import Piece
+from tgpo_ray.learners.strategies import StrategyOptions
 from tgpo_ray.learners.train_run import Placement
 
 FAILED_PLACES = {0: {1: "timeout"}, 1: {0: "error", 1: "error", 2: "timeout"}}
@@ -77,6 +79,7 @@ def test_keeping_some_of_some_names_the_episodes_behind_the_reference() -> None:
 def test_learners_get_the_advantages_of_the_episodes_that_are_left() -> None:
     learners = object.__new__(LearnerGroup)  # planning needs no rank
     learners.placement, learners.token_budget = Placement(num_learners=1), 1000
+    learners.spec = LearnerSpec("policy", "policy", StrategyOptions("torch"))
     (group,) = passed("drop_episode", group_of("correct", "timeout", "wrong", "error"))
     (((piece,),),) = learners._plan([group], [np.asarray([0.7, -0.7])])
     assert isinstance(piece, Piece)

@@ -72,7 +72,7 @@ def on_meta(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         transfers.append(len(scalars))
         return [0.0] * len(scalars)
 
-    monkeypatch.setattr(learner, "_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(learner, "own_device", lambda: torch.device("meta"))
     monkeypatch.setattr(device_sums, "fetched", fetched)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(transformers.masking_utils, "find_packed_sequence_indices", lambda position_ids: position_ids)
