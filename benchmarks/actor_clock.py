@@ -5,9 +5,9 @@
         ...
         busy = clock.busy(start, end)
 
-Timed are vLLM's steps (runners and teachers) and the learners' forward passes, backward passes and optimizer steps. The
-package runs unchanged: Ray's setup hook wraps these calls when a worker imports their module. One machine, CPU: on a GPU
-a call returns before its kernels end.
+Timed are vLLM's steps (runners and teachers) and the learners' forward passes, backward passes and optimizer steps.
+The package runs unchanged: Ray's setup hook wraps these calls when a worker imports their module. This is for one
+machine and for CPUs: on a GPU a call returns before its kernels end.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _write(start: float, end: float) -> None:
     global _file
     if _file is None:
         # a line at a time: the actors are killed, so nothing would flush a buffer
-        _file = Path(os.environ[FOLDER], str(os.getpid())).open("a", buffering=1)
+        _file = Path(os.environ[FOLDER], str(os.getpid())).open("a", buffering=1)  # noqa: SIM115 (open to the end)
         _file.write(f"{_stage()}\n")
     _file.write(f"{start:.6f} {end:.6f}\n")
 

@@ -1,6 +1,6 @@
 """vLLM's `LLM` and nothing else: what a runner is compared with.
 
-As a command it reads a task as JSON (`engine`, `sampling`, `prompts` as ids, `n`), answers it, and prints its peak memory.
+As a command it reads a task as JSON (`engine`, `sampling`, `prompts` as ids, `n`), answers it, and prints its memory.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tgpo_ray.models import EngineSpec, Sampling, engine_environment
 
@@ -28,8 +28,13 @@ class BareEngine:
 
         self.llm = LLM(**engine_arguments(spec, gpu=False))
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int) -> list[list[int]]:
-        """Returns the number of tokens of each response to each prompt, from one call of `LLM.generate`."""
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int, seed: int | None = None
+    ) -> list[list[int]]:
+        """Returns the number of tokens of each response to each prompt, from one call of `LLM.generate`.
+
+        With a `seed` each request has a seed of its own, and so a generator.
+        """
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
@@ -43,8 +48,21 @@ class BareEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         inputs: Any = [TokensPrompt(prompt_token_ids=list(prompt)) for prompt in prompts]
-        outputs = self.llm.generate(inputs, params, use_tqdm=False)
+        each: Any = params
+        if seed is not None:
+            each = [params.clone() for _ in prompts]
+            for number, own in enumerate(each):
+                own.seed = (seed * len(prompts) + number) * n  # n responses have n seeds
+        outputs = self.llm.generate(inputs, each, use_tqdm=False)
         return [[len(choice.token_ids) for choice in output.outputs] for output in outputs]
+
+    def timed(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, n: int, seed: int | None = None
+    ) -> tuple[list[list[int]], float]:
+        """Returns what `generate` does, and its seconds."""
+        start = time.perf_counter()
+        lengths = self.generate(prompts, sampling, n, seed)
+        return lengths, time.perf_counter() - start
 
 
 def main() -> None:

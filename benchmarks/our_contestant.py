@@ -66,7 +66,9 @@ def take_turn(algorithm: Any, shape: Shape, clock: ActorClock, num_steps: int) -
         assert row["tokens/response"] == row["tokens/trained"] == shape.num_tokens, row
         assert row["episode/prompt_length"] == shape.prompt, row
         assert row["guidance/coverage"] == 1.0, row
-    waits = {name: sum(row[name] for row in rows) / num_steps for name in rows[0] if name.startswith(("wait/", "time/"))}
+    waits = {
+        name: sum(row[name] for row in rows) / num_steps for name in rows[0] if name.startswith(("wait/", "time/"))
+    }
     figures = {"seconds": (end - start) / num_steps, "guidance_nll": rows[-1]["guidance/nll"]}
     return {**figures, **clock.busy(start, end).report(os.cpu_count() or 1), **waits}
 

@@ -63,7 +63,7 @@ def env_arguments(folder: Path) -> dict[str, Any]:
 
 def prepare(shape: Shape, folder: Path) -> None:
     """Write `policy`, `teacher` and `rows.jsonl` into the folder."""
-    tokenizer = _tokenizer(shape.vocabulary)
+    tokenizer = tokenizer_of(shape.vocabulary)
     assert len(tokenizer) == shape.vocabulary, f"the tokenizer has {len(tokenizer)} tokens"
     write_policy(folder / "policy", "qwen3", tokenizer, 0.0, **shape.layers)
     write_model(folder / "teacher", "qwen3", tokenizer, seed=1, tie_word_embeddings=False, **shape.layers)
@@ -73,7 +73,8 @@ def prepare(shape: Shape, folder: Path) -> None:
             file.write(json.dumps({"problem": _text(tokenizer, shape.prompt, rng), "answer": "1"}) + "\n")
 
 
-def _tokenizer(vocabulary: int) -> Any:
+def tokenizer_of(vocabulary: int) -> Any:
+    """Returns a tokenizer of so many tokens, each with a text."""
     if vocabulary <= LARGEST_OF_CHARACTERS:
         fillers = [f"<{i}>" for i in range(vocabulary - len(CHARACTERS) - 2)]  # two more are the end and the padding
         return character_tokenizer([*CHARACTERS, *fillers])
