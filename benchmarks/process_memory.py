@@ -4,9 +4,9 @@
         ...
     watch.peaks      # {"EnvRunner": [{"peak_rss_mib": ..., "peak_private_mib": ...}], "driver": ...}
 
-The role of a Ray actor is its class. `peak_rss` is the kernel's own mark (VmHWM), which misses nothing. It counts shared
-pages, such as those of libraries and of Ray's object store, in each process. `peak_private` leaves them out and is the
-largest of samples taken every two seconds.
+The role of a Ray actor is its class. `peak_rss` is the kernel's own mark (VmHWM), which misses nothing. It counts
+shared pages, such as those of libraries and of Ray's object store, in each process. `peak_private` leaves them out and
+is the largest of samples taken every two seconds.
 """
 
 from __future__ import annotations

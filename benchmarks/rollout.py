@@ -4,8 +4,8 @@
     python benchmarks/rollout.py --logprobs           # every sampled token with its log-probability
 
 Tiny random models at V = 128, 8 responses to each prompt of tgpo/Arithmetic-v0. `full` has 16 prompts and responses of
-64 tokens. `geometric` has 64 prompts and responses whose lengths are geometric with mean 64, cut at 512. The contestants
-are actors with one thread each and take turns:
+64 tokens. `geometric` has 64 prompts and responses whose lengths are geometric with mean 64, cut at 512. The
+contestants are actors with one thread each and take turns:
 
     ours          EnvRunner in an EnvRunnerGroup, with its environments and a seed for each request
     ours_unseeded the same with one generator for the whole engine

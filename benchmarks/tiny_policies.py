@@ -47,9 +47,9 @@ def write_policy(
 
     So lengths are geometric with mean 1 / end_probability. At 0 a response ends at the token limit only.
 
-    The first feature of every embedding is constant. No layer writes to it, and it is far larger than the others, so it is
-    nearly constant after the last norm. The row of the end in the LM head reads this feature alone, and the other rows
-    do not read it.
+    The first feature of every embedding is constant. No layer writes to it, and it is far larger than the others, so it
+    is nearly constant after the last norm. The row of the end in the LM head reads this feature alone, and the other
+    rows do not read it.
 
     Raises:
         AssertionError: the probability deviates by more than 2 % somewhere in a random text.

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "trl")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "trl"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets import Dataset
 from train import GuidedGRPOTrainer  # pyright: ignore[reportMissingImports]  (examples/trl/train.py)

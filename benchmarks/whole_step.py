@@ -4,8 +4,8 @@
     python benchmarks/whole_step.py --shapes long_prompts --rounds 4 --set learners.token_budget=4096
 
 A step samples 8 responses of 64 tokens to each prompt, asks the teacher, and updates the policy once. The shapes are
-16 prompts of 16 tokens at V = 128, and 4 prompts of 16 or of 220 tokens at V = 32768. Models are random Qwen3 models of 4
-layers whose responses never end early. The contestants are processes that take turns, so that each round has all of them:
+16 prompts of 16 tokens at V = 128, and 4 prompts of 16 or of 220 tokens at V = 32768. Models are random Qwen3 models of
+4 layers whose responses never end early. The contestants are processes that take turns, so each round has all of them:
 
     ours           on-policy, one thread for each of runner, teacher and learner
     ours_ahead     the same with training.max_staleness 1, where this version has it
@@ -13,8 +13,9 @@ layers whose responses never end early. The contestants are processes that take 
 
 TRL writes with transformers' `generate`; its vLLM needs the distribution `vllm`, which a CPU machine does not have. The
 best of its settings is the one that ours is compared with. All contestants compute the same loss of the same models:
-their -log pi of the teacher's tokens must agree. Slowest stage over wall (g) is the longest of the three actors' times
-over that of the step; on a machine with c cores, a third of their sum over c is a bound as well.
+their -log pi of the teacher's tokens must agree. `slowest_stage_over_wall` (g) is the longest of the times in which the
+runner's, the teacher's and the learner's models compute, over that of the step. On c cores no step is shorter than the
+sum of the three over c either; `bound_over_wall` takes the larger of the two.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.contestant import Contestant
 from benchmarks.our_contestant import configuration
 from benchmarks.step_shapes import GROUP_SIZE, SHAPES, Shape, prepare
 from tgpo_ray.config import ConfigError
 
+HERE = Path(__file__).parent
 GOAL_OVERLAP = 0.93
 NLL_TOLERANCE = 0.02  # relative; the contestants sample different tokens
 
@@ -45,14 +46,14 @@ NLL_TOLERANCE = 0.02  # relative; the contestants sample different tokens
 def commands(name: str, shape: Shape, folder: Path, options: argparse.Namespace) -> dict[str, tuple[list[str], dict]]:
     """Returns the command and the environment of each contestant."""
     arguments = [name, str(folder)]
-    ours = [str(ROOT / "benchmarks" / "our_contestant.py"), *arguments, *options.set]
+    ours = [str(HERE / "our_contestant.py"), *arguments, *options.set]
     found: dict[str, tuple[list[str], dict[str, str]]] = {"ours": (ours, {})}
     if refused(shape, folder, options) is None:
         found["ours_ahead"] = ([*ours, "training.max_staleness=1"], {})
     num_episodes = shape.num_groups * GROUP_SIZE
     for threads in options.threads:
         for parts in options.parts:
-            command = [str(ROOT / "benchmarks" / "trl_contestant.py"), *arguments, str(num_episodes // parts)]
+            command = [str(HERE / "trl_contestant.py"), *arguments, str(num_episodes // parts)]
             found[f"trl_{threads}t_{num_episodes // parts}"] = (command, {"OMP_NUM_THREADS": str(threads)})
     return found
 
