@@ -6,7 +6,7 @@
 TGPO with 128 groups of 8, 46,000 rows of real text (those of `--path`, again and again), two updates an iteration and
 a teacher. Response lengths are geometric with mean 256, cut at 2,048: a random policy ends with the same probability at
 every token. The learning rate is so small that it stays so. Every response reaches math-verify. Ray, vLLM, Ray Train
-and the verifiers are real, with one thread for each actor. Each number of runners has a driver and a cluster of its own.
+and the verifiers are real, with one thread for each actor. Each number of runners has its own driver and cluster.
 
 Seconds outside the models are those of an iteration in which no engine makes a step and no learner computes. The bare
 engine is vLLM's `LLM` in a process of its own, with the same arguments, prompts and responses. `--profile` splits the

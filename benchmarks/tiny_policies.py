@@ -14,6 +14,7 @@ import torch
 from tgpo_ray.models import write_model
 
 CONSTANT = 4.0  # the constant feature, where the others have a norm of about 0.2
+NEVER = 40.0  # the logit of an end that never comes is this far below
 LARGEST_DEVIATION = 0.02  # of the end's probability from what was asked, relative
 
 
@@ -76,7 +77,7 @@ def _end_weight(model: Any, end: int, end_probability: float) -> float:
     """Returns the weight that gives the end its probability: the logit over the constant feature."""
     hidden = model.model(_random_ids(model)).last_hidden_state.flatten(0, 1)  # (N, D)
     if end_probability == 0.0:
-        return -1000.0
+        return -NEVER / float(hidden[:, 0].mean())
     logits = hidden @ model.lm_head.weight.T  # (N, V)
     logits[:, end] = -torch.inf
     wanted = math.log(end_probability / (1 - end_probability)) + logits.logsumexp(1).mean()
