@@ -75,21 +75,6 @@ def test_complete_configs_break_no_rule():
             "longer the one that sampled; write learner, sampler or null",
         ),
         (
-            tgpo().env_runners(weight_update="in_flight"),
-            "env_runners.weight_update: in_flight needs training.max_staleness >= 1, got 0: on-policy, nobody "
-            "samples while weights change; raise max_staleness, or write between_batches",
-        ),
-        (
-            tgpo().training(updates_per_iteration=1, max_staleness=2, old_logprobs="none"),
-            "training.old_logprobs: none needs max_staleness 0, got 2: the policy that sampled is an earlier one; "
-            "write sampler, learner or null",
-        ),
-        (
-            tgpo().training(max_staleness=2).weight_sync(backend="nccl"),
-            "weight_sync.backend: nccl sends weights while every engine waits for them, which needs "
-            "training.max_staleness 0 or 1 and env_runners.weight_update between_batches; write object_store",
-        ),
-        (
             grpo().env_runners(top_p=0.95),
             "env_runners.top_p: must be 1.0 in training, got 0.95: a token outside the nucleus has log-prob -inf under "
             "the sampler, and the ratio no value",
