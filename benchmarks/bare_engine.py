@@ -24,7 +24,7 @@ class BareEngine:
     def __init__(self, spec: EngineSpec) -> None:
         from vllm import LLM
 
-        from tgpo_ray.models.engine import engine_arguments
+        from tgpo_ray.models import engine_arguments
 
         self.llm = LLM(**engine_arguments(spec, gpu=False))
 

@@ -44,7 +44,7 @@ class MemoryWatch:
         self._process.stdout.readline()
 
     def __exit__(self, *_: object) -> None:
-        out, _ = self._process.communicate("")  # the end of its input ends it
+        out = self._process.communicate("")[0]  # the end of its input ends it
         self.peaks = json.loads(out)
 
 

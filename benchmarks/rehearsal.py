@@ -205,7 +205,8 @@ def check(algorithm: Any, metrics: dict[str, float], options: argparse.Namespace
 def prompt_of(group: Any) -> list[int]:
     import ray
 
-    return ray.get(group.ref).episodes[0].prompt_ids.tolist()
+    episodes: Any = ray.get(group.ref)
+    return episodes.episodes[0].prompt_ids.tolist()
 
 
 def bare_engine(config: Any, prompts: Path) -> dict[str, float]:

@@ -73,10 +73,11 @@ def rounds_of(law: Law, folder: Path, num_rounds: int, *, logprobs: bool) -> dic
     policy = write_policy(folder, "qwen3", tokenizer_of(VOCABULARY), law.end_probability, **SHAPE)
     engine = EngineSpec(str(policy), "float32", 32 + law.cap, kv_cache_memory=256 * 2**20)
     sampling = Sampling(law.cap, logprobs=logprobs)
-    groups = {
-        name: EnvRunnerGroup(EnvRunnerSpec(engine, (ENV,), 32, frozen=True, seed_by=by), num_cpus=0.5)
-        for name, by in (("ours", "request"), ("ours_unseeded", "runner"))
+    specs = {
+        "ours": EnvRunnerSpec(engine, (ENV,), 32, frozen=True, seed_by="request"),
+        "ours_unseeded": EnvRunnerSpec(engine, (ENV,), 32, frozen=True, seed_by="runner"),
     }
+    groups = {name: EnvRunnerGroup(spec, num_cpus=0.5) for name, spec in specs.items()}
     bare = actor(BareEngine, engine, num_cpus=0.5, runtime_env={"env_vars": engine_environment(gpu=False)})
     try:
         prompts = [prompt_of(group) for group in sampled(groups["ours"], law, sampling, seed=0)]
@@ -108,7 +109,8 @@ def sampled(group: EnvRunnerGroup, law: Law, sampling: Sampling, seed: int) -> l
 
 
 def prompt_of(group: SampledGroup) -> list[int]:
-    return ray.get(group.ref).episodes[0].prompt_ids.tolist()
+    episodes: Any = ray.get(group.ref)
+    return episodes.episodes[0].prompt_ids.tolist()
 
 
 def ours(group: EnvRunnerGroup, law: Law, sampling: Sampling, seed: int) -> Turn:

@@ -7,7 +7,7 @@ import lazy_loader
 if TYPE_CHECKING:
     from tgpo_ray.models.attention import flash_attention
     from tgpo_ray.models.end_of_sequence import end_of_sequence_ids
-    from tgpo_ray.models.engine import Engine, engine_environment
+    from tgpo_ray.models.engine import Engine, engine_arguments, engine_environment
     from tgpo_ray.models.engine_outputs import completions, split_prompt_logprobs
     from tgpo_ray.models.engine_spec import Completion, EngineSpec, Sampling
     from tgpo_ray.models.folder import (
@@ -43,7 +43,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "attention": ["flash_attention"],
         "end_of_sequence": ["end_of_sequence_ids"],
-        "engine": ["Engine", "engine_environment"],
+        "engine": ["Engine", "engine_arguments", "engine_environment"],
         "engine_outputs": ["completions", "split_prompt_logprobs"],
         "engine_spec": ["Completion", "EngineSpec", "Sampling"],
         "folder": [
