@@ -83,10 +83,13 @@ class MathToolEnv(MultiTurnEnv):
         return "\n" + "".join(f"{_result(call[1])}\n" for call in calls[:MAX_CALLS])
 
     def _read_by_gate(self, response: str) -> str:
-        """The last response, or all of them where a thought is still open or closed in an earlier one."""
+        """The last response, or all of them where a thought is still open or closed in an earlier one.
+
+        Calls are left out: what was given to the calculator is no answer.
+        """
         written, gate = "".join(self._written), self._math.gate
         alone = gate.scored_text(written) is not None and gate.scored_text(response) is not None
-        return response if alone else written
+        return _CALL.sub(" ", response if alone else written)
 
     def _see_prompt(self, prompt: str | None) -> None:
         self._math.gate = self._math.gate.after(prompt)
