@@ -45,6 +45,7 @@ def trained(algorithm: TGPO, iterations: int) -> list[tuple[dict[str, float], li
     return found
 
 
+@pytest.mark.slow
 def test_two_runs_at_a_staleness_of_one_are_equal_bit_for_bit(run: Any):
     first, second = trained(run(1), 3), trained(run(1), 3)
     for (metrics, responses), (again, others) in zip(first, second, strict=True):
@@ -65,7 +66,7 @@ def test_a_batch_is_one_update_behind_the_weights_that_learn_from_it(run: Any):
     assert metrics[0]["policy/importance_weight"] == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("weight_update", ["between_batches", "in_flight"])
+@pytest.mark.parametrize("weight_update", [pytest.param("between_batches", marks=pytest.mark.slow), "in_flight"])
 def test_a_run_two_batches_ahead_trains_every_problem_once(run: Any, weight_update: str):
     algorithm = run(2, weight_update, groups_per_iteration=4)
     seen = []
@@ -79,6 +80,7 @@ def test_a_run_two_batches_ahead_trains_every_problem_once(run: Any, weight_upda
     assert sorted(seen) == list(range(16))
 
 
+@pytest.mark.slow
 def test_what_is_in_flight_at_a_checkpoint_is_sampled_again(run: Any, tmp_path: Any):
     algorithm = run(1)
     trained(algorithm, 2)
@@ -91,6 +93,7 @@ def test_what_is_in_flight_at_a_checkpoint_is_sampled_again(run: Any, tmp_path: 
     assert algorithm.iteration == 3
 
 
+@pytest.mark.slow
 def test_the_log_probs_of_a_response_are_those_of_the_weights_that_wrote_each_token(run: Any):
     algorithm = run(2, "in_flight")
     for _ in range(4):

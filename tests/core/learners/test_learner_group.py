@@ -31,7 +31,7 @@ EXACT = [
     Setting("torch", 2),
     pytest.param(Setting("deepspeed", 1, 0), marks=pytest.mark.slow),
     Setting("deepspeed", 2, 3),
-    Setting("deepspeed", 2, 3, layout="shared_prompt"),
+    pytest.param(Setting("deepspeed", 2, 3, layout="shared_prompt"), marks=pytest.mark.slow),
     pytest.param(Setting("deepspeed", 2, 3, layout="packed"), marks=pytest.mark.slow),
     pytest.param(Setting("torch", 2, layout="shared_prompt"), marks=pytest.mark.slow),
     pytest.param(Setting("torch", 2, layout="packed"), marks=pytest.mark.slow),
