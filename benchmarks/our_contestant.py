@@ -69,7 +69,7 @@ def take_turn(algorithm: Any, shape: Shape, clock: ActorClock, num_steps: int) -
         name: sum(row[name] for row in rows) / num_steps for name in rows[0] if name.startswith(("wait/", "time/"))
     }
     figures = {"seconds": (end - start) / num_steps, "guidance_nll": rows[-1]["guidance/nll"]}
-    return {**figures, **clock.busy(start, end).report(os.cpu_count() or 1), **waits}
+    return {**figures, **clock.busy(start, end).report(os.cpu_count() or 1, num_steps), **waits}
 
 
 def main() -> None:
