@@ -41,7 +41,7 @@ def configuration(shape: Shape, folder: Path, overrides: list[str]) -> Any:
             "num_cpus_per_env_runner": 0.5,
             "kv_cache_memory": "256MiB",
         },
-        "learners": {"num_cpus_per_learner": 0.5},
+        "learners": {"num_cpus_per_learner": 0.5, "layout": shape.layout},
         "training": {
             "groups_per_iteration": shape.num_groups,
             "group_size": GROUP_SIZE,

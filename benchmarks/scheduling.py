@@ -4,11 +4,11 @@
     python benchmarks/scheduling.py --runners 64 --groups-per-runner 16
 
 The driver's code is real: EnvRunnerGroup, its session, the TaskQueue, and a stream of groups from every runner. The
-runners alone are simulated. Each has room for two groups of 8 at a time and sleeps until the longest response of a group is
-written. Lengths are lognormal (median 330, sigma 0.8, cut at 2,048), and a runner writes every response at the same
-speed. The speed follows from `--seconds`, the length of the ideal schedule: it must be so long that two cores keep up
-with the messages of all runners. Runners are threads of a few processes, because 256 processes do not fit into the
-memory of a small machine; each is called and streams as an actor of its own would.
+runners alone are simulated. Each has room for two groups of 8 at a time and sleeps until the longest response of a
+group is written. Lengths are lognormal (median 330, sigma 0.8, cut at 2,048), and a runner writes every response at the
+same speed. The speed follows from `--seconds`, the length of the ideal schedule: it must be so long that the cores keep
+up with the messages of all runners. Runners are threads of four processes, because 256 processes do not fit into the
+memory of a small machine. Each is called and streams as an actor of its own would.
 
 The ideal: groups in the order of the queue, each to the first free place of any runner, at no cost.
 """
