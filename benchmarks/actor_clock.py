@@ -80,17 +80,20 @@ class Busy(NamedTuple):
     any_s: float  # seconds in which any model computed
     first_end: float | None  # when the first call ended
 
-    def report(self, num_cores: int) -> dict[str, Any]:
-        """Returns the figures of the stretch. `bound_s` is what the cores and the slowest stage allow."""
+    def report(self, num_cores: int, num_steps: int = 1) -> dict[str, Any]:
+        """Returns the figures of the stretch, seconds for each of its steps.
+
+        `bound_s` is what the cores and the slowest stage allow.
+        """
         slowest = max(self.stages.values(), default=0.0)
         bound = max(slowest, sum(self.stages.values()) / num_cores)
         return {
-            "busy_s": {name: round(seconds, 3) for name, seconds in self.stages.items()},
+            "busy_s": {name: round(seconds / num_steps, 3) for name, seconds in self.stages.items()},
             "idle_share": {name: round(1 - seconds / self.wall_s, 3) for name, seconds in self.stages.items()},
-            "outside_models_s": round(self.wall_s - self.any_s, 3),
+            "outside_models_s": round((self.wall_s - self.any_s) / num_steps, 3),
             "outside_models_share": round(1 - self.any_s / self.wall_s, 4),
             "slowest_stage_over_wall": round(slowest / self.wall_s, 3),
-            "bound_s": round(bound, 3),
+            "bound_s": round(bound / num_steps, 3),
             "bound_over_wall": round(bound / self.wall_s, 3),
         }
 

@@ -41,7 +41,7 @@ def configuration(shape: Shape, folder: Path, overrides: list[str]) -> Any:
             "num_cpus_per_env_runner": 0.5,
             "kv_cache_memory": "256MiB",
         },
-        "learners": {"num_cpus_per_learner": 0.5},
+        "learners": {"num_cpus_per_learner": 0.5, "layout": shape.layout},
         "training": {
             "groups_per_iteration": shape.num_groups,
             "group_size": GROUP_SIZE,
@@ -69,7 +69,7 @@ def take_turn(algorithm: Any, shape: Shape, clock: ActorClock, num_steps: int) -
         name: sum(row[name] for row in rows) / num_steps for name in rows[0] if name.startswith(("wait/", "time/"))
     }
     figures = {"seconds": (end - start) / num_steps, "guidance_nll": rows[-1]["guidance/nll"]}
-    return {**figures, **clock.busy(start, end).report(os.cpu_count() or 1), **waits}
+    return {**figures, **clock.busy(start, end).report(os.cpu_count() or 1, num_steps), **waits}
 
 
 def main() -> None:

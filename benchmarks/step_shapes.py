@@ -29,6 +29,7 @@ class Shape:
     prompt: int  # tokens
     goal: float  # tokens a second over TRL's, on-policy
     goal_ahead: float  # the same at staleness 1
+    layout: str = "padded"  # of our learner: the quicker one
 
     @property
     def num_tokens(self) -> int:
@@ -52,7 +53,7 @@ class Shape:
 SHAPES = {
     "small_vocabulary": Shape(128, 16, 16, 1.1, 1.7),
     "large_vocabulary": Shape(32768, 4, 16, 2.2, 3.3),
-    "long_prompts": Shape(32768, 4, 220, 4.0, 6.0),
+    "long_prompts": Shape(32768, 4, 220, 4.0, 6.0, "shared_prompt"),
 }
 
 

@@ -7,7 +7,7 @@ A step samples 8 responses of 64 tokens to each prompt, asks the teacher, and up
 16 prompts of 16 tokens at V = 128, and 4 prompts of 16 or of 220 tokens at V = 32768. Models are random Qwen3 models of
 4 layers whose responses never end early. The contestants are processes that take turns, so each round has all of them:
 
-    ours           on-policy, one thread for each of runner, teacher and learner
+    ours           on-policy, one thread for each of runner, teacher and learner; learners.layout as the shape says
     ours_ahead     the same with training.max_staleness 1, where this version has it
     trl_<t>t_<b>   GRPOTrainer of TRL 1.16 with the guidance of examples/trl, t threads, b sequences a forward pass
 
@@ -99,6 +99,7 @@ def report_of(shape: Shape, turns: dict[str, list[dict[str, Any]]]) -> dict[str,
     }
     return {
         "shape": {"vocabulary": shape.vocabulary, "groups": shape.num_groups, "prompt": shape.prompt},
+        "layout": shape.layout,
         "tokens_per_step": shape.num_tokens,
         "seconds": {label: [round(turn["seconds"], 3) for turn in of_one] for label, of_one in turns.items()},
         "tokens_per_s": {label: round(shape.num_tokens / median_seconds(of_one)) for label, of_one in turns.items()},
