@@ -32,9 +32,7 @@ import numpy as np
 import ray
 
 from benchmarks.driver_profile import DriverProfile
-from tgpo_ray.env_runners import EnvRunnerGroup, EnvRunnerSpec
-from tgpo_ray.env_runners.runner import Finished
-from tgpo_ray.env_runners.task_queue import TaskSource
+from tgpo_ray.env_runners import EnvRunnerGroup, EnvRunnerSpec, Finished, TaskSource
 from tgpo_ray.episode import EpisodeInfo, Task
 from tgpo_ray.models import EngineSpec, Sampling
 
@@ -72,7 +70,7 @@ class Host:
                     end = now + float(lengths_of(task).max()) * self._seconds_per_token
                     heapq.heappush(open_groups, (end, task.ordinal, task))
             if open_groups:
-                end, _, task = heapq.heappop(open_groups)
+                end, _ordinal, task = heapq.heappop(open_groups)
                 time.sleep(max(0.0, end - time.monotonic()))
                 yield from finished(task)
 

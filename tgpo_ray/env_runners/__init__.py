@@ -27,8 +27,9 @@ if TYPE_CHECKING:
         make_env,
     )
     from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, tell_prompt
-    from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
+    from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec, Finished
     from tgpo_ray.env_runners.sampling_session import SamplingSession, SessionAbortedError
+    from tgpo_ray.env_runners.task_queue import TaskSource
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -55,7 +56,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "make_env",
         ],
         "rollout": ["Rollout", "RunningGroup", "tell_prompt"],
-        "runner": ["EnvRunner", "EnvRunnerSpec"],
+        "runner": ["EnvRunner", "EnvRunnerSpec", "Finished"],
         "sampling_session": ["SamplingSession", "SessionAbortedError"],
+        "task_queue": ["TaskSource"],
     },
 )
