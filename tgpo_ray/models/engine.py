@@ -81,6 +81,9 @@ def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
         arguments["weight_transfer_config"] = {"backend": trainer_info_class(spec.weight_transfer).backend}
     if not gpu:  # on a CPU the default block has 128 ids, and the prefix cache shares only whole blocks
         arguments |= {"enforce_eager": True, "block_size": 32}
+        # vLLM takes back the draw of a prefill that it has split, by an offset that a CPU's generator does not have: a
+        # request with a seed would end the engine
+        arguments["enable_chunked_prefill"] = False
     return arguments
 
 

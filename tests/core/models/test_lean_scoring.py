@@ -29,6 +29,7 @@ class Scorer:
         tgpo_ray.models.engine.engine_arguments = lambda spec, *, gpu: {  # pyright: ignore[reportAttributeAccessIssue]
             **arguments(spec, gpu=gpu),
             "max_num_batched_tokens": TOKENS_A_STEP,
+            "enable_chunked_prefill": True,
         }
         self._backend = VllmBackend(spec)
 
