@@ -38,6 +38,7 @@ class Contestant:
             self.ready = self._reply()
         except BaseException:
             self._process.kill()
+            self._close()
             raise
 
     def turn(self, num_steps: int) -> dict[str, Any]:
@@ -85,6 +86,11 @@ class Contestant:
             self._process.wait(120)
         except subprocess.TimeoutExpired:
             self._process.kill()
+        self._close()
+
+    def _close(self) -> None:
+        with self._process:  # closes the pipes and waits
+            pass
 
 
 _replies = sys.stdout

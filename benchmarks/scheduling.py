@@ -58,7 +58,7 @@ class Host:
     def ready(self) -> None:
         """Returns once the process is up."""
 
-    def sample(self, source: TaskSource, *_: object) -> Iterator[object]:
+    def sample(self, source: TaskSource, *order: object) -> Iterator[object]:
         """Yields a group and its figures for each task, as EnvRunner does."""
         open_groups: list[tuple[float, int, Task]] = []  # by the time at which they end
         is_last = False
