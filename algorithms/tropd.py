@@ -81,6 +81,15 @@ class TrOPDConfig(TaughtConfig):
     guidance: TrustConfig = section(TrustConfig, "Gate, outliers, prefixes.")
     traces: TraceFileConfig = section(TraceFileConfig, "Where prefixes come from: `tgpo-ray traces` writes them.")
 
+    def rules(self) -> Iterator[str]:
+        yield from super().rules()
+        share = self.guidance.prefix_share
+        if share > 0.0 and self.env_runners.weight_update == "in_flight":
+            yield (
+                f"env_runners.weight_update: in_flight needs guidance.prefix_share 0, got {share:g}: the prefixes "
+                "of an iteration end with it, and in flight iterations overlap; write between_batches"
+            )
+
 
 class TrOPD(Taught[TrOPDConfig]):
     """Trust-region on-policy distillation: reverse KL on tokens that the gate trusts, forward KL on the others.

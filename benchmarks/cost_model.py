@@ -18,7 +18,6 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
@@ -29,6 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from scipy.optimize import nnls
 
+from benchmarks.cost_stages import least
+from benchmarks.reports import print_report
 from tgpo_ray.config import dump_yaml
 from tgpo_ray.costs import (
     Card,
@@ -108,16 +109,6 @@ def machine() -> Card:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (os.cpu_count() or 1)
     name = f"{platform.machine()} core"
     return Card(name, memory, flops, bandwidth, bandwidth, bandwidth, bandwidth, "cpu", "measured on this machine")
-
-
-def least(run: Any, rounds: int) -> float:
-    run()
-    seconds = []
-    for _ in range(rounds):
-        start = time.process_time()
-        run()
-        seconds.append(time.process_time() - start)
-    return min(seconds)
 
 
 @cache
@@ -238,10 +229,7 @@ def main() -> None:
     arguments = parser.parse_args()
     predicted = list(PREDICTED)[: 1 if arguments.quick else None]
     report, card = report_of([*CALIBRATED, *predicted], arguments.rounds)
-    text = json.dumps(report, indent=2)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    print_report(report, arguments.out)
     if arguments.card:
         cluster = {"nodes": 1, "cards_per_node": os.cpu_count() or 1, "card": asdict(card)}
         arguments.card.write_text(dump_yaml(cluster))

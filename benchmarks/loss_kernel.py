@@ -14,7 +14,6 @@ chunks. The GPU sizes have not been run yet.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import subprocess
@@ -28,6 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.loss_contestants import ENTROPY_LOSS, LOSS, Gemms, Gradients, Problem, contestants, naive, ours
+from benchmarks.reports import print_report
 from tgpo_ray.kernels import release_buffers
 
 GRADIENT_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -203,10 +203,7 @@ def main() -> None:
         "a2": {"beyond_inputs_and_gradients_mib": memory, **(measure_memory_by_rows() if cpu else {})},
         "a2_goal": {"mib": 64, "measured": memory["ours"]},
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    print_report(report, arguments.out)
 
 
 if __name__ == "__main__":

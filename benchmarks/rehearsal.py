@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.actor_clock import ActorClock
 from benchmarks.driver_profile import DriverProfile
 from benchmarks.process_memory import MemoryWatch
+from benchmarks.reports import print_report
 from benchmarks.tiny_policies import mean_length, read_problems, repeat_rows, write_policy
 
 GROUP_SIZE, NUM_UPDATES = 8, 2
@@ -59,10 +60,7 @@ def main() -> None:
             "goals": GOALS,
             "by_runners": {str(number): in_a_process_of_its_own(number) for number in options.runners},
         }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    print_report(report, options.out)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -19,7 +19,6 @@ leave Ray out.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import statistics
@@ -35,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import ray
 
 from benchmarks.bare_engine import BareEngine
+from benchmarks.reports import print_report
 from benchmarks.step_shapes import tokenizer_of
 from benchmarks.tiny_policies import mean_length, write_policy
 from tgpo_ray.cluster import actor
@@ -172,10 +172,7 @@ def main() -> None:
             report[name] = {"law": LAWS[name]._asdict(), **report_of(turns)}
     finally:
         ray.shutdown()
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    print_report(report, options.out)
 
 
 if __name__ == "__main__":

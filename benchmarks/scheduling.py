@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import heapq
-import json
 import logging
 import os
 import sys
@@ -32,6 +31,7 @@ import numpy as np
 import ray
 
 from benchmarks.driver_profile import DriverProfile
+from benchmarks.reports import print_report
 from tgpo_ray.env_runners import EnvRunnerGroup, EnvRunnerSpec, Finished, TaskSource
 from tgpo_ray.episode import EpisodeInfo, Task
 from tgpo_ray.models import EngineSpec, Sampling
@@ -171,10 +171,7 @@ def main() -> None:
         report["by_runners"] = [measure(number, options) for number in options.runners]
     finally:
         ray.shutdown()
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    print_report(report, options.out)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
+from benchmarks.reports import print_report
 from tgpo_ray.models import EngineSpec, Scores, ScoringRequest, Want, engine_environment
 
 TIE = 1e-5  # logits; sums in another order differ by about 1e-6
@@ -271,10 +272,7 @@ def main() -> None:
             "goals": {"ratio_to_plain": GOALS, "bytes_per_token": MAX_BYTES, "python_us_per_token": MAX_PYTHON_US},
             "by_vocabulary": {size: in_a_process_of_its_own(size, arguments.rounds) for size in sizes},
         }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
+    print_report(report, arguments.out)
 
 
 if __name__ == "__main__":

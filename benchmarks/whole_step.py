@@ -21,7 +21,6 @@ sum of the three over c either; `bound_over_wall` takes the larger of the two.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
@@ -35,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.contestant import Contestant
 from benchmarks.our_contestant import configuration
+from benchmarks.reports import print_report
 from benchmarks.step_shapes import GROUP_SIZE, SHAPES, Shape, prepare
 from tgpo_ray.config import ConfigError
 
@@ -136,10 +136,7 @@ def main() -> None:
         "settings": {"rounds": options.rounds, "steps": options.steps, "set": options.set},
         "by_shape": {name: run_shape(name, options) for name in options.shapes},
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    print_report(report, options.out)
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ class Actor(Protocol):
 
 
 @dataclass(frozen=True)
-class Engines:
-    """What runners and scorers have in common: a vLLM engine, or plain transformers, over some cards."""
+class Place:
+    """What all kinds have in common. The fields are those of `Actor`, and what they work on."""
 
     kind: str
     keys: str
@@ -71,6 +71,12 @@ class Engines:
     cluster: Cluster
     batch: Batch
     shape: ModelShape
+
+
+@dataclass(frozen=True)
+class Engines(Place):
+    """What runners and scorers have in common: a vLLM engine, or plain transformers, over some cards."""
+
     number_bytes: int
     tensor_parallel_size: int
     kv_cache: Any  # bytes, `auto`, or None without a cache
@@ -159,16 +165,9 @@ class Scorers(Engines):
 
 
 @dataclass(frozen=True)
-class Learners:
+class Learners(Place):
     """`learners`; a method with several groups of them has as many cards."""
 
-    kind: str
-    keys: str
-    count: int
-    cards: float
-    cluster: Cluster
-    batch: Batch
-    shape: ModelShape
     state: TrainingState
     token_budget: int
     checkpointing: bool

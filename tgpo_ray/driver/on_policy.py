@@ -140,7 +140,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         """
         self.sampling_iteration, self.refused = iteration, ()
         self.begin_iteration()
-        rollouts, failures = Rollouts(iteration), VerifierFailures.of(self.config)
+        rollouts, failures = Rollouts(), VerifierFailures.of(self.config)
         with Scoring() as scoring:
             for group in times.waiting("sample", self.sample()):
                 verified = failures.passed(group)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tgpo_ray.driver.stage_times import StageTimes
+from tgpo_ray.env_runners import SessionAbortedError
 from tgpo_ray.episode import EpisodeInfo, SampledGroup, Task
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ Take = Callable[[SampledGroup], None]
 class Rollouts:
     """What an iteration has sampled, as far as the driver holds it."""
 
-    iteration: int
     infos: list[tuple[EpisodeInfo, ...]] = field(default_factory=list)  # of every group that arrived
     refused: Sequence[tuple[EpisodeInfo, ...]] = ()  # of the groups that dynamic sampling replaced
     groups: list[SampledGroup] = field(default_factory=list)  # scored; empty where they were handed on as they came
@@ -241,7 +241,13 @@ class RolloutsAhead:
                 if self._update is not None:
                     self._load_update()
                 groups: list[SampledGroup] = []
-                rollouts = self._producer.roll_out(self._next, groups.append, StageTimes())
+
+                def take(group: SampledGroup, groups: list[SampledGroup] = groups) -> None:
+                    if generation != self._generation:  # `drop` came where no session could be interrupted
+                        raise SessionAbortedError("sampling was interrupted")
+                    groups.append(group)
+
+                rollouts = self._producer.roll_out(self._next, take, StageTimes())
                 rollouts.groups = groups
                 self._finish(generation, rollouts, None)
         except BaseException as error:

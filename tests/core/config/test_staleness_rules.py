@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tgpo_ray.algorithms import TGPOConfig
+from tgpo_ray.algorithms import TGPOConfig, TrOPDConfig
 
 
 def tgpo() -> TGPOConfig:
@@ -39,3 +39,12 @@ def test_weights_that_are_taken_later_go_through_the_object_store():
     config = tgpo().training(max_staleness=2).env_runners(num_gpus_per_env_runner=1).learners(num_gpus_per_learner=1)
     assert config.resolved(gpus=True).weight_sync.backend == "object_store"
     assert config.training(max_staleness=1).resolved(gpus=True).weight_sync.backend == "nccl"
+
+
+def test_prefixes_of_an_iteration_do_not_go_with_iterations_that_overlap():
+    config = TrOPDConfig().environment("tgpo/Math-v0").models(path="org/policy").teachers(path="org/teacher")
+    config.guidance(prefix_share=0.5).traces(path="traces.jsonl").env_runners(weight_update="in_flight")
+    (problem,) = config.training(max_staleness=2).problems()
+    assert problem.startswith(
+        "env_runners.weight_update: in_flight needs guidance.prefix_share 0, got 0.5: the prefixes"
+    )
