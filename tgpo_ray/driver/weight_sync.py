@@ -53,7 +53,7 @@ class WeightSync:
         self._runners.sync_weights(*update)
 
     def offer(self) -> None:
-        """Has every runner load the learners' weights between two steps of its engine, and returns at once.
+        """Has every runner load the learners' weights between two steps of its engine, and does not wait for that.
 
         Only with the object store: the learners of a transfer wait until every engine has the weights.
         """

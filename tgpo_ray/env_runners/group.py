@@ -218,10 +218,14 @@ class EnvRunnerGroup:
             self._session.abort()
 
     def offer_weights(self, version: int, update: WeightUpdate) -> None:
-        """Have every runner load these weights between two steps of its engine. The call returns at once."""
+        """Have every runner load these weights between two steps of its engine, before any task that is put later.
+
+        The call returns when the runners know of them, and does not wait until they are loaded.
+        """
         self.weights_version = version
-        for runner in self.runners:
-            runner.offer_weights.options(concurrency_group="control").remote(version, update)
+        calls = [r.offer_weights.options(concurrency_group="control").remote(version, update) for r in self.runners]
+        # a dead runner's call is ready too: it gets the weights when it restarts
+        ray.wait(calls, num_returns=len(calls), timeout=self.sample_timeout_s)
 
     @property
     def num_workers(self) -> int:

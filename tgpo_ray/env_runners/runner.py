@@ -171,7 +171,6 @@ class EnvRunner:
         """
         num_open, is_last, next_try = 0, False, 0.0
         while (num_open or not is_last) and source.session > self._interrupted:
-            self._take_offer()
             if not is_last and (room := self._room(group_size)) and time.monotonic() >= next_try:
                 tasks, is_last = source.draw(room, wait=not num_open)
                 if not tasks:  # a busy engine does not ask again at each of its steps
@@ -179,6 +178,7 @@ class EnvRunner:
                 for task in tasks:
                     start_group(task)
                 num_open += len(tasks)
+            self._take_offer()  # after the draw: weights that were offered before a task was put write its first token
             if self._engine.busy:
                 for output in self._timed(self._engine.step):
                     self._on_output(output)
