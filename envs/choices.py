@@ -42,7 +42,7 @@ def choose(response: str, choices: Sequence[str]) -> tuple[int | None, str | Non
     names several chooses none. One that names none, as `\boxed{CO_2}`, does not hide an earlier one.
     """
     unread: str | None = None
-    for text in reversed(statements(response)):
+    for text in reversed(statements(response, choices)):
         place = chosen(text, choices)
         if place is not None:
             return place, text
@@ -52,14 +52,16 @@ def choose(response: str, choices: Sequence[str]) -> tuple[int | None, str | Non
     return None, unread
 
 
-def statements(response: str) -> list[str]:
-    """What a response states as its answer, in order."""
+def statements(response: str, choices: Sequence[str] = ()) -> list[str]:
+    """What a response states as its answer, in order. A denial is none, unless its words are an option's text."""
     found: list[tuple[int, str]] = [(box.start, box.content) for box in boxes(response)]
     starts = list(_STATED.finditer(response))
     for match, following in zip(starts, [*starts[1:], None], strict=False):
         stop = following.start() if following else len(response)
         line = response[match.end() : min(stop, match.end() + MAX_ANSWER)].partition("\n")[0]
-        if line.strip(" *") and not _DENIED.match(line) and not line.lstrip(" *$").startswith(("\\boxed", "\\fbox")):
+        if not line.strip(" *") or line.lstrip(" *$").startswith(("\\boxed", "\\fbox")):
+            continue
+        if not _DENIED.match(line) or _with_text(bare(line), choices) is not None:
             found.append((match.start(), line))
     return [text for _, text in sorted(found, key=lambda each: each[0])][-MAX_STATEMENTS:]
 

@@ -200,6 +200,20 @@ def test_it_survives_pickling_in_the_middle_of_an_episode(planets):
     assert copy.step(env.gold_response(0))[1] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("response", "outcome"),
+    [
+        ("Answer: Neither proof nor disproof", "correct"),
+        ("The answer is neither proof nor disproof.", "correct"),
+        ("The answer is not proof.", "unparsable"),
+        ("The answer is neither A nor B.", "unparsable"),
+    ],
+)
+def test_an_option_may_itself_be_a_denial(write_jsonl, response, outcome):
+    row = {"problem": "What is it?", "choices": ["proof", "disproof", "Neither proof nor disproof"], "answer": "C"}
+    assert step(MultipleChoiceEnv(write_jsonl(row)), 0, response)[1]["outcome"] == outcome
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=120) | st.text("\\{}$*()[] ABCanswer:is.boxedtext", max_size=80))
 def test_no_text_raises_and_every_outcome_is_typed(planets, text):
