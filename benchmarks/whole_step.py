@@ -7,7 +7,8 @@ A step samples 8 responses of 64 tokens to each prompt, asks the teacher, and up
 16 prompts of 16 tokens at V = 128, and 4 prompts of 16 or of 220 tokens at V = 32768. Models are random Qwen3 models of
 4 layers whose responses never end early. The contestants are processes that take turns, so each round has all of them:
 
-    ours           on-policy, one thread for each of runner, teacher and learner; learners.layout as the shape says
+    ours           on-policy; learners.layout as the shape says
+    ours_own_cores the same with ray.idle_cores false: one thread for each of runner, teacher and learner
     ours_ahead     the same with training.max_staleness 1, where this version has it
     trl_<t>t_<b>   GRPOTrainer of TRL 1.16 with the guidance of examples/trl, t threads, b sequences a forward pass
 
@@ -47,7 +48,10 @@ def commands(name: str, shape: Shape, folder: Path, options: argparse.Namespace)
     """Returns the command and the environment of each contestant."""
     arguments = [name, str(folder)]
     ours = [str(HERE / "our_contestant.py"), *arguments, *options.set]
-    found: dict[str, tuple[list[str], dict[str, str]]] = {"ours": (ours, {})}
+    found: dict[str, tuple[list[str], dict[str, str]]] = {
+        "ours": (ours, {}),
+        "ours_own_cores": ([*ours, "ray.idle_cores=false"], {}),
+    }
     if refused(shape, folder, options) is None:
         found["ours_ahead"] = ([*ours, "training.max_staleness=1"], {})
     num_episodes = shape.num_groups * GROUP_SIZE

@@ -114,10 +114,14 @@ WEIGHT_SYNC_AUTO = "auto: nccl where runners and learners have GPUs of their own
 
 
 class RayConfig(Section):
-    """`ray`: the cluster. Within `ray job submit`, or with RAY_ADDRESS set, both keys stay null."""
+    """`ray`: the cluster. Within `ray job submit`, or with RAY_ADDRESS set, `address` and `num_cpus` stay null."""
 
     address: str | None = Field(default=None, description="Cluster to join; null: RAY_ADDRESS, else start a local one.")
     num_cpus: Positive | None = Field(default=None, description="CPUs of a local cluster; null: all cores.")
+    idle_cores: bool = Field(
+        default=True,
+        description="Without GPUs: an actor computes with all cores of its machine while no other actor uses them.",
+    )
 
 
 class WeightSyncConfig(Section):

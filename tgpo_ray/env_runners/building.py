@@ -24,6 +24,7 @@ def engine_spec(config: AlgorithmConfig) -> EngineSpec:
         trust_remote_code=model.trust_remote_code,
         seed=config.seed,
         gpus=runners.num_gpus_per_env_runner,
+        idle_cores=config.ray.idle_cores,
     )
     return replace(spec, weight_transfer=None if backend == "object_store" else backend)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tgpo_ray.learners.group import LearnerGroup
 from tgpo_ray.learners.learner import LearnerSpec
 from tgpo_ray.learners.strategies import StrategyOptions
+from tgpo_ray.learners.threads import Cores
 from tgpo_ray.learners.train_run import Placement, TrainRun
 from tgpo_ray.models import local_model
 
@@ -39,8 +40,20 @@ def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
         layout=learners.layout,  # pyright: ignore[reportArgumentType]  (`resolved` has replaced "auto")
         trust_remote_code=model.trust_remote_code,
         threads=learners.threads_per_learner,
+        cores=_cores(config),
         seed=config.seed,
     )
+
+
+def _cores(config: AlgorithmConfig) -> Cores | None:
+    """Returns the cores of a rank, see `Cores`."""
+    if not config.ray.idle_cores or config.learners.num_gpus_per_learner:
+        return None
+    training = config.training
+    if config.needs_envs and training.max_staleness > 0:  # pyright: ignore[reportAttributeAccessIssue]
+        return "own"
+    streams = config.needs_envs and training.updates_per_iteration == 1  # pyright: ignore[reportAttributeAccessIssue]
+    return "idle" if streams else "all"
 
 
 def build_learners(

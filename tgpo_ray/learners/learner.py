@@ -20,6 +20,7 @@ from tgpo_ray.learners.device_sums import DeviceSums
 from tgpo_ray.learners.layout_check import check_layout
 from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
 from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, own_device, process_rank
+from tgpo_ray.learners.threads import Cores, RankThreads
 from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.learners.weight_sending import LearnerWeights, WeightSender
 from tgpo_ray.models import fill_buckets, flash_attention, head_weight, load_model
@@ -44,6 +45,7 @@ class LearnerSpec:
     layout: Layout = "padded"
     trust_remote_code: bool = False
     threads: int | None = None
+    cores: Cores | None = None  # of a machine without GPUs; None: a rank has its `threads` and tells nobody
     seed: int = 0
 
 
@@ -117,8 +119,7 @@ class Learner:
     """One rank. It runs inside a Ray Train worker, or by itself in one process."""
 
     def __init__(self, spec: LearnerSpec) -> None:
-        if spec.threads:
-            torch.set_num_threads(spec.threads)
+        self._threads = RankThreads(spec.threads, spec.cores)
         torch.manual_seed(spec.seed)
         self._spec = spec
         self.rank = process_rank()
@@ -138,7 +139,7 @@ class Learner:
         """Returns metrics as (sum, count), and adds the gradients of the summed loss to those of the parameters."""
         metrics = DeviceSums()
         self._strategy.module.train()
-        for micro_batch in micro_batches:
+        for micro_batch in self._threads.working(micro_batches):
             batch = self._build(micro_batch, loss)
             with self._strategy.autocast():
                 output = self._strategy.module(batch, loss, self._teacher_weight(loss))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         local_model,
         model_facts,
     )
+    from tgpo_ray.models.idle_cores import IdleCores, machine_cores
     from tgpo_ray.models.lean_scoring import RowCollector, draw
     from tgpo_ray.models.lm_head import head_weight
     from tgpo_ray.models.loading import load_model
@@ -55,6 +56,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "model_facts",
         ],
         "lean_scoring": ["RowCollector", "draw"],
+        "idle_cores": ["IdleCores", "machine_cores"],
         "lm_head": ["head_weight"],
         "loading": ["load_model"],
         "prompt_text": ["text_prompt_ids", "without_second_beginning"],

@@ -14,8 +14,10 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from tgpo_ray.models.engine_spec import EngineSpec, Sampling
+from tgpo_ray.models.idle_cores import IdleCores
 from tgpo_ray.models.scoring import SCORED_INDEX, Scores, ScoringRequest, Want, needs_logits
 from tgpo_ray.models.weight_transfer import load_update, trainer_info_class
 
@@ -98,6 +100,9 @@ class Engine:
         self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(spec, gpu=gpu)))
         self._next_id = 0
         self._score_calls = count()
+        # with tensor parallelism the threads are those of other processes
+        alone = spec.tensor_parallel_size == 1
+        self._cores = IdleCores() if spec.idle_cores and alone and not gpu else None
 
     @property
     def tokenizer(self) -> VocabularyTokenizer:
@@ -219,7 +224,12 @@ class Engine:
 
     def step(self) -> Iterator[RequestOutput]:
         """Yields the requests that one step of the engine finished."""
-        for output in self._engine.step():
+        if self._cores is not None:
+            torch.set_num_threads(self._cores.take())
+        outputs = self._engine.step()
+        if self._cores is not None and not self.busy:
+            self._cores.rest()
+        for output in outputs:
             if output.finished:
                 yield output
 
@@ -240,6 +250,8 @@ class Engine:
         self._engine.abort_request(ids, internal=True)
         while self._engine.has_unfinished_requests():
             self._engine.step()
+        if self._cores is not None:
+            self._cores.rest()
 
     def stop(self) -> None:
         """End the tensor-parallel processes.

@@ -55,6 +55,7 @@ class EngineSpec:
     seed: int = 0
     max_logprobs: int = 20
     card_share: float = 1.0  # of each card that the engine runs on
+    idle_cores: bool = False  # on a CPU: compute on cores that no other actor uses, see `IdleCores`
     weight_transfer: str | None = None  # nccl, ipc or `module:Class`, see `trainer_info_class`; buckets always work
 
     @classmethod
@@ -67,6 +68,7 @@ class EngineSpec:
         trust_remote_code: bool,
         seed: int,
         gpus: float | None,
+        idle_cores: bool = False,
     ) -> EngineSpec:
         """Returns the engine of a resolved configuration's sections, with folders as absolute paths.
 
@@ -84,6 +86,7 @@ class EngineSpec:
             hf_overrides=model.hf_overrides,
             trust_remote_code=trust_remote_code,
             seed=seed,
+            idle_cores=idle_cores,
             card_share=min(1.0, (gpus or 1.0) / engine.tensor_parallel_size),
         )
 

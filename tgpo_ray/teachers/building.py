@@ -37,6 +37,7 @@ def teacher_spec(config: AlgorithmConfig, teacher: TeacherConfig, *, unmapped: U
         trust_remote_code=config.model.trust_remote_code,
         seed=config.seed,
         gpus=teacher.num_gpus_per_replica,
+        idle_cores=config.ray.idle_cores,
     )
     return TeacherSpec(
         engine=engine,
@@ -81,6 +82,7 @@ def reference_spec(config: AlgorithmConfig) -> TeacherSpec:
         trust_remote_code=model.trust_remote_code,
         seed=config.seed,
         gpus=reference.num_gpus_per_replica,
+        idle_cores=config.ray.idle_cores,
     )
     return TeacherSpec(
         engine=engine,
