@@ -17,6 +17,7 @@ import numpy as np
 
 from tgpo_ray.models.engine_spec import EngineSpec, Sampling
 from tgpo_ray.models.scoring import SCORED_INDEX, Scores, ScoringRequest, Want, needs_logits
+from tgpo_ray.models.tokenizer import with_template_values
 from tgpo_ray.models.weight_transfer import load_update, trainer_info_class
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Engine:
 
     @property
     def tokenizer(self) -> VocabularyTokenizer:
-        return self._engine.renderer.tokenizer
+        return with_template_values(self._engine.renderer.tokenizer, self.spec.chat_template_kwargs)
 
     @property
     def busy(self) -> bool:
