@@ -47,10 +47,8 @@ def prompt_lengths(tokenizer: Any, prompts: Sequence[tuple[str, dict[str, Any]]]
         return [len(prompt_ids(tokenizer, text, info)) for text, info in prompts]
     chats = [conversation_of(tokenizer, info) for _, info in prompts]
     texts = [whole_text(text) for (text, _), chat in zip(prompts, chats, strict=True) if chat is None]
-    of_texts, of_chats = (
-        iter(_text_lengths(tokenizer, texts)),
-        iter(_chat_lengths(tokenizer, [it for it in chats if it is not None])),
-    )
+    of_texts = iter(_text_lengths(tokenizer, texts))
+    of_chats = iter(_chat_lengths(tokenizer, [chat for chat in chats if chat is not None]))
     return [next(of_texts if chat is None else of_chats) for chat in chats]
 
 

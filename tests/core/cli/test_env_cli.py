@@ -116,6 +116,7 @@ def test_check_shows_the_failing_rows_and_exits_1(capsys: pytest.CaptureFixture[
         (["show", "tgpo/Arithmetic-v0", "--kwargs", '{"digits": '], "--kwargs is not JSON"),
         (["show", f"{FLAWED}:Sums-v0", "--index", "12"], "--index must be in [0, 12), got 12"),
         (["check", f"{FLAWED}:Sums-v0", "--max-prompt-tokens", "9"], "--max-prompt-tokens needs --tokenizer"),
+        (["check", f"{FLAWED}:Sums-v0", "--chat-template-kwargs", "a=1"], "--chat-template-kwargs needs --tokenizer"),
         (["check", f"{FLAWED}:Sums-v0", "--tokenizer", "/nowhere"], "--tokenizer /nowhere cannot be loaded"),
     ],
 )
