@@ -60,7 +60,7 @@ class AlgorithmConfig(RunConfig):
     def from_dict(cls, data: Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
         """Returns the config in a mapping as YAML holds it; ConfigError has a line for each problem."""
         changes = [parse_override(override) for override in overrides]
-        data = unshared(dict(data))
+        data = {key: unshared(value) for key, value in data.items()}
         for parts, value in changes:  # before the others, because it decides their meaning
             if parts == ["algorithm"]:
                 data["algorithm"] = value

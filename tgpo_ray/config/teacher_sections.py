@@ -65,7 +65,7 @@ class TeacherConfig(Section):
     )
     tokenizer: str | None = Field(default=None, description="Folder or id of the tokenizer; null: that of `path`.")
     chat_template_kwargs: dict[str, Any] = Field(
-        default_factory=dict, description="Values for its chat template; needs prompt own_template."
+        default_factory=dict, description="Values for its own chat template (own_template, traces)."
     )
     num_cpus_per_replica: NonNegativeFloat = Field(default=1.0, description="CPUs reserved in Ray for one replica.")
     num_gpus_per_replica: NonNegativeFloat | None = Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -79,7 +79,8 @@ class Algorithm(Generic[ConfigT]):
     ) -> None:
         config.check()
         check_models(config)
-        self.left_out = left_out(config, check_environments(config))  # the problems with overlong prompts
+        # of each environment, the problems whose prompts are too long
+        self.left_out: Sequence[Collection[int]] = left_out(config, check_environments(config))
         self.read_data(config)
         self._owns_ray = cluster.connect(config.ray)
         self.iteration, self.session = 0, session

@@ -43,7 +43,8 @@ def prompt_lengths(tokenizer: Any, prompts: Sequence[tuple[str, dict[str, Any]]]
     Args:
         prompts: text and `info` of each.
     """
-    if not callable(tokenizer):
+    takes_batches = callable(tokenizer)
+    if not takes_batches:
         return [len(prompt_ids(tokenizer, text, info)) for text, info in prompts]
     chats = [conversation_of(tokenizer, info) for _, info in prompts]
     texts = [whole_text(text) for (text, _), chat in zip(prompts, chats, strict=True) if chat is None]

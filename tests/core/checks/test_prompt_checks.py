@@ -101,11 +101,11 @@ SHORT, MANY_LETTERS, MANY_TOKENS = "1+1?", "user assistant system " * 4, "ÄÖÜ
 
 def test_every_prompt_is_measured_and_those_that_are_too_long_are_told(config_of_rows: MakeConfig) -> None:
     texts = [SHORT] * 40
-    texts[1], texts[30], texts[35] = MANY_LETTERS, MANY_TOKENS, MANY_TOKENS * 2
+    texts[1], texts[10], texts[35] = MANY_TOKENS, MANY_LETTERS, MANY_TOKENS * 2
     first, second = problems(config_of_rows(texts, max_prompt_tokens=23))
     assert first == (
         "envs.0 (tgpo/Math-v0): 2 of 40 prompts have more than env_runners.max_prompt_tokens = 23 tokens, the longest "
-        "48 (problem 35), the first is problem 30: raise it (the model's context permitting), leave such problems out "
+        "48 (problem 35), the first is problem 1: raise it (the model's context permitting), leave such problems out "
         "of the data, or write env_runners.overlong_prompts: drop"
     )
     assert second.startswith("evaluation.envs.0 (tgpo/Math-v0): 1 of 3 prompts")  # its max_problems are 3
@@ -130,12 +130,12 @@ def test_a_data_set_of_overlong_prompts_alone_is_refused_with_drop_too(config_of
 
 @pytest.mark.parametrize("rule", ["refuse", "drop"])
 def test_a_prompt_without_a_token_is_refused_with_its_problem(make_config: Any, rule: str) -> None:
-    (only,) = problems(make_config(env={"id": WORDLESS}, env_runners={"overlong_prompts": rule}))
+    (only,) = problems(make_config(env={"id": WORDLESS, "kwargs": {}}, env_runners={"overlong_prompts": rule}))
     assert only.startswith(f"envs.0 ({WORDLESS}): problem 2 (1 in all): the prompt has no token")
 
 
 def test_half_a_character_of_an_environment_ends_no_check(make_config: Any) -> None:
-    check_environments(make_config(env={"id": HALVED}))
+    check_environments(make_config(env={"id": HALVED, "kwargs": {}}))
 
 
 @pytest.mark.slow

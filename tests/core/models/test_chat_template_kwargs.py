@@ -6,6 +6,7 @@ import inspect
 import pickle
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.core.chat_templates import APPENDING, chat_tokenizer
@@ -79,7 +80,6 @@ def test_a_template_that_is_no_plain_jinja_is_not_judged():
 
 
 def test_every_rendering_gets_the_values_and_the_tokenizer_stays_as_it_was():
-    from tgpo_ray.env_runners.chat_turns import chat_turn_ids
     from tgpo_ray.env_runners.prompt_tokens import prompt_ids, prompt_lengths
 
     tokenizer = chat_tokenizer(THINKING)
@@ -89,10 +89,19 @@ def test_every_rendering_gets_the_values_and_the_tokenizer_stays_as_it_was():
     found = prompt_ids(bound, "", info)
     assert tokenizer.decode(found).endswith("</think>\n\n")
     assert prompt_lengths(bound, [("", info)]) == [len(found)]
-    turn = chat_turn_ids(bound, [CHAT, CHAT], tokenizer.encode("2"))
-    assert tokenizer.decode(turn).endswith("</think>\n\n")
     assert "think" not in tokenizer.decode(prompt_ids(tokenizer, "", info))
     assert len(bound) == len(tokenizer) and bound.get_vocab() == tokenizer.get_vocab()
     assert bound("1+1")["input_ids"] == tokenizer("1+1")["input_ids"]
     assert pickle.loads(pickle.dumps(bound)).apply_chat_template(CHAT, tokenize=False).startswith("<|im_start|>user")
     assert with_template_values(tokenizer, {}) is tokenizer
+
+
+def test_later_turns_get_them_too():
+    from tgpo_ray.env_runners.chat_turns import chat_turn_ids
+
+    tokenizer = chat_tokenizer(APPENDING)
+    tokenizer.chat_template = APPENDING.replace("message.role +", "message.role + (' ' + mood if mood and message.role == 'user' else '') +")
+    bound = with_template_values(tokenizer, {"mood": "12345"})
+    added = chat_turn_ids(bound, [CHAT, CHAT], np.zeros(0, np.int32))
+    assert "<|im_start|>user 12345" in tokenizer.decode(added)
+    assert "12345" not in tokenizer.decode(chat_turn_ids(tokenizer, [CHAT, CHAT], np.zeros(0, np.int32)))
