@@ -8,13 +8,17 @@ from typing import Any
 
 import pytest
 
+from tests.algorithms.driver_parts import config_of, without_actors
 from tests.core.env_runners.runner_groups import ARITHMETIC, LONG_PROMPTS, SAMPLING, runner_spec
 from tests.episodes import group_of_rewards
+from tgpo_ray.driver.evaluation import evaluate
+from tgpo_ray.driver.rollouts import Rollouts
 from tgpo_ray.env_runners.cursor import Cursor
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.env_runners.sampling_session import MAX_OVERLONG_ROUNDS, SamplingSession
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.models.engine_spec import Sampling
+from tgpo_ray.reporting.metrics import METRICS
 
 
 class AnsweredAtOnce(SamplingSession):
@@ -38,7 +42,12 @@ class Runners(EnvRunnerGroup):
 
     def __init__(self, first_short: int) -> None:
         self.first_short = first_short
+        self.num_problems_found: list[int | None] = []
         self.rounds: list[list[int]] = []
+
+    @property
+    def num_problems(self) -> list[int | None]:
+        return self.num_problems_found
 
     def open_session(
         self, group_size: int, sampling: Sampling, seed: int, *, stays_open: bool = False
@@ -85,6 +94,34 @@ def test_an_environment_that_makes_hardly_any_other_ends_the_run():
     with pytest.raises(ValueError, match=r"makes hardly any others\. Raise env_runners.max_prompt_tokens"):
         list(runners.sample(tasks.next(1), 2, SAMPLING, 7, more=tasks.next))
     assert len(runners.rounds) == MAX_OVERLONG_ROUNDS
+
+
+@pytest.mark.parametrize("rule", ["refuse", "drop"])
+def test_a_run_reports_what_it_left_out_and_what_it_replaced(rule: str):
+    algorithm = without_actors(config_of("GRPO", env_runners={"overlong_prompts": rule}))
+    algorithm.left_out = [{3, 8}, {1}]  # of the training set and of a held-out one
+    rollouts = Rollouts(infos=[group_of_rewards(rewards=[1.0, 0.0]).infos], num_overlong=4)
+    metrics = algorithm.measured(rollouts, [], 0)
+    found = {name: value for name, value in metrics.items() if "overlong" in name}
+    expected = {"sampling/overlong_groups": 4.0, "sampling/overlong_rows": 2.0}
+    assert found == (expected if rule == "drop" else {})
+    assert expected.keys() <= METRICS.keys()
+
+
+def test_evaluation_leaves_them_out_counts_them_and_refuses_an_empty_set():
+    config = config_of(
+        "GRPO",
+        env_runners={"overlong_prompts": "drop"},
+        evaluation={"envs": [{"id": "tgpo/Arithmetic-v0"}], "max_problems": 6},
+    ).resolved(gpus=False)
+    runners = Runners(first_short=3)
+    runners.num_problems_found = [None, 9]
+    metrics, groups = evaluate(config, runners, 0, [(), {5, 8}])
+    # of 0 to 5 the row 5 is left out from the start, and 0, 1 and 2 turn out to be too long
+    assert sorted(group.task.problem_index for group in groups) == [3, 4]
+    assert metrics["evaluation/overlong_prompts"] == 5.0 and metrics["evaluation/num_problems"] == 2.0
+    with pytest.raises(ValueError, match=r"evaluation\.envs\.0: the prompt of every problem has more than"):
+        evaluate(config, runners, 0, [(), range(9)])
 
 
 @pytest.mark.slow  # an engine of its own

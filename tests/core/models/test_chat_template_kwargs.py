@@ -100,7 +100,8 @@ def test_later_turns_get_them_too():
     from tgpo_ray.env_runners.chat_turns import chat_turn_ids
 
     tokenizer = chat_tokenizer(APPENDING)
-    tokenizer.chat_template = APPENDING.replace("message.role +", "message.role + (' ' + mood if mood and message.role == 'user' else '') +")
+    mood = "(' ' + mood if mood and message.role == 'user' else '')"
+    tokenizer.chat_template = APPENDING.replace("message.role +", f"message.role + {mood} +")
     bound = with_template_values(tokenizer, {"mood": "12345"})
     added = chat_turn_ids(bound, [CHAT, CHAT], np.zeros(0, np.int32))
     assert "<|im_start|>user 12345" in tokenizer.decode(added)
