@@ -108,7 +108,7 @@ def _show(options: argparse.Namespace) -> int:
         print(f"--- problem {index}")
         _print_chat(info)
         if not info.get("messages"):
-            print(prompt)
+            print(_printable(prompt))
         gold = getattr(env.unwrapped, "gold_response", lambda index: None)(index)
         _print_gold(env, (gold,) if isinstance(gold, str) else gold)
         print()
@@ -129,7 +129,14 @@ def _show_arguments(env_id: str) -> int:
 
 def _print_chat(info: dict[str, Any]) -> None:
     for message in info.get("messages") or ():
-        print(f"[{message['role']}]\n{message['content']}")
+        print(_printable(f"[{message['role']}]\n{message['content']}"))
+
+
+def _printable(text: str) -> str:
+    """Returns the text as the policy reads it: half of a character would end the command."""
+    from tgpo_ray.models import whole_text
+
+    return whole_text(text)
 
 
 def _print_gold(env: Env[str, str], responses: tuple[str, ...] | None) -> None:
@@ -171,7 +178,7 @@ def _play_one(env: Env[str, str], index: int, seed: int) -> bool:
     """Returns whether the episode was played to its end; False if the input ended before."""
     text, info = env.reset(seed=seed, options={"index": index})
     for message in info.get("messages") or ({"content": text},):
-        print(message["content"])
+        print(_printable(message["content"]))
     total, done = 0.0, False
     while not done:
         answer = _answer()
@@ -179,7 +186,7 @@ def _play_one(env: Env[str, str], index: int, seed: int) -> bool:
             return False
         text, reward, terminated, truncated, info = env.step(answer)
         total, done = total + float(reward), terminated or truncated
-        print(text.strip("\n") if not done else f"--- reward {total:g}{_outcome_text(info)}")
+        print(_printable(text.strip("\n")) if not done else f"--- reward {total:g}{_outcome_text(info)}")
     return True
 
 

@@ -128,6 +128,15 @@ def test_mistakes_are_one_line_on_standard_error(
     assert said.startswith("tgpo-ray env: ") and message in said
 
 
+@pytest.mark.parametrize("command", ["show", "play"])
+def test_half_of_a_character_is_shown_as_the_policy_reads_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("2\n\n"))
+    assert main(["env", command, f"{FLAWED}:Halved-v0", "-n", "1"]) == 0
+    assert "0+0=\ufffd" in capsys.readouterr().out
+
+
 def test_arguments_are_json_or_yaml() -> None:
     expected = {"digits": [2, 2], "split": "test", "rate": 1e-3}
     assert parsed_kwargs(["digits=[2, 2]", "split=test", "rate=1e-3"]) == expected
