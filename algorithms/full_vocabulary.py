@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tgpo_ray.kernels import Divergence, TokenLoss, TokenRows
-from tgpo_ray.models import local_model, num_shared_ids
+from tgpo_ray.models import load_tokenizer, local_model, num_shared_ids
 
 from .token_losses import Metrics, masked_sum
 
@@ -64,11 +64,9 @@ class TeacherHead:
     @classmethod
     def of(cls, config: TaughtConfig) -> TeacherHead:
         """The head of the teacher "default"; ValueError where the vocabularies do not begin alike."""
-        from transformers import AutoTokenizer
-
         teacher = config.teachers["default"]
         policy_vocabulary, teacher_vocabulary = (
-            AutoTokenizer.from_pretrained(local_model(model.tokenizer or model.path)).get_vocab()
+            load_tokenizer(model.tokenizer or model.path, trust_remote_code=config.model.trust_remote_code).get_vocab()
             for model in (config.model, teacher)
         )
         return cls(local_model(teacher.path), num_shared_ids(policy_vocabulary, teacher_vocabulary))

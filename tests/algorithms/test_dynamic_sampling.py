@@ -41,7 +41,7 @@ class AnsweredAtOnce(SamplingSession):
 class Rounds(EnvRunnerGroup):
     """Runners that keep the tasks of each round."""
 
-    busy_s = 0.0
+    busy_s, num_overlong = 0.0, 0
 
     def __init__(self) -> None:
         self.rounds: list[list[Task]] = []

@@ -7,8 +7,9 @@ import lazy_loader
 if TYPE_CHECKING:
     from tgpo_ray.checks.environments import Subject, run_checks
     from tgpo_ray.checks.files import check_files
+    from tgpo_ray.checks.models import check_models
     from tgpo_ray.checks.page import PreflightError, print_results, refuse_failed
-    from tgpo_ray.checks.prompts import check_environments
+    from tgpo_ray.checks.prompts import check_environments, left_out
     from tgpo_ray.checks.results import MAX_SHOWN, CheckResult
     from tgpo_ray.checks.running_actors import RunningAlgorithm, check_actors
 
@@ -17,8 +18,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "environments": ["Subject", "run_checks"],
         "files": ["check_files"],
+        "models": ["check_models"],
         "page": ["PreflightError", "print_results", "refuse_failed"],
-        "prompts": ["check_environments"],
+        "prompts": ["check_environments", "left_out"],
         "results": ["CheckResult", "MAX_SHOWN"],
         "running_actors": ["RunningAlgorithm", "check_actors"],
     },

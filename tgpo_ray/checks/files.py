@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tgpo_ray.checks.results import CheckResult, Finding, judged, skipped
 from tgpo_ray.config import format_bytes
-from tgpo_ray.models import context_length, kv_bytes, local_model, model_facts
+from tgpo_ray.models import context_length, kv_bytes, load_tokenizer, model_facts
 from tgpo_ray.teachers import TEACHER_CONTEXT_SLACK, teacher_spec, vocabulary_map
 
 if TYPE_CHECKING:
-    from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.config import AlgorithmConfig, ModelConfig, TeacherConfig
     from tgpo_ray.models import VocabularyTokenizer
 
 SCORING_CHUNK = 256 * 2**20  # most bytes of float32 logits that a teacher forms at a time
@@ -145,15 +145,16 @@ def _num_parameters(path: str) -> int:
 
 def check_templates(config: AlgorithmConfig) -> Iterator[CheckResult]:
     """Yields whether the ids of a chat template decode to its text, and whether the message is in it."""
-    yield _template("policy", config.model.tokenizer or config.model.path, config, needed=False)
+    yield _template("policy", config.model, config, needed=False)
     for name, teacher in config.teacher_pools().items():
         if teacher.prompt == "own_template":
-            yield _template(f"teacher {name}", teacher.tokenizer or teacher.path, config, needed=True)
+            yield _template(f"teacher {name}", teacher, config, needed=True)
 
 
-def _template(who: str, path: str, config: AlgorithmConfig, *, needed: bool) -> CheckResult:
+def _template(who: str, model: ModelConfig | TeacherConfig, config: AlgorithmConfig, *, needed: bool) -> CheckResult:
     name, bound = f"chat template of {who}", "its ids spell its text"
-    tokenizer = _tokenizer(path, config)
+    path = model.tokenizer or model.path
+    tokenizer = _tokenizer(path, config, model.chat_template_kwargs)
     if tokenizer.chat_template is None:
         if not needed:
             return skipped(name, "there is none: prompts are plain text", bound)
@@ -169,10 +170,8 @@ def _template(who: str, path: str, config: AlgorithmConfig, *, needed: bool) -> 
     return judged(name, findings, measured=f"{len(ids)} ids", bound=bound, fix=fix)
 
 
-def _tokenizer(path: str, config: AlgorithmConfig) -> VocabularyTokenizer:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(local_model(path), trust_remote_code=config.model.trust_remote_code)
+def _tokenizer(path: str, config: AlgorithmConfig, values: Mapping[str, Any] | None = None) -> VocabularyTokenizer:
+    return load_tokenizer(path, trust_remote_code=config.model.trust_remote_code, chat_template_kwargs=values)
 
 
 def check_vocabularies(config: AlgorithmConfig) -> Iterator[CheckResult]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -47,6 +48,7 @@ class RunningAlgorithm(Protocol):
     env_runners: EnvRunnerGroup  # where `has_runners` is true
     teachers: Mapping[str, TeacherGroup]
     reference: TeacherGroup | None
+    left_out: Sequence[Collection[int]]  # of each environment, the problems whose prompts are too long
 
     @property
     def config(self) -> AlgorithmConfig: ...
@@ -73,11 +75,12 @@ def sampled_probe(algorithm: RunningAlgorithm) -> Probe:
     import ray
 
     config, runners = algorithm.config.env_runners, algorithm.env_runners
-    tasks = [
-        Task(env_index, problem, PROBE_SEED, ordinal=env_index * NUM_PROBLEMS + problem)
-        for env_index in range(len(algorithm.config.envs))
-        for problem in range(min(NUM_PROBLEMS, runners.num_problems[env_index] or NUM_PROBLEMS))
-    ]
+    tasks = []
+    for env_index, out in enumerate(algorithm.left_out[: len(algorithm.config.envs)]):
+        count = runners.num_problems[env_index]
+        walked = (problem for problem in (itertools.count() if count is None else range(count)) if problem not in out)
+        for number, problem in enumerate(itertools.islice(walked, NUM_PROBLEMS)):
+            tasks.append(Task(env_index, problem, PROBE_SEED, ordinal=env_index * NUM_PROBLEMS + number))
     sampling = Sampling(min(MAX_TOKENS, config.max_response_tokens), config.temperature, logprobs=True)
     groups = sorted(runners.sample(tasks, GROUP_SIZE, sampling, PROBE_SEED), key=lambda group: group.ordinal)
     return Probe(groups, ray.get([group.ref for group in groups]))

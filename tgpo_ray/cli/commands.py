@@ -119,7 +119,7 @@ def _plan(options: argparse.Namespace) -> int:
     """Print the resolved configuration, who gets which CPUs and GPUs, and the teacher's last step."""
     from rich.console import Console
 
-    from tgpo_ray.checks import check_environments
+    from tgpo_ray.checks import check_environments, check_models, left_out
     from tgpo_ray.cli.plan import render_plan
     from tgpo_ray.config import AlgorithmConfig
 
@@ -131,7 +131,8 @@ def _plan(options: argparse.Namespace) -> int:
         return plan_on_cluster(config.check(files=False), options.cluster, Console(), **means, shapes=options.shapes)
     _refuse_without_cluster(options)
     Console().print(render_plan(config))
-    check_environments(config.check())
+    check_models(config.check())
+    left_out(config, check_environments(config))
     return 0
 
 

@@ -45,11 +45,14 @@ def add_env_command(commands: argparse._SubParsersAction[argparse.ArgumentParser
     check = command("check", _check)
     check.add_argument("--limit", type=int, default=500, help="rows looked at, drawn at random; 0: all")
     check.add_argument("--tokenizer", help="folder or id of the policy's tokenizer, to measure prompts with")
+    help_text = "values for its chat template: a JSON object, or key=value, as enable_thinking=false"
+    check.add_argument("--chat-template-kwargs", nargs="+", default=[], metavar="key=value", help=help_text)
+    check.add_argument("--trust-remote-code", action="store_true", help="run Python code that ships with the tokenizer")
     check.add_argument("--max-prompt-tokens", type=int, help="the bound for prompts; needs --tokenizer")
     check.add_argument("--reward-range", type=float, nargs=2, default=(0.0, 1.0), metavar=("LOW", "HIGH"))
 
 
-def parsed_kwargs(items: Iterable[str]) -> dict[str, Any]:
+def parsed_kwargs(items: Iterable[str], flag: str = "--kwargs") -> dict[str, Any]:
     """Returns the arguments of a JSON object, or of `key=value` items with values in YAML 1.2.
 
     Raises:
@@ -62,13 +65,13 @@ def parsed_kwargs(items: Iterable[str]) -> dict[str, Any]:
         try:
             return dict(json.loads(items[0]))
         except json.JSONDecodeError as error:
-            raise ValueError(f'--kwargs is not JSON: {error}; write {{"path": "x.jsonl"}} or path=x.jsonl') from None
+            raise ValueError(f'{flag} is not JSON: {error}; write {{"path": "x.jsonl"}} or path=x.jsonl') from None
     kwargs = {}
     for item in items:
         key, equals, value = item.partition("=")
         if not equals or not key:
-            raise ValueError(f"--kwargs takes key=value or one JSON object, got {item!r}")
-        kwargs[key] = load_yaml(value, f"--kwargs {key}")
+            raise ValueError(f"{flag} takes key=value or one JSON object, got {item!r}")
+        kwargs[key] = load_yaml(value, f"{flag} {key}")
     return kwargs
 
 
@@ -105,7 +108,7 @@ def _show(options: argparse.Namespace) -> int:
         print(f"--- problem {index}")
         _print_chat(info)
         if not info.get("messages"):
-            print(prompt)
+            print(_printable(prompt))
         gold = getattr(env.unwrapped, "gold_response", lambda index: None)(index)
         _print_gold(env, (gold,) if isinstance(gold, str) else gold)
         print()
@@ -126,7 +129,14 @@ def _show_arguments(env_id: str) -> int:
 
 def _print_chat(info: dict[str, Any]) -> None:
     for message in info.get("messages") or ():
-        print(f"[{message['role']}]\n{message['content']}")
+        print(_printable(f"[{message['role']}]\n{message['content']}"))
+
+
+def _printable(text: str) -> str:
+    """Returns the text as the policy reads it: half of a character would end the command."""
+    from tgpo_ray.models import whole_text
+
+    return whole_text(text)
 
 
 def _print_gold(env: Env[str, str], responses: tuple[str, ...] | None) -> None:
@@ -168,7 +178,7 @@ def _play_one(env: Env[str, str], index: int, seed: int) -> bool:
     """Returns whether the episode was played to its end; False if the input ended before."""
     text, info = env.reset(seed=seed, options={"index": index})
     for message in info.get("messages") or ({"content": text},):
-        print(message["content"])
+        print(_printable(message["content"]))
     total, done = 0.0, False
     while not done:
         answer = _answer()
@@ -176,7 +186,7 @@ def _play_one(env: Env[str, str], index: int, seed: int) -> bool:
             return False
         text, reward, terminated, truncated, info = env.step(answer)
         total, done = total + float(reward), terminated or truncated
-        print(text.strip("\n") if not done else f"--- reward {total:g}{_outcome_text(info)}")
+        print(_printable(text.strip("\n")) if not done else f"--- reward {total:g}{_outcome_text(info)}")
     return True
 
 
@@ -212,19 +222,29 @@ def _check(options: argparse.Namespace) -> int:
         limit=options.limit,
         seed=options.seed,
         reward_range=(low, high),
-        tokenizer=_tokenizer(options.tokenizer),
+        tokenizer=_tokenizer(options),
         max_prompt_tokens=options.max_prompt_tokens,
     )
     results = list(run_checks(subject))
     return 0 if print_results(f"env check {options.id}", results) else 1
 
 
-def _tokenizer(source: str | None) -> Tokenizer | None:
-    if source is None:
-        return None
-    from transformers import AutoTokenizer
+def _tokenizer(options: argparse.Namespace) -> Tokenizer | None:
+    from tgpo_ray.models import load_tokenizer, template_kwargs_problems
 
+    flag = "--chat-template-kwargs"
+    values = parsed_kwargs(options.chat_template_kwargs, flag)
+    if options.tokenizer is None:
+        if values:
+            raise ValueError(f"{flag} needs --tokenizer: the folder of the policy's tokenizer")
+        return None
     try:
-        return AutoTokenizer.from_pretrained(source)
+        tokenizer = load_tokenizer(
+            options.tokenizer, trust_remote_code=options.trust_remote_code, chat_template_kwargs=values
+        )
     except Exception as error:  # OSError, ValueError, ImportError, and what its parsers raise
-        raise ValueError(f"--tokenizer {source} cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--tokenizer {options.tokenizer} cannot be loaded: {reason}") from error
+    for problem in template_kwargs_problems(flag, values, tokenizer):
+        raise ValueError(problem)
+    return tokenizer

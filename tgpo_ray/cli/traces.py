@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -16,7 +16,7 @@ import numpy as np
 import ray
 
 from tgpo_ray import cluster
-from tgpo_ray.checks import check_environments
+from tgpo_ray.checks import check_environments, check_models, left_out
 from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, env_runner_spec
 from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup, SampledGroup
 from tgpo_ray.models import EngineSpec, Sampling
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def write_traces(options: argparse.Namespace) -> int:
     """Returns the exit status, after it has written the teacher's right answers as jsonl."""
-    from tgpo_ray.config import AlgorithmConfig
+    from tgpo_ray.config import AlgorithmConfig, greedy_problems, temperature_problems
 
     target = Path(options.to)
     if target.exists():
@@ -36,15 +36,22 @@ def write_traces(options: argparse.Namespace) -> int:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name.replace('_', '-')}: must be >= 1, got {value}")
+    problems = [
+        *temperature_problems("--temperature", options.temperature),
+        *greedy_problems("--temperature", options.temperature, "--num-samples", options.num_samples),
+    ]
+    if problems:
+        raise ValueError("; ".join(problems))
     config = AlgorithmConfig.from_yaml(options.config, options.overrides).check()
     teacher_of(config, options.teacher)
-    check_environments(config)
+    check_models(config)
+    out = left_out(config, check_environments(config))
     owns_ray = cluster.connect(config.ray)
     try:
         config = config.resolved(gpus=cluster.has_gpus())
         runners = build_writers(config, teacher_of(config, options.teacher))
         try:
-            num_problems, num_traces = _write(config, runners, options, target)
+            num_problems, num_traces = _write(config, runners, options, target, out)
         finally:
             runners.stop()
     finally:
@@ -102,12 +109,17 @@ def build_writers(config: AlgorithmConfig, teacher: TeacherConfig) -> EnvRunnerG
 
 
 def _write(
-    config: AlgorithmConfig, runners: EnvRunnerGroup, options: argparse.Namespace, target: Path
+    config: AlgorithmConfig,
+    runners: EnvRunnerGroup,
+    options: argparse.Namespace,
+    target: Path,
+    out: Sequence[Collection[int]],
 ) -> tuple[int, int]:
     """Returns (problems, traces written). The file gets its name only when it is complete."""
     num_problems = runners.num_problems
-    count = options.num_problems or _all_problems(num_problems)
-    tasks = Cursor(num_problems, [env.weight for env in config.envs], config.seed).next(count)
+    out = out[: len(config.envs)]
+    count = options.num_problems or _all_problems(num_problems) - sum(map(len, out))
+    tasks = Cursor(num_problems, [env.weight for env in config.envs], config.seed, left_out=out).next(count)
     sampling = Sampling(
         config.env_runners.max_response_tokens,
         temperature=options.temperature,

@@ -1,6 +1,7 @@
 """Strict YAML, the builder over the same models, and the rules between keys."""
 
 from tgpo_ray.config.algorithm_config import AlgorithmConfig, named, section
+from tgpo_ray.config.env_sections import EnvConfig, EnvRunnersConfig, EvaluationEnvConfig
 from tgpo_ray.config.errors import ConfigError
 from tgpo_ray.config.loading import dump_yaml, load_file, load_yaml
 from tgpo_ray.config.on_policy_config import OldLogprobs, OnPolicyConfig, TrainingConfig
@@ -18,16 +19,9 @@ from tgpo_ray.config.run_sections import (
     TraceFileConfig,
     WeightSyncConfig,
 )
+from tgpo_ray.config.sampling_rules import greedy_problems, temperature_problems
 from tgpo_ray.config.schema import json_schema
-from tgpo_ray.config.sections import (
-    EnvConfig,
-    EnvRunnersConfig,
-    EvaluationEnvConfig,
-    LearnersConfig,
-    ModelConfig,
-    RunView,
-    Section,
-)
+from tgpo_ray.config.sections import LearnersConfig, ModelConfig, RunView, Section
 from tgpo_ray.config.teacher_sections import TeacherConfig, TeachersConfig
 from tgpo_ray.config.values import (
     NonNegative,
@@ -73,6 +67,7 @@ __all__ = [
     "check_resources",
     "dump_yaml",
     "format_bytes",
+    "greedy_problems",
     "import_object",
     "json_schema",
     "known_algorithms",
@@ -83,4 +78,5 @@ __all__ = [
     "resolve_kv_cache",
     "resource_plan",
     "section",
+    "temperature_problems",
 ]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from tgpo_ray.config.env_sections import EnvConfig
 from tgpo_ray.config.errors import ConfigError, problems_of
 from tgpo_ray.config.file_rules import file_rules
-from tgpo_ray.config.loading import apply_override, dump_yaml, load_file, parse_override
+from tgpo_ray.config.loading import apply_override, dump_yaml, load_file, parse_override, unshared
 from tgpo_ray.config.registry import import_object, known_algorithms, resolve_algorithm
 from tgpo_ray.config.run_config import RunConfig
-from tgpo_ray.config.sections import EnvConfig, bind
+from tgpo_ray.config.sections import bind
 
 if TYPE_CHECKING:
     from ray.train import Result
@@ -60,7 +60,7 @@ class AlgorithmConfig(RunConfig):
     def from_dict(cls, data: Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
         """Returns the config in a mapping as YAML holds it; ConfigError has a line for each problem."""
         changes = [parse_override(override) for override in overrides]
-        data = copy.deepcopy(dict(data))
+        data = {key: unshared(value) for key, value in data.items()}
         for parts, value in changes:  # before the others, because it decides their meaning
             if parts == ["algorithm"]:
                 data["algorithm"] = value

@@ -92,7 +92,8 @@ def _describe(details: ErrorDetails, location: Location, model: type[BaseModel],
         return f"{where}: expected {context['expected']}, got {value!r}{_nearest_literal(value, context['expected'])}"
     if kind in BOUNDS:
         key, sign = BOUNDS[kind]
-        return f"{where}: must be {sign} {context[key]:g}, got {value!r}{_hint(location, model)}"
+        bound = context[key] if isinstance(context[key], int) else f"{context[key]:g}"
+        return f"{where}: must be {sign} {bound}, got {value!r}{_hint(location, model)}"
     if kind == "value_error":
         return f"{where}: {context['error']}" if where else str(context["error"])
     return f"{where}: {details['msg']}, got {value!r}"

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.sections import ModelConfig
 from tgpo_ray.config.teacher_sections import TeacherConfig
 from tgpo_ray.config.values import format_bytes
-from tgpo_ray.models import cache_problem, context_length, folder_problems, kv_bytes, model_facts
+from tgpo_ray.models import (
+    UnknownOverrideError,
+    cache_problem,
+    context_length,
+    folder_problems,
+    kv_bytes,
+    load_config,
+    local_model,
+    model_facts,
+)
 
 
 def file_rules(config: RunConfig) -> Iterator[str]:
     """Yields a line for each rule that the model folders break."""
     yield from model_folders_are_whole(config)
+    yield from overrides_are_keys_of_the_model(config)
     yield from lengths_fit_the_context(config)
     yield from kv_cache_holds_one_sequence(config)
     yield from prompts_can_be_shared(config)
@@ -50,6 +61,25 @@ def model_folders_are_whole(config: RunConfig) -> Iterator[str]:
     for where, model, _, weights in loaded_models(config):
         if model.path:
             yield from folder_problems(where, model.path, model.tokenizer, weights=weights)
+
+
+def overrides_are_keys_of_the_model(config: RunConfig) -> Iterator[str]:
+    """Yields a line for each override that its model would ignore. vLLM takes any name without a word."""
+    asked: set[tuple[str, str]] = set()
+    for where, model, _, weights in loaded_models(config):
+        owner = "model" if where == "reference" else where  # the reference has the policy's overrides
+        folder = local_model(model.path)
+        if not (weights and model.hf_overrides and (Path(folder) / "config.json").is_file()):
+            continue
+        if (owner, folder) in asked:
+            continue
+        asked.add((owner, folder))
+        try:
+            load_config(folder, model.hf_overrides, trust_remote_code=config.model.trust_remote_code, section=owner)
+        except UnknownOverrideError as error:
+            yield str(error)
+        except (ValueError, OSError):  # the library that loads the model reports a broken file
+            continue
 
 
 def lengths_fit_the_context(config: RunConfig) -> Iterator[str]:

@@ -13,27 +13,72 @@ from typing import Any
 import yaml
 from tgpo_ray.config.errors import ConfigError
 
+MERGE_KEY, MERGE_TAG = "<<", "tag:yaml.org,2002:merge"
+NOTES = "x-"
+"""A section of the file whose name begins so is not read: a place for what anchors name."""
+
 
 class Yaml12Loader(yaml.SafeLoader):
-    """PyYAML's safe loader under YAML 1.2's core schema. A repeated key is an error."""
+    """PyYAML's safe loader under YAML 1.2's core schema, with merge keys (`<<`). A repeated key is an error."""
 
     yaml_implicit_resolvers = {}  # noqa: RUF012  (PyYAML's own class attribute; the 1.1 resolvers must not be inherited)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._open: list[str | None] = []  # the anchors of what is being read
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, yaml.AliasEvent) and anchor in self._open:
+            raise _error(f"*{anchor} stands within &{anchor}, so that it would contain itself", event.start_mark)
+        self._open.append(anchor)
+        node = super().compose_node(parent, index)
+        self._open.pop()
+        if isinstance(node, yaml.MappingNode) and not isinstance(event, yaml.AliasEvent):
+            self._check_keys(node)  # before merge keys put those of other mappings among them
+        return node
+
+    def _check_keys(self, node: yaml.MappingNode) -> None:
         marks: dict[Hashable, yaml.Mark] = {}
         for key_node, _ in node.value:
-            key: Any = self.construct_object(key_node, deep=True)
+            is_merge = key_node.tag == MERGE_TAG
+            key: Any = MERGE_KEY if is_merge else self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
-                raise yaml.constructor.ConstructorError(None, None, f"keys are text, got {key!r}", key_node.start_mark)
+                raise _error(f"keys are text, got {key!r}", key_node.start_mark)
             if key in marks:
-                problem = f"key {key!r} stands twice, first on line {marks[key].line + 1}: delete one"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+                fix = "write one, `<<: [*first, *second]`" if is_merge else "delete one"
+                raise _error(
+                    f"key {key!r} stands twice, first on line {marks[key].line + 1}: {fix}", key_node.start_mark
+                )
             marks[key] = key_node.start_mark
-        return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts the merged mappings' keys before the node's own, which win; of two merged mappings the first wins.
+
+        https://yaml.org/type/merge.html. PyYAML 6.0.4 takes the wrong value where a merged mapping merges another.
+        """
+        own = [(key, value) for key, value in node.value if key.tag != MERGE_TAG]
+        if len(own) == len(node.value):
+            return
+        source = next(value for key, value in node.value if key.tag == MERGE_TAG)
+        merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for mapping in source.value if isinstance(source, yaml.SequenceNode) else [source]:
+            if not isinstance(mapping, yaml.MappingNode):
+                raise _error("<< takes a mapping or a list of mappings, as `<<: *anchor`", mapping.start_mark)
+            self.flatten_mapping(mapping)
+            for key, value in mapping.value:
+                merged.setdefault(key.value, (key, value))
+        names = {key.value for key, _ in own}
+        node.value = [pair for name, pair in merged.items() if name not in names] + own
 
     def construct_int(self, node: yaml.ScalarNode) -> int:
         text = self.construct_scalar(node)
         return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+
+
+def _error(problem: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, mark)
 
 
 def _add_resolver(kind: str, pattern: str, first: str) -> None:
@@ -45,6 +90,7 @@ _add_resolver("null", "~|null|Null|NULL|", "~nN\0")
 _add_resolver("int", "[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789")
 _add_resolver("float", r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?", "-+.0123456789")
 _add_resolver("float", r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.")
+_add_resolver("merge", MERGE_KEY, "<")
 # An empty scalar has no first character; PyYAML looks it up under "".
 Yaml12Loader.yaml_implicit_resolvers[""] = Yaml12Loader.yaml_implicit_resolvers["\0"]
 Yaml12Loader.add_constructor("tag:yaml.org,2002:int", Yaml12Loader.construct_int)
@@ -71,7 +117,7 @@ def _problem(error: yaml.MarkedYAMLError) -> str:
 
 
 def load_file(path: str | Path) -> dict[str, Any]:
-    """Returns the mapping in a YAML file; ConfigError that names file, line and fix."""
+    """Returns the mapping in a YAML file, without its `x-` sections; ConfigError that names file, line and fix."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -83,7 +129,17 @@ def load_file(path: str | Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         content = "nothing" if data is None else repr(data)
         raise ConfigError([f"expected sections such as `algorithm:` and `model:`, got {content}"], str(path))
-    return data
+    return {name: unshared(value) for name, value in data.items() if not name.startswith(NOTES)}
+
+
+def unshared(value: Any) -> Any:
+    """Returns a copy in which no two places share a dict or list, as those of an anchor and its aliases do.
+
+    An override then changes the place that it names and no other.
+    """
+    if isinstance(value, dict):
+        return {key: unshared(item) for key, item in value.items()}
+    return [unshared(item) for item in value] if isinstance(value, list) else value
 
 
 # ---- overrides

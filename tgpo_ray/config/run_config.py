@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from tgpo_ray.config.env_sections import EnvConfig, EnvRunnersConfig
 from tgpo_ray.config.run_sections import (
     CheckpointingConfig,
     EvaluationConfig,
@@ -17,9 +18,9 @@ from tgpo_ray.config.run_sections import (
     ReportingConfig,
     WeightSyncConfig,
 )
-from tgpo_ray.config.sections import EnvConfig, EnvRunnersConfig, LearnersConfig, ModelConfig, Section
+from tgpo_ray.config.sections import LearnersConfig, ModelConfig, Section
 from tgpo_ray.config.teacher_sections import TeachersConfig
-from tgpo_ray.config.values import NonNegative, Strict
+from tgpo_ray.config.values import FolderName, Seed, Strict
 
 
 class RunConfig(Strict):
@@ -40,8 +41,8 @@ class RunConfig(Strict):
     longest_episode_keys: ClassVar[str] = "max_prompt_tokens + max_response_tokens"
 
     algorithm: str = Field(default="", description="Name, or import path as my_pkg.mod:MyConfig.")
-    name: str | None = Field(default=None, description="Name of the run's folder; null: that of the YAML file.")
-    seed: NonNegative = Field(default=0, description="Seed of problems, sampling and training.")
+    name: FolderName | None = Field(default=None, description="Name of the run's folder; null: that of the YAML file.")
+    seed: Seed = Field(default=0, description="Seed of problems, sampling and training, at most 2^32 - 1.")
     model: ModelConfig = Field(default_factory=ModelConfig, description="The policy.")
     envs: list[EnvConfig] = Field(default_factory=list, description="Training environments; `env` is a list of one.")
     env_runners: EnvRunnersConfig = Field(default_factory=EnvRunnersConfig, description="Engines with environments.")

@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config.sections import KV_CACHE_VALUES, EvaluationEnvConfig, RunView, Section
+from tgpo_ray.config.env_sections import EvaluationEnvConfig
+from tgpo_ray.config.sampling_rules import greedy_problems, temperature_problems
+from tgpo_ray.config.sections import KV_CACHE_VALUES, RunView, Section
 from tgpo_ray.config.values import (
     AutoBytes,
     NonNegative,
@@ -81,12 +83,18 @@ class EvaluationConfig(Section):
     every: Positive | None = Field(default=None, description="Iterations between evaluations; null: at the ends only.")
     at_start: bool = Field(default=True, description="Evaluate before the first iteration.")
     at_end: bool = Field(default=True, description="Evaluate after the last iteration.")
-    temperature: NonNegativeFloat = Field(default=0.6, description="Sampling temperature; 0: greedy.")
+    temperature: NonNegativeFloat = Field(
+        default=0.6, description="Sampling temperature; 0: greedy, with num_samples 1."
+    )
     num_samples: Positive = Field(default=1, description="Responses to each problem (n of avg@n).")
     max_problems: Positive | None = Field(default=None, description="Problems of each set; null: all.")
     envs: list[EvaluationEnvConfig] = Field(default_factory=list, description="The held-out sets.")
 
     def rules(self, run: RunView) -> Iterator[str]:
+        yield from temperature_problems("evaluation.temperature", self.temperature)
+        yield from greedy_problems(
+            "evaluation.temperature", self.temperature, "evaluation.num_samples", self.num_samples
+        )
         if self.every is not None and not self.envs:
             yield f"evaluation.envs: required with evaluation.every {self.every}: name a held-out set"
         labels = [env.label for env in self.envs]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tgpo_ray.config.loading import NOTES
 from tgpo_ray.config.registry import known_algorithms, resolve_algorithm
 from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.sugar import SHORTHAND
@@ -45,4 +46,5 @@ def class_schema(model: type[RunConfig]) -> dict[str, Any]:
             text = f"Short for `{section}` with one entry."
             schema["properties"][short] = {"$ref": f"#/$defs/{inner[short]}", "description": text}
     schema["required"] = ["algorithm"]
+    schema["patternProperties"] = {f"^{NOTES}": {"description": "Not read: a place for what anchors name."}}
     return schema

@@ -1,25 +1,24 @@
-"""Section, and the sections of the parts of a run: model, environments, runners, learners, the Ray cluster."""
+"""Section, and the sections of the policy and of its learners."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tgpo_ray.config.errors import ConfigError, problems_of
 from tgpo_ray.config.values import (
     LAYOUTS,
-    AutoBytes,
     Dtype,
     NonNegativeFloat,
     Positive,
-    PositiveFloat,
-    Share,
     Strict,
-    resolve_kv_cache,
 )
 from tgpo_ray.models import flash_attention
+
+if TYPE_CHECKING:
+    from tgpo_ray.config.env_sections import EnvRunnersConfig
 
 SMALLEST_TOKEN_BUDGET = 16384  # the value of null for short episodes
 KV_CACHE_VALUES = "bytes, text as 40GiB, or auto: what is left of its share of the card, on a CPU 1GiB."
@@ -98,6 +97,9 @@ class ModelConfig(Section):
         default_factory=dict, description="Keys of the model's config.json to replace, e.g. rope_parameters."
     )
     tokenizer: str | None = Field(default=None, description="Folder or id of the tokenizer; null: that of `path`.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Values for its chat template, as {enable_thinking: false}."
+    )
     max_model_len: Positive | None = Field(
         default=None, description="Context of the engine in tokens; null: max_prompt_tokens + max_response_tokens."
     )
@@ -109,76 +111,6 @@ class ModelConfig(Section):
     def rules(self, run: RunView) -> Iterator[str]:
         if not self.path:
             yield "model.path: required (folder or Hugging Face id of the policy)"
-
-
-class EvaluationEnvConfig(Section):
-    """`evaluation.envs.<i>`: one held-out set."""
-
-    id: str = Field(description="gymnasium id, as tgpo/Math-v0 or my_module:MyEnv-v0.", min_length=1)
-    name: str | None = Field(default=None, description="Its name in metrics; null: taken from the id (Math).")
-    kwargs: dict[str, Any] = Field(default_factory=dict, description="Arguments of the environment.")
-
-    @property
-    def label(self) -> str:
-        """The name in metrics: `name`, else the id without module, namespace and version, as `Math`."""
-        return self.name or self.id.split(":")[-1].split("/")[-1].rsplit("-v", 1)[0]
-
-
-class EnvConfig(EvaluationEnvConfig):
-    """`envs.<i>`: one training environment."""
-
-    weight: PositiveFloat = Field(default=1.0, description="Share of the groups, relative to the other environments.")
-    teacher: str = Field(default="default", description="Key in `teachers` of the teacher that guides it.")
-
-
-class EnvRunnersConfig(Section):
-    """`env_runners`: vLLM engines with environments."""
-
-    num_env_runners: Positive = Field(default=1, description="Runner actors, each with its own engine.")
-    tensor_parallel_size: Positive = Field(default=1, description="GPUs that one engine is split over.")
-    temperature: PositiveFloat = Field(default=1.0, description="Sampling temperature of training rollouts.")
-    top_p: Share = Field(default=1.0, description="Nucleus sampling; training needs 1.0.")
-    max_prompt_tokens: Positive = Field(default=1024, description="Longest prompt, in tokens of the policy.")
-    max_response_tokens: Positive = Field(default=2048, description="Longest response, in tokens.")
-    stop: list[str] = Field(default_factory=list, description="Texts that end a response, beside end-of-sequence.")
-    kv_cache_memory: AutoBytes = Field(default="auto", description=f"KV cache of one engine: {KV_CACHE_VALUES}")
-    max_num_seqs: Positive = Field(default=256, description="Sequences that one engine decodes at a time.")
-    num_cpus_per_env_runner: NonNegativeFloat = Field(default=1.0, description="CPUs reserved in Ray for one runner.")
-    num_gpus_per_env_runner: NonNegativeFloat | None = Field(
-        default=None, description="GPUs of one runner; null: tensor_parallel_size where the cluster has GPUs, else 0."
-    )
-    weight_update: Literal["between_batches", "in_flight"] = Field(
-        default="between_batches",
-        description="When engines take new weights; in_flight: between two decoding steps, with max_staleness >= 1.",
-    )
-    seed_by: Literal["request", "runner"] = Field(
-        default="request",
-        description="request: a group's tokens follow from seed, weights and problem alone; runner: one generator for "
-        "an engine, whose tokens depend on what else it samples.",
-    )
-    num_verifier_workers: Positive | None = Field(
-        default=None,
-        description="Verifier processes of one runner; null: num_cpus_per_env_runner rounded down, at least 1.",
-    )
-    verify_deadline_s: PositiveFloat = Field(default=10.0, description="Seconds after which a verifier is killed.")
-
-    @property
-    def verifier_workers(self) -> int:
-        """`num_verifier_workers`, or the value that null stands for."""
-        return self.num_verifier_workers or max(1, int(self.num_cpus_per_env_runner))
-
-    def fill_in(self, run: RunView, *, gpus: bool) -> None:
-        if self.num_gpus_per_env_runner is None:
-            self.num_gpus_per_env_runner = float(self.tensor_parallel_size if gpus else 0)
-        self.kv_cache_memory = resolve_kv_cache(self.kv_cache_memory, gpus=self.num_gpus_per_env_runner)
-        self.num_verifier_workers = self.verifier_workers
-
-    def rules(self, run: RunView) -> Iterator[str]:
-        if run.needs_envs and self.top_p < 1.0:
-            yield (
-                f"env_runners.top_p: must be 1.0 in training, got {self.top_p:g}: a token outside the nucleus has "
-                "log-prob -inf under the sampler, and the ratio no value"
-            )
 
 
 class LearnersConfig(Section):

@@ -64,6 +64,9 @@ class TeacherConfig(Section):
         default_factory=dict, description="Keys of the teacher's config.json to replace."
     )
     tokenizer: str | None = Field(default=None, description="Folder or id of the tokenizer; null: that of `path`.")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict, description="Values for its own chat template (own_template, traces)."
+    )
     num_cpus_per_replica: NonNegativeFloat = Field(default=1.0, description="CPUs reserved in Ray for one replica.")
     num_gpus_per_replica: NonNegativeFloat | None = Field(
         default=None, description="GPUs of one replica; null: tensor_parallel_size where the cluster has GPUs, else 0."

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    WithJsonSchema,
+    field_validator,
+)
 from pydantic_core import PydanticKnownError
 
 BYTE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -31,6 +40,44 @@ def format_bytes(count: float) -> str:
     return f"{count:g}B"
 
 
+MAX_SEED = 2**32 - 1  # numpy and vLLM seed 32 bits
+MAX_NAME_BYTES = 200  # a file's name has at most 255 bytes, and a second run of the name appends `-2`
+_NO_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
+
+
+def check_folder_name(name: str) -> str:
+    """Returns `name`; ValueError where it cannot name a folder beside others."""
+    fix = "write a name without / and \\, as tgpo-math-1"
+    if not name.strip() or name in (".", ".."):
+        raise ValueError(f"must name a folder, got {name!r}: {fix}")
+    if _NO_NAME.search(name):
+        raise ValueError(
+            f"must be the name of one folder, not a path and without control characters, got {name!r}: {fix}"
+        )
+    if name != name.strip() or name.startswith("-"):
+        raise ValueError(f"must begin and end with no blank and begin with no hyphen, got {name!r}: {fix}")
+    if len(name.encode("utf-8", "replace")) > MAX_NAME_BYTES:
+        raise ValueError(f"must have at most {MAX_NAME_BYTES} bytes, got {len(name.encode())}: shorten it")
+    return name
+
+
+def check_text(value: Any) -> Any:
+    """Returns the value; ValueError for a text, or one in a list, that no file name, page or tokenizer takes."""
+    if isinstance(value, list):
+        for item in value:
+            check_text(item)
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError(f"a text has no NUL character, got {value!r}: delete it")
+        if not value.isascii() and (half := next((c for c in value if "\ud800" <= c <= "\udfff"), None)):
+            raise ValueError(f"{half!r} is half of a character (a lone surrogate), got {value!r}: write it whole")
+    return value
+
+
+FolderName = Annotated[
+    str, AfterValidator(check_folder_name), WithJsonSchema({"type": "string", "pattern": r"^[^/\\\x00-\x1f]+$"})
+]
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0)]
@@ -98,3 +145,8 @@ class Strict(BaseModel):
     """A pydantic model that refuses unknown keys and text in place of numbers, and also checks assignments."""
 
     model_config = ConfigDict(extra="forbid", strict=True, validate_assignment=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_plain_text(cls, value: Any) -> Any:
+        return check_text(value)

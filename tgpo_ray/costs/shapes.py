@@ -127,7 +127,8 @@ def _cached(path: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(path, local_files_only=True).to_dict()
+        # the shape of a kind that only a model's own code knows cannot be counted, so that code is not run
+        return AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False).to_dict()
     except (OSError, ValueError):  # not in the cache
         return {}
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import ray
 
 from tgpo_ray import cluster
-from tgpo_ray.checks import check_environments
+from tgpo_ray.checks import check_environments, check_models, left_out
 from tgpo_ray.cluster import absolute, copy_folder
 from tgpo_ray.config import AlgorithmConfig, check_resources
 from tgpo_ray.driver.checkpoint_state import STATE_FILE, read_state
@@ -78,7 +78,9 @@ class Algorithm(Generic[ConfigT]):
         with_runners: bool = True,
     ) -> None:
         config.check()
-        check_environments(config)
+        check_models(config)
+        # of each environment, the problems whose prompts are too long
+        self.left_out: Sequence[Collection[int]] = left_out(config, check_environments(config))
         self.read_data(config)
         self._owns_ray = cluster.connect(config.ray)
         self.iteration, self.session = 0, session
@@ -132,7 +134,8 @@ class Algorithm(Generic[ConfigT]):
         self.weights = WeightSync(self.learners, env_runners)
         self.weights.sync()
         rows = env_runners.num_problems[: len(self.config.envs)]  # held-out sets come after the training sets
-        self.cursor = Cursor(rows, [env.weight for env in self.config.envs], self.config.seed)
+        weights = [env.weight for env in self.config.envs]
+        self.cursor = Cursor(rows, weights, self.config.seed, left_out=self.left_out[: len(rows)])
 
     def _own(self, group: GroupT) -> GroupT:
         self._owned.append(group)
@@ -204,7 +207,7 @@ class Algorithm(Generic[ConfigT]):
             raise ValueError("evaluation.envs is empty: name at least one held-out environment to evaluate on")
         start = time.monotonic()
         self.before_evaluation()
-        metrics, groups = evaluate(self.config, self.env_runners, self.sampling_seed(self.iteration) + 1)
+        metrics, groups = evaluate(self.config, self.env_runners, self.sampling_seed(self.iteration) + 1, self.left_out)
         return metrics | {"time/evaluate_s": time.monotonic() - start}, groups
 
     def before_evaluation(self) -> None:

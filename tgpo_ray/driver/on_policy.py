@@ -141,6 +141,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         self.sampling_iteration, self.refused = iteration, ()
         self.begin_iteration()
         rollouts, failures = Rollouts(), VerifierFailures.of(self.config)
+        overlong_before = self.env_runners.num_overlong
         with Scoring() as scoring:
             for group in times.waiting("sample", self.sample()):
                 verified = failures.passed(group)
@@ -153,6 +154,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
             for scored in times.waiting("guidance", scoring.drain()):
                 take(scored)
         rollouts.infos, rollouts.refused = failures.infos, self.refused
+        rollouts.num_overlong = self.env_runners.num_overlong - overlong_before
         rollouts.metrics = scoring_metrics(dict.fromkeys(self.scorers()))
         return rollouts
 
@@ -248,6 +250,9 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         metrics = rollout_metrics(infos, weights_version=version)
         if self.config.training.dynamic_sampling:
             metrics["sampling/refused_groups"] = len(rollouts.refused) / len(infos)
+        if self.config.env_runners.overlong_prompts == "drop":
+            metrics["sampling/overlong_groups"] = float(rollouts.num_overlong)
+            metrics["sampling/overlong_rows"] = float(sum(map(len, self.left_out[: len(self.config.envs)])))
         metrics |= rollouts.metrics
         metrics |= _mean(updates) | {"optimizer/lr": self.learning_rate(0)}
         return metrics | {"tokens/trained": float(sum(group.num_policy_tokens for group in self.sampled))}

@@ -29,6 +29,7 @@ class Rollouts:
     refused: Sequence[tuple[EpisodeInfo, ...]] = ()  # of the groups that dynamic sampling replaced
     groups: list[SampledGroup] = field(default_factory=list)  # scored; empty where they were handed on as they came
     metrics: dict[str, float] = field(default_factory=dict)  # of the scorers
+    num_overlong: int = 0  # groups whose prompts were too long, and that others have replaced
 
 
 class Batches:

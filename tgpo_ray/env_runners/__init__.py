@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tgpo_ray.env_runners.cursor import Cursor, evaluation_tasks
     from tgpo_ray.env_runners.env_spec import EnvSpec, all_envs
     from tgpo_ray.env_runners.group import EnvRunnerGroup
-    from tgpo_ray.env_runners.prompt_tokens import prompt_ids
+    from tgpo_ray.env_runners.prompt_tokens import NO_TOKENS, OVERLONG_FIX, prompt_ids, prompt_lengths
     from tgpo_ray.env_runners.registry import (
         BUILT_IN_ENVS,
         argument_lines,
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
         make_env,
     )
     from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, tell_prompt
-    from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec, Finished
+    from tgpo_ray.env_runners.runner import EnvRunner
+    from tgpo_ray.env_runners.runner_spec import EnvRunnerSpec, Finished
     from tgpo_ray.env_runners.sampling_session import SamplingSession, SessionAbortedError
     from tgpo_ray.env_runners.task_queue import TaskSource
 
@@ -45,7 +46,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "cursor": ["Cursor", "evaluation_tasks"],
         "env_spec": ["EnvSpec", "all_envs"],
         "group": ["EnvRunnerGroup"],
-        "prompt_tokens": ["prompt_ids"],
+        "prompt_tokens": ["NO_TOKENS", "OVERLONG_FIX", "prompt_ids", "prompt_lengths"],
         "registry": [
             "BUILT_IN_ENVS",
             "argument_lines",
@@ -56,7 +57,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "make_env",
         ],
         "rollout": ["Rollout", "RunningGroup", "tell_prompt"],
-        "runner": ["EnvRunner", "EnvRunnerSpec", "Finished"],
+        "runner": ["EnvRunner"],
+        "runner_spec": ["EnvRunnerSpec", "Finished"],
         "sampling_session": ["SamplingSession", "SessionAbortedError"],
         "task_queue": ["TaskSource"],
     },

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tgpo_ray.env_runners.env_spec import all_envs
 from tgpo_ray.env_runners.group import EnvRunnerGroup
-from tgpo_ray.env_runners.runner import EnvRunnerSpec
+from tgpo_ray.env_runners.runner_spec import EnvRunnerSpec
 from tgpo_ray.models import EngineSpec, Sampling
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:
         engine=engine_spec(config),
         envs=all_envs(config),
         max_prompt_tokens=runners.max_prompt_tokens,
+        overlong_prompts=runners.overlong_prompts,
         num_verifier_threads=runners.verifier_workers,
         gpu=bool(runners.num_gpus_per_env_runner),
         seed_by=runners.seed_by,

@@ -11,7 +11,8 @@ import ray
 from ray.exceptions import RayTaskError
 
 from tgpo_ray.cluster import ACTOR_ERRORS, actor, actor_of_driver, kill, root_cause, wait_until_started
-from tgpo_ray.env_runners.runner import EnvRunner, EnvRunnerSpec
+from tgpo_ray.env_runners.runner import EnvRunner
+from tgpo_ray.env_runners.runner_spec import EnvRunnerSpec
 from tgpo_ray.env_runners.sampling_session import Order, SamplingSession
 from tgpo_ray.env_runners.task_queue import TaskQueue
 from tgpo_ray.episode import SampledGroup, Task
@@ -76,6 +77,7 @@ class EnvRunnerGroup:
         self._session: SamplingSession | None = None
         self._num_sessions = 0
         self.busy_s = 0.0
+        self.num_overlong = 0  # groups so far that were not sampled, because their prompts were too long
 
     def _start(self) -> Any:
         return actor(EnvRunner, self.spec, **self._options)
@@ -183,7 +185,8 @@ class EnvRunnerGroup:
             keep: returns whether to yield a group. In the next round, as many tasks from `more` replace the refused
                 groups and take over their ordinals. A round begins after the end of the one before, so the drawn tasks
                 do not depend on the order in which groups finish.
-            more: draws tasks, e.g. `Cursor.next`. `keep` needs it.
+            more: draws tasks, e.g. `Cursor.next`. `keep` needs it. They also replace tasks whose prompts are too long
+                (`overlong_prompts: drop`), which are left out without it.
             max_rounds: number of rounds after which refused groups are left out.
 
         Raises:

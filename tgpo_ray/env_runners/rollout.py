@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tgpo_ray.env_runners.chat_turns import Message, chat_turn_ids
+from tgpo_ray.env_runners.prompt_tokens import whole_messages
 from tgpo_ray.episode import (
     ORIGIN_ENVIRONMENT,
     ORIGIN_POLICY,
@@ -23,7 +24,7 @@ from tgpo_ray.episode import (
     EpisodeGroup,
     Task,
 )
-from tgpo_ray.models import Completion
+from tgpo_ray.models import Completion, whole_text
 
 if TYPE_CHECKING:
     from gymnasium import Env
@@ -99,7 +100,7 @@ class Rollout:
     def begun(cls, env: Env[str, str], info: dict[str, Any], number: int = 0) -> Rollout:
         """Returns the rollout of an environment whose `reset` returned `info`."""
         messages = info.get("messages")
-        return cls(env, [] if messages is None else [list(messages)], number=number)
+        return cls(env, [] if messages is None else [whole_messages(messages)], number=number)
 
     def environment_ids(self, tokenizer: Tokenizer, observation: str) -> np.ndarray:
         """Returns (T,) int32, the environment's turn after the last step.
@@ -111,11 +112,11 @@ class Rollout:
         """
         messages = self.info.get("messages")
         if messages is None:
-            return np.asarray(tokenizer.encode(observation, add_special_tokens=False), np.int32)
+            return np.asarray(tokenizer.encode(whole_text(observation), add_special_tokens=False), np.int32)
         if not self.turns or not messages:
             has = "an empty list of messages" if self.turns else "messages after a prompt that was none"
             raise ValueError(f"the info of step() has {has}: a chat begins with info['messages'] of reset()")
-        self.turns.append(list(messages))
+        self.turns.append(whole_messages(messages))
         return chat_turn_ids(tokenizer, self.turns, self.ids[-1])
 
     def begin_with(self, prefix: np.ndarray) -> None:
@@ -168,7 +169,9 @@ class RunningGroup:
             finished_episode(rollout, self, env_id, weights_version, with_logprobs=with_logprobs)
             for rollout in self.rollouts
         )
-        return EpisodeGroup(episodes, self.prompt_text, tuple("".join(rollout.texts) for rollout in self.rollouts))
+        return EpisodeGroup(
+            episodes, whole_text(self.prompt_text), tuple("".join(rollout.texts) for rollout in self.rollouts)
+        )
 
 
 def finished_episode(

@@ -6,18 +6,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tgpo_ray.env_runners.env_spec import EnvSpec
-from tgpo_ray.env_runners.prompt_tokens import prompt_ids
+from tgpo_ray.env_runners.prompt_tokens import NO_TOKENS, OVERLONG_FIX, prompt_ids
 from tgpo_ray.env_runners.rollout import Rollout, RunningGroup, check_one_problem, tell_prompt
+from tgpo_ray.env_runners.runner_spec import EnvRunnerSpec, Finished
 from tgpo_ray.env_runners.task_queue import TaskList
-from tgpo_ray.episode import EpisodeGroup, EpisodeInfo, Task, TaskKey
-from tgpo_ray.models import Engine, EngineSpec, Sampling, completions
+from tgpo_ray.episode import EpisodeGroup, Task
+from tgpo_ray.models import Engine, Sampling, completions
 
 if TYPE_CHECKING:
     from gymnasium import Env
@@ -28,27 +28,6 @@ if TYPE_CHECKING:
 
 DRAW_AGAIN_S = 0.05  # after a draw that found nothing
 EOS_DECODE_OPTIONS = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-
-
-@dataclass(frozen=True)
-class EnvRunnerSpec:
-    """The settings of one runner."""
-
-    engine: EngineSpec
-    envs: tuple[EnvSpec, ...]  # training environments first, then those for evaluation
-    max_prompt_tokens: int
-    num_verifier_threads: int = 1
-    gpu: bool = False
-    frozen: bool = False  # sample from the weights on disk, without a sync
-    seed_by: Literal["request", "runner"] = "request"
-
-
-class Finished(NamedTuple):
-    """What the driver reads of a finished group."""
-
-    key: TaskKey
-    infos: tuple[EpisodeInfo, ...]
-    busy_s: float  # of the engine, since the runner's last finished group
 
 
 def request_seed(*key: int) -> int:
@@ -102,6 +81,8 @@ class EnvRunner:
     ) -> Iterator[EpisodeGroup | Finished]:
         """Yields two items for each task as its group finishes, the group and then its `Finished`.
 
+        With `overlong_prompts: drop` the group of a prompt that is too long has no episodes.
+
         Args:
             tasks: the tasks, or the place where more are drawn whenever the engine has room for a group.
             seed: the tokens of a group follow from it, the weights and the group's task alone. Where `seed_by` is
@@ -110,7 +91,7 @@ class EnvRunner:
 
         Raises:
             RuntimeError: the engine's weights were never synced.
-            ValueError: a prompt is longer than `max_prompt_tokens`, or a reward is not finite.
+            ValueError: a prompt has no token or more than `max_prompt_tokens`, or a reward is not finite.
         """
         self._take_offer()
         if self._version is None:
@@ -124,6 +105,10 @@ class EnvRunner:
         source = TaskList(tasks) if isinstance(tasks, Sequence) else tasks
         try:
             for group in self._finished_groups(source, group_size, start_group):
+                if isinstance(group, Task):
+                    yield EpisodeGroup(())
+                    yield Finished(group.key, (), self._take_busy_s())
+                    continue
                 episodes = group.finish(
                     self._spec.envs[group.task.env_index].id, self._version, with_logprobs=sampling.logprobs
                 )
@@ -134,7 +119,8 @@ class EnvRunner:
             self._engine.abort_all()
             self._abandon()
 
-    def _start_group(self, task: Task, *, group_size: int, seed: int, prefixes: Prefixes | None) -> None:
+    def _start_group(self, task: Task, *, group_size: int, seed: int, prefixes: Prefixes | None) -> bool:
+        """Returns whether the group has begun. It has not where its prompt is too long and such prompts are dropped."""
         # all envs get the same seed and index, so one prompt serves the group
         envs = [self._acquire_env(task.env_index) for _ in range(group_size)]
         resets = [env.reset(seed=task.seed, options={"index": task.problem_index}) for env in envs]
@@ -142,12 +128,10 @@ class EnvRunner:
         prompt, info = resets[0]
         ids = prompt_ids(self._engine.tokenizer, prompt, info)
         tell_prompt(envs, self._engine.tokenizer, ids)
-        if len(ids) > self._spec.max_prompt_tokens:
-            raise ValueError(
-                f"{self._spec.envs[task.env_index].id}, problem {task.problem_index}: the prompt has "
-                f"{len(ids)} tokens, env_runners.max_prompt_tokens is {self._spec.max_prompt_tokens}: "
-                "raise it (the model's context permitting) or leave such problems out of the data"
-            )
+        if not self._fits(len(ids), task):
+            for env in envs:
+                self._release_env(task.env_index, env)
+            return False
         begun = enumerate(zip(envs, resets, strict=True))
         rollouts = [Rollout.begun(env, info, number) for number, (env, (_, info)) in begun]
         group = RunningGroup(task, prompt, ids, rollouts)
@@ -160,11 +144,24 @@ class EnvRunner:
                 rollout.begin_with(prefix)
             ids, turn = np.concatenate([ids, prefix]), replace(turn, max_tokens=turn.max_tokens - len(prefix))
         self._requests[self._engine.generate(ids, turn, n=group_size)] = (group, group.rollouts)
+        return True
+
+    def _fits(self, num_tokens: int, task: Task) -> bool:
+        """Returns whether a prompt of this length is sampled, False for a longer one where those are dropped."""
+        limit = self._spec.max_prompt_tokens
+        if num_tokens == 0:
+            raise ValueError(f"{self._where(task)}: {NO_TOKENS}")
+        if num_tokens > limit and self._spec.overlong_prompts == "refuse":
+            raise ValueError(
+                f"{self._where(task)}: the prompt has {num_tokens} tokens, env_runners.max_prompt_tokens is {limit}: "
+                f"{OVERLONG_FIX}"
+            )
+        return num_tokens <= limit
 
     def _finished_groups(
-        self, source: TaskSource, group_size: int, start_group: Callable[[Task], None]
-    ) -> Iterator[RunningGroup]:
-        """Yields the groups as they finish. A task is drawn when the engine has room for all of its episodes.
+        self, source: TaskSource, group_size: int, start_group: Callable[[Task], bool]
+    ) -> Iterator[RunningGroup | Task]:
+        """Yields the groups as they finish, and tasks that do not begin. A task is drawn when the engine has room.
 
         Environments therefore number as many as the engine has sequences, and not as many as the iteration has
         episodes. One runner alone draws the same tasks at the same steps whenever it gets the same seed.
@@ -176,8 +173,10 @@ class EnvRunner:
                 if not tasks:  # a busy engine does not ask again at each of its steps
                     next_try = time.monotonic() + DRAW_AGAIN_S
                 for task in tasks:
-                    start_group(task)
-                num_open += len(tasks)
+                    if start_group(task):
+                        num_open += 1
+                    else:
+                        yield task
             self._take_offer()  # after the draw: weights that were offered before a task was put write its first token
             if self._engine.busy:
                 for output in self._timed(self._engine.step):

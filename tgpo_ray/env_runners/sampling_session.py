@@ -14,11 +14,16 @@ from tgpo_ray.env_runners.task_queue import QueueReader
 from tgpo_ray.episode import SampledGroup, Task, TaskKey
 
 if TYPE_CHECKING:
-    from tgpo_ray.env_runners.runner import Finished
+    from tgpo_ray.env_runners.runner_spec import Finished
     from tgpo_ray.models import Sampling
     from tgpo_ray.teachers import Prefixes
 
 POLL_S = 1.0
+MAX_OVERLONG_ROUNDS = 10
+TOO_MANY_OVERLONG = (
+    f"the prompts of {MAX_OVERLONG_ROUNDS} rounds of replacements were too long: the environment makes hardly any "
+    "others. Raise env_runners.max_prompt_tokens, or have it make shorter problems"
+)
 
 
 class Order(NamedTuple):
@@ -41,10 +46,19 @@ class RunnerPool(Protocol):
     runners: list[Any]  # their actors
     sample_timeout_s: float  # seconds that the wait for any next group may take
     busy_s: float  # of the engines, as far as they have reported it
+    num_overlong: int  # groups that were not sampled, because their prompts were too long
 
     def restart(self, index: int, error: BaseException) -> None:
         """Starts the runner of this index again after an error, or raises."""
         ...
+
+
+def replaced(gone: Sequence[Task], more: Callable[[int], Sequence[Task]]) -> list[Task]:
+    """Returns as many tasks from `more`, in the places of those that are gone."""
+    if not gone:
+        return []
+    gone = sorted(gone, key=lambda task: task.ordinal)  # the order of finishing varies
+    return [replace(task, ordinal=it.ordinal, batch=it.batch) for it, task in zip(gone, more(len(gone)), strict=True)]
 
 
 class SamplingSession:
@@ -80,18 +94,26 @@ class SamplingSession:
         max_rounds: int = 10,
     ) -> Iterator[SampledGroup]:
         """Yields one group a task as the groups finish. See `EnvRunnerGroup.sample`."""
-        for number in range(max_rounds):
+        rounds_left, tries_left = max_rounds, MAX_OVERLONG_ROUNDS
+        while tasks:
+            rounds_left -= 1
             refused: list[Task] = []
+            overlong: list[Task] = []
             for group in self._round(tasks):
-                if keep is None or keep(group):
+                if not group.infos:
+                    overlong.append(group.task)
+                elif keep is None or keep(group):
                     yield group
                 else:
                     refused.append(group.task)
-            if not refused or more is None or number == max_rounds - 1:
+            if overlong:
+                self._pool.num_overlong += len(overlong)
+            if more is None:
                 return
-            refused.sort(key=lambda task: task.ordinal)  # the order of finishing varies
-            drawn = zip(refused, more(len(refused)), strict=True)
-            tasks = [replace(task, ordinal=gone.ordinal, batch=gone.batch) for gone, task in drawn]
+            tries_left = tries_left - 1 if overlong else MAX_OVERLONG_ROUNDS
+            if not tries_left:
+                raise ValueError(TOO_MANY_OVERLONG)
+            tasks = replaced([*overlong, *(refused if rounds_left > 0 else ())], more)
 
     def put(self, tasks: Sequence[Task]) -> None:
         """Hand those of the tasks to the runners that they do not have. A later `sample` yields their groups."""

@@ -23,7 +23,7 @@ from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, own_dev
 from tgpo_ray.learners.threads import Cores, RankThreads
 from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.learners.weight_sending import LearnerWeights, WeightSender
-from tgpo_ray.models import fill_buckets, flash_attention, head_weight, load_model
+from tgpo_ray.models import fill_buckets, flash_attention, head_weight, load_model, load_tokenizer
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket, WeightTransfer
@@ -154,7 +154,9 @@ class Learner:
             return None
         path = loss.divergence.teacher
         if path not in self._teacher_weights:
-            self._teacher_weights[path] = head_weight(path).to(self._device)
+            self._teacher_weights[path] = head_weight(path, trust_remote_code=self._spec.trust_remote_code).to(
+                self._device
+            )
         return self._teacher_weights[path]
 
     def remember_logprobs(self, micro_batches: Sequence[MicroBatch]) -> None:
@@ -250,8 +252,6 @@ class Learner:
 
     def export(self, folder: Path) -> None:
         """Write a Hugging Face folder: weights, config with the overrides, tokenizer, generation config."""
-        from transformers import AutoTokenizer
-
         state = {}
         for name, weight in self.named_weights():
             if self.rank == 0:
@@ -259,7 +259,7 @@ class Learner:
         if self.rank != 0:
             return
         self._model.save_pretrained(folder, state_dict=state)
-        tokenizer = AutoTokenizer.from_pretrained(self._spec.tokenizer, trust_remote_code=self._spec.trust_remote_code)
+        tokenizer = load_tokenizer(self._spec.tokenizer, trust_remote_code=self._spec.trust_remote_code)
         tokenizer.save_pretrained(folder)
 
     def save(self, folder: Path) -> None:

@@ -6,7 +6,8 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tgpo_ray.models.attention import flash_attention
-    from tgpo_ray.models.end_of_sequence import end_of_sequence_ids
+    from tgpo_ray.models.chat_template_kwargs import template_kwargs_problems
+    from tgpo_ray.models.end_of_sequence import end_of_response, end_of_sequence_ids, no_end_problem
     from tgpo_ray.models.engine import Engine, engine_arguments, engine_environment
     from tgpo_ray.models.engine_outputs import completions, split_prompt_logprobs
     from tgpo_ray.models.engine_spec import Completion, EngineSpec, Sampling
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from tgpo_ray.models.lean_scoring import RowCollector, draw
     from tgpo_ray.models.lm_head import head_weight
     from tgpo_ray.models.loading import load_model
-    from tgpo_ray.models.prompt_text import text_prompt_ids, without_second_beginning
+    from tgpo_ray.models.overrides import UnknownOverrideError, load_config
+    from tgpo_ray.models.prompt_text import text_prompt_ids, whole_text, without_end, without_second_beginning
     from tgpo_ray.models.scoring import MAX_TOP_K, Scores, ScoringBackend, ScoringRequest, Want
     from tgpo_ray.models.shared_vocabulary import num_shared_ids
     from tgpo_ray.models.tiny import byte_level_tokenizer, character_tokenizer, make_text_models, write_model
-    from tgpo_ray.models.tokenizer import Tokenizer, VocabularyTokenizer
+    from tgpo_ray.models.tokenizer import Tokenizer, VocabularyTokenizer, load_tokenizer
     from tgpo_ray.models.vllm_objects import RequestOutput
     from tgpo_ray.models.weight_buckets import Bucket, fill_buckets
     from tgpo_ray.models.weight_transfer import (
@@ -43,7 +45,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "attention": ["flash_attention"],
-        "end_of_sequence": ["end_of_sequence_ids"],
+        "chat_template_kwargs": ["template_kwargs_problems"],
+        "end_of_sequence": ["end_of_response", "end_of_sequence_ids", "no_end_problem"],
         "engine": ["Engine", "engine_arguments", "engine_environment"],
         "engine_outputs": ["completions", "split_prompt_logprobs"],
         "engine_spec": ["Completion", "EngineSpec", "Sampling"],
@@ -59,11 +62,12 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "idle_cores": ["IdleCores", "machine_cores"],
         "lm_head": ["head_weight"],
         "loading": ["load_model"],
-        "prompt_text": ["text_prompt_ids", "without_second_beginning"],
+        "overrides": ["UnknownOverrideError", "load_config"],
+        "prompt_text": ["text_prompt_ids", "whole_text", "without_end", "without_second_beginning"],
         "scoring": ["MAX_TOP_K", "Scores", "ScoringBackend", "ScoringRequest", "Want"],
         "shared_vocabulary": ["num_shared_ids"],
         "tiny": ["byte_level_tokenizer", "character_tokenizer", "make_text_models", "write_model"],
-        "tokenizer": ["Tokenizer", "VocabularyTokenizer"],
+        "tokenizer": ["Tokenizer", "VocabularyTokenizer", "load_tokenizer"],
         "vllm_objects": ["RequestOutput"],
         "weight_buckets": ["Bucket", "fill_buckets"],
         "weight_transfer": [

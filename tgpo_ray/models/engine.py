@@ -19,6 +19,7 @@ import torch
 from tgpo_ray.models.engine_spec import EngineSpec, Sampling
 from tgpo_ray.models.idle_cores import IdleCores
 from tgpo_ray.models.scoring import SCORED_INDEX, Scores, ScoringRequest, Want, needs_logits
+from tgpo_ray.models.tokenizer import with_template_values
 from tgpo_ray.models.weight_transfer import load_update, trainer_info_class
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Engine:
 
     @property
     def tokenizer(self) -> VocabularyTokenizer:
-        return self._engine.renderer.tokenizer
+        return with_template_values(self._engine.renderer.tokenizer, self.spec.chat_template_kwargs)
 
     @property
     def busy(self) -> bool:

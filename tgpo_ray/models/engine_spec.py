@@ -25,6 +25,9 @@ class ModelSection(Protocol):
     @property
     def hf_overrides(self) -> dict[str, Any]: ...
 
+    @property
+    def chat_template_kwargs(self) -> dict[str, Any]: ...
+
 
 class EngineSection(Protocol):
     """The fields that an engine reads from a section with actors: `env_runners`, `reference` or a teacher."""
@@ -51,6 +54,7 @@ class EngineSpec:
     tokenizer: str | None = None
     tensor_parallel_size: int = 1
     hf_overrides: dict[str, Any] = field(default_factory=dict)
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)  # at every rendering of the chat template
     trust_remote_code: bool = False
     seed: int = 0
     max_logprobs: int = 20
@@ -84,6 +88,7 @@ class EngineSpec:
             max_num_seqs=engine.max_num_seqs,
             tensor_parallel_size=engine.tensor_parallel_size,
             hf_overrides=model.hf_overrides,
+            chat_template_kwargs=model.chat_template_kwargs,
             trust_remote_code=trust_remote_code,
             seed=seed,
             idle_cores=idle_cores,

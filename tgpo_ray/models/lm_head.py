@@ -11,7 +11,7 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 NAMES = ("lm_head.weight", "model.embed_tokens.weight")  # the second where the head is tied to the embedding
 
 
-def head_weight(path: str) -> Tensor:
+def head_weight(path: str, *, trust_remote_code: bool = False) -> Tensor:
     """Returns the weight of the LM head, (V, D) in the folder's own dtype.
 
     Raises:
@@ -20,7 +20,7 @@ def head_weight(path: str) -> Tensor:
     from safetensors import safe_open
     from transformers import AutoConfig
 
-    tied = getattr(AutoConfig.from_pretrained(path), "tie_word_embeddings", False)
+    tied = getattr(AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code), "tie_word_embeddings", False)
     names = NAMES[::-1] if tied else NAMES  # a tied model never reads a stored head
     files = _files_by_name(path)
     for name in names:

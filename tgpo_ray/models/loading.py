@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tgpo_ray.models.overrides import load_config
+
 
 def load_model(
     path: str,
@@ -27,19 +29,9 @@ def load_model(
         ValueError: the model changes its logits after the head (soft-capping, scaling), which the chunked head does
             not do. Or the model's configuration does not have the key of an override.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    # `return_unused_kwargs` makes the result a pair; without it transformers ignores unknown keys
-    loaded: Any = AutoConfig.from_pretrained(
-        path, trust_remote_code=trust_remote_code, return_unused_kwargs=True, **hf_overrides
-    )
-    config, unknown = loaded
-    for name in hf_overrides.keys() & unknown.keys():
-        hint = "; the RoPE base is rope_parameters: {rope_type: default, rope_theta: ...}" if "rope" in name else ""
-        raise ValueError(
-            f"{section}.hf_overrides.{name}: {type(config).__name__} of {path!r} has no such key, it would change "
-            f"nothing{hint}"
-        )
+    config = load_config(path, hf_overrides, trust_remote_code=trust_remote_code, section=section)
     # Gemma caps its logits, Granite and Cohere scale them
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(config, name, None) not in (None, 1, 1.0):

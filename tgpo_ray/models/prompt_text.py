@@ -9,14 +9,37 @@ if TYPE_CHECKING:
     from tgpo_ray.models.tokenizer import Tokenizer
 
 
+def whole_text(text: str) -> str:
+    """Returns the text with U+FFFD for each half of a character (a lone surrogate), which no tokenizer or file takes.
+
+    JSON can spell such a half, as `"\\ud83d"`. Two halves that belong together become the character.
+    """
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
 def text_prompt_ids(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Returns the ids of a text to continue: what the tokenizer puts before it, and nothing behind it.
 
     A text that begins with the beginning of sequence gets no second one. An end of sequence behind the prompt, as some
     tokenizers append it, would tell the policy that everything has been said.
     """
-    ids = list(tokenizer.encode(prompt, add_special_tokens=True))
-    plain = list(tokenizer.encode(prompt, add_special_tokens=False))
+    prompt = whole_text(prompt)
+    with_special = tokenizer.encode(prompt, add_special_tokens=True)
+    return without_end(tokenizer, list(with_special), list(tokenizer.encode(prompt, add_special_tokens=False)))
+
+
+def without_end(tokenizer: Tokenizer, ids: list[int], plain: list[int]) -> list[int]:
+    """Returns the ids of a text to continue, without what the tokenizer puts behind it.
+
+    Args:
+        ids, plain: the text with special tokens and without.
+    """
     for start in range(len(ids) - len(plain) + 1 if plain else 0):
         if ids[start : start + len(plain)] == plain:
             return without_second_beginning(tokenizer, ids[: start + len(plain)])

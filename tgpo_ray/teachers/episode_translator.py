@@ -15,7 +15,7 @@ from tgpo_ray.guidance import (
     VocabularyMap,
     merge_duplicate_targets,
 )
-from tgpo_ray.models import Scores, ScoringRequest, end_of_sequence_ids
+from tgpo_ray.models import Scores, ScoringRequest, end_of_sequence_ids, load_tokenizer
 from tgpo_ray.teachers.spec import TeacherSpec
 
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ class EpisodeTranslator:
 
 def vocabulary_map(teacher_tokenizer: VocabularyTokenizer, spec: TeacherSpec) -> TokenTranslator:
     """Returns the translator between the episodes' ids and the teacher's, by token string or by text."""
-    from transformers import AutoTokenizer
-
-    policy = AutoTokenizer.from_pretrained(spec.policy_tokenizer, trust_remote_code=spec.engine.trust_remote_code)
+    policy = load_tokenizer(spec.policy_tokenizer, trust_remote_code=spec.engine.trust_remote_code)
     ends = {
         "policy_eos_ids": end_of_sequence_ids(spec.policy_tokenizer, policy),
         "teacher_eos_ids": end_of_sequence_ids(spec.engine.model, teacher_tokenizer),

@@ -12,10 +12,11 @@ import ray
 from tgpo_ray.cluster import actor_of_driver, kill, wait_until_started
 from tgpo_ray.config import ConfigError
 from tgpo_ray.episode import ORIGIN_TEACHER, Episode, EpisodeGroup, EpisodeInfo, SampledGroup
+from tgpo_ray.models import end_of_response, load_tokenizer, local_model
 from tgpo_ray.teachers.trace_file import read_rows
 
 if TYPE_CHECKING:
-    from tgpo_ray.config import AlgorithmConfig, TraceFileConfig
+    from tgpo_ray.config import AlgorithmConfig, ModelConfig, TraceFileConfig
 
 
 class TraceBook:
@@ -24,13 +25,21 @@ class TraceBook:
     Args:
         rows: prompt, response and reward of each trace. Only the first trace of a prompt is used.
         tokenizer: folder of the policy's tokenizer.
+        model: the policy's section, for its end of sequence and for code that its tokenizer needs.
         max_tokens: length at which longer traces are cut. A cut trace has no end of sequence.
     """
 
-    def __init__(self, rows: Sequence[tuple[str, str, float]], tokenizer: str, max_tokens: int) -> None:
-        from transformers import AutoTokenizer
-
-        self._tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer)
+    def __init__(
+        self,
+        rows: Sequence[tuple[str, str, float]],
+        tokenizer: str,
+        max_tokens: int,
+        model: ModelConfig | None = None,
+    ) -> None:
+        self._tokenizer: Any = load_tokenizer(
+            tokenizer, trust_remote_code=model is not None and model.trust_remote_code
+        )
+        self._end = end_of_response(tokenizer if model is None else model.path, self._tokenizer)
         self._max_tokens = max_tokens
         self._traces: dict[str, tuple[str, float]] = {}
         for prompt, response, reward in rows:
@@ -52,7 +61,7 @@ class TraceBook:
 
     def _episode(self, mate: Episode, response: str, reward: float) -> Episode:
         # no special tokens: a BOS belongs only to the prompt
-        ids = [*self._tokenizer.encode(response, add_special_tokens=False), self._tokenizer.eos_token_id]
+        ids = [*self._tokenizer.encode(response, add_special_tokens=False), self._end]
         response_ids = np.asarray(ids[: self._max_tokens], np.int32)
         return replace(
             mate,
@@ -95,8 +104,9 @@ class TraceShelf:
     def __init__(self, config: AlgorithmConfig, traces: TraceFileConfig) -> None:
         columns = (traces.prompt_column, traces.response_column)
         rows = [(row[columns[0]], row[columns[1]], _reward(row)) for row in read_rows(traces.path, columns, "traces")]
-        tokenizer = config.model.tokenizer or config.model.path
-        self._arguments = (rows, tokenizer, config.env_runners.max_response_tokens)
+        model = config.model.model_copy(update={"path": local_model(config.model.path)})
+        tokenizer = local_model(model.tokenizer or model.path)
+        self._arguments = (rows, tokenizer, config.env_runners.max_response_tokens, model)
         self._book: Any = None
         self.num_joined = self.num_asked = 0  # groups since `reset_counts`
 

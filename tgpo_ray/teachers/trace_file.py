@@ -14,7 +14,7 @@ import ray
 
 from tgpo_ray.config import ConfigError
 from tgpo_ray.episode import ORIGIN_TEACHER, Episode, EpisodeGroup, SampledGroup, Task
-from tgpo_ray.models import text_prompt_ids
+from tgpo_ray.models import end_of_response, load_tokenizer, text_prompt_ids, whole_text
 
 if TYPE_CHECKING:
     from tgpo_ray.config import AlgorithmConfig
@@ -70,12 +70,13 @@ class TraceData:
         Raises:
             ConfigError: the file is missing, lacks a column, has no rows, or only rows that are too long.
         """
-        from transformers import AutoTokenizer
-
         rows = read_rows(data.path, (data.prompt_column, data.response_column), section)
-        tokenizer = AutoTokenizer.from_pretrained(config.model.tokenizer or config.model.path)
+        tokenizer = load_tokenizer(
+            config.model.tokenizer or config.model.path, trust_remote_code=config.model.trust_remote_code
+        )
+        end = end_of_response(config.model.path, tokenizer)
         episodes = [
-            trace_episode(tokenizer, row[data.prompt_column], row[data.response_column], index)
+            trace_episode(tokenizer, row[data.prompt_column], row[data.response_column], index, end=end)
             for index, row in enumerate(rows)
         ]
         fitting = [e for e in episodes if len(e.prompt_ids) + len(e.response_ids) <= max_tokens]
@@ -109,10 +110,14 @@ class TraceData:
         return int(self._order[position])
 
 
-def trace_episode(tokenizer: Tokenizer, prompt: str, response: str, index: int) -> Episode:
-    """Returns one row as an Episode of the teacher. The response ends with the end-of-sequence id."""
+def trace_episode(tokenizer: Tokenizer, prompt: str, response: str, index: int, *, end: int | None = None) -> Episode:
+    """Returns one row as an Episode of the teacher.
+
+    Args:
+        end: the id behind the response; None: the tokenizer's end of sequence.
+    """
     ids = tokenizer.encode(response, add_special_tokens=False)
-    response_ids = np.asarray([*ids, tokenizer.eos_token_id], np.int32)
+    response_ids = np.asarray([*ids, tokenizer.eos_token_id if end is None else end], np.int32)
     return Episode(
         prompt_ids=np.asarray(text_prompt_ids(tokenizer, prompt), np.int32),
         response_ids=response_ids,
@@ -163,8 +168,12 @@ def _bad(path: str, rows: list[dict[str, Any]], column: str) -> Iterator[str]:
         yield f"{path} has no column {column!r}{hint} It has: {', '.join(columns)}"
         return
     for number, row in enumerate(rows):
-        if not isinstance(row.get(column), str):
-            yield f"{column!r} of row {number} of {path} is {row.get(column)!r}, it must be a text"
+        value = row.get(column)
+        if not isinstance(value, str):
+            yield f"{column!r} of row {number} of {path} is {value!r}, it must be a text"
+            return
+        if whole_text(value) != value:
+            yield f"{column!r} of row {number} of {path} has half of a character (a lone surrogate): mend the text"
             return
 
 

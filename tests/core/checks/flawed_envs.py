@@ -45,6 +45,20 @@ class Remembering(Sums):
         return Problem(f"Problem {self.played}: {index}+{index}=", str(2 * index))
 
 
+class Wordless(Sums):
+    """One prompt is empty."""
+
+    def problem(self, index: int, rng: np.random.Generator) -> Problem:
+        return Problem("" if index == 2 else f"{index}+{index}=", str(2 * index))
+
+
+class Halved(Sums):
+    """Its prompts have half of a character, as JSON can spell it."""
+
+    def problem(self, index: int, rng: np.random.Generator) -> Problem:
+        return Problem(f"{index}+{index}=\ud83d", str(2 * index))
+
+
 class Unpicklable(Sums):
     """Holds a lock."""
 
@@ -200,7 +214,7 @@ class Silent(Turns):
 
 for _kind in (
     Sums, Unseeded, Remembering, Unpicklable, WrongGold, NoGold, Lenient, Generous, Raising, Pooled, Swallowing,
-    Turns, Repeating, Silent, Duplicated, ReadInPart, Printed, Constant, Never,
+    Turns, Repeating, Silent, Duplicated, ReadInPart, Printed, Constant, Never, Wordless, Halved,
 ):  # fmt: skip
     if f"{_kind.__name__}-v0" not in gymnasium.registry:
         gymnasium.register(f"{_kind.__name__}-v0", entry_point=f"{__name__}:{_kind.__name__}")

@@ -172,7 +172,7 @@ def test_tokens_that_the_policy_lacks_are_counted_against_the_limit():
 
 def test_the_suites_own_teacher_passes_on_its_own_runner(env_runners, teachers, make_config):
     config = make_config("TGPO").resolved(gpus=False)
-    running: Any = SimpleNamespace(config=config, env_runners=env_runners)
+    running: Any = SimpleNamespace(config=config, env_runners=env_runners, left_out=[()])
     probe = sampled_probe(running)
     assert [len(group) for group in probe.episodes] == [2, 2]
     results = by_name(check_pool("teacher default", teachers["default"], probe, 0.05))

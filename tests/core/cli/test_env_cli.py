@@ -116,6 +116,7 @@ def test_check_shows_the_failing_rows_and_exits_1(capsys: pytest.CaptureFixture[
         (["show", "tgpo/Arithmetic-v0", "--kwargs", '{"digits": '], "--kwargs is not JSON"),
         (["show", f"{FLAWED}:Sums-v0", "--index", "12"], "--index must be in [0, 12), got 12"),
         (["check", f"{FLAWED}:Sums-v0", "--max-prompt-tokens", "9"], "--max-prompt-tokens needs --tokenizer"),
+        (["check", f"{FLAWED}:Sums-v0", "--chat-template-kwargs", "a=1"], "--chat-template-kwargs needs --tokenizer"),
         (["check", f"{FLAWED}:Sums-v0", "--tokenizer", "/nowhere"], "--tokenizer /nowhere cannot be loaded"),
     ],
 )
@@ -125,6 +126,15 @@ def test_mistakes_are_one_line_on_standard_error(
     assert main(["env", *arguments]) == 2
     said = capsys.readouterr().err
     assert said.startswith("tgpo-ray env: ") and message in said
+
+
+@pytest.mark.parametrize("command", ["show", "play"])
+def test_half_of_a_character_is_shown_as_the_policy_reads_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("2\n\n"))
+    assert main(["env", command, f"{FLAWED}:Halved-v0", "-n", "1"]) == 0
+    assert "0+0=\ufffd" in capsys.readouterr().out
 
 
 def test_arguments_are_json_or_yaml() -> None:

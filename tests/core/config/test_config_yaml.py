@@ -189,3 +189,54 @@ def test_a_wrong_override_is_explained(tmp_path, override: str, message: str):
     with pytest.raises(ConfigError) as caught:
         load(tmp_path, override)
     assert message in str(caught.value)
+
+
+# ---- anchors and merge keys
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("{b: &b {x: 1, y: 2}, m: {<<: *b, y: 3}}", {"b": {"x": 1, "y": 2}, "m": {"x": 1, "y": 3}}),
+        ("{b: &b {x: 1}, m: {y: 3, <<: *b}}", {"b": {"x": 1}, "m": {"y": 3, "x": 1}}),
+        ("{b: &b {x: 1}, c: &c {x: 2, y: 2}, m: {<<: [*b, *c]}}",
+         {"b": {"x": 1}, "c": {"x": 2, "y": 2}, "m": {"x": 1, "y": 2}}),
+        ("{b: &b {x: 1}, m: &m {<<: *b, x: 2}, t: {<<: *m}}", {"b": {"x": 1}, "m": {"x": 2}, "t": {"x": 2}}),
+        ("{t: {<<: &m {<<: &b {x: 1}, x: 2}}, u: *m}", {"t": {"x": 2}, "u": {"x": 2}}),
+        ("'<<': 1", {"<<": 1}),
+    ],
+)  # fmt: skip
+def test_merge_keys_take_the_keys_of_other_mappings(text: str, value: object):
+    assert load_yaml(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{b: &b {x: 1}, m: {<<: *b, x: 2, x: 3}}", "key 'x' stands twice, first on line 1: delete one"),
+        ("{b: &b {x: 1}, m: {<<: *b, <<: *b}}",
+         "key '<<' stands twice, first on line 1: write one, `<<: [*first, *second]`"),
+        ("m: {<<: 3}", "<< takes a mapping or a list of mappings, as `<<: *anchor`"),
+        ("m: {<<: [3]}", "<< takes a mapping or a list of mappings, as `<<: *anchor`"),
+        ("m: &m {x: *m}", "*m stands within &m, so that it would contain itself"),
+        ("m: &m {<<: *m}", "*m stands within &m, so that it would contain itself"),
+        ("m: &m [1, [*m]]", "*m stands within &m, so that it would contain itself"),
+    ],
+)  # fmt: skip
+def test_a_wrong_merge_is_named(text: str, problem: str):
+    with pytest.raises(ConfigError) as error:
+        load_yaml(text, "run.yaml")
+    assert str(error.value) == f"run.yaml:1: {problem}"
+
+
+def test_an_x_section_holds_what_anchors_name_and_an_override_changes_one_place(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "x-math: &math {id: tgpo/Math-v0, kwargs: &rows {path: rows.jsonl}}\n"
+        "algorithm: GRPO\nmodel: {path: org/policy}\nenvs:\n- <<: *math\n  weight: 2.0\n"
+        "- {<<: *math, kwargs: *rows}\n"
+    )
+    config = AlgorithmConfig.from_yaml(file, ["envs.0.kwargs.path=other.jsonl"])
+    assert [env.kwargs for env in config.envs] == [{"path": "other.jsonl"}, {"path": "rows.jsonl"}]
+    assert [env.weight for env in config.envs] == [2.0, 1.0]
+    assert AlgorithmConfig.from_dict(load_yaml(config.to_yaml())) == config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from tgpo_ray.env_runners.cursor import Cursor, evaluation_tasks
@@ -108,3 +109,40 @@ def test_evaluation_stops_at_the_rows_or_the_limit(rows: int | None, limit: int,
 def test_evaluation_of_a_procedural_environment_needs_a_limit():
     with pytest.raises(ValueError, match=r"evaluation.max_problems must be given for a procedural environment"):
         evaluation_tasks(0, None, None, seed=0)
+
+
+# ---- problems that are left out
+
+
+def test_problems_that_are_left_out_are_never_drawn_and_the_others_once_an_epoch() -> None:
+    cursor = Cursor([7], [1.0], seed=0, left_out=[{2, 5}])
+    for _ in range(3):
+        assert sorted(task.problem_index for task in cursor.next(5)) == [0, 1, 3, 4, 6]
+
+
+def test_without_such_problems_the_walk_is_that_of_all_rows() -> None:
+    first = [task.problem_index for task in Cursor([6], [1.0], seed=0).next(6)]
+    assert first == np.random.default_rng([0, 2, 0, 0]).permutation(6).tolist()
+    assert first == [task.problem_index for task in Cursor([6], [1.0], seed=0, left_out=[()]).next(6)]
+
+
+def test_a_checkpoint_is_continued_with_the_same_problems_left_out_or_not_at_all() -> None:
+    saved = Cursor([7, None], [1.0, 1.0], seed=0, left_out=[{2}, ()])
+    saved.next(9)
+    same = Cursor([7, None], [1.0, 1.0], seed=3, left_out=[{2}, ()])
+    same.load_state_dict(saved.state_dict())
+    assert same.next(9) == saved.next(9)
+    with pytest.raises(ValueError, match=r"left \[1, 0\] problems out.*leaves out \[0, 0\].*max_prompt_tokens"):
+        Cursor([7, None], [1.0, 1.0], seed=0).load_state_dict(saved.state_dict())
+
+
+def test_a_checkpoint_that_does_not_say_left_nothing_out() -> None:
+    state = Cursor([7], [1.0], seed=0).state_dict()
+    del state["left_out"]
+    Cursor([7], [1.0], seed=0).load_state_dict(state)
+    with pytest.raises(ValueError, match="max_prompt_tokens"):
+        Cursor([7], [1.0], seed=0, left_out=[{1}]).load_state_dict(state)
+
+
+def test_evaluation_leaves_them_out_and_keeps_its_set() -> None:
+    assert [task.problem_index for task in evaluation_tasks(0, 9, 5, 0, left_out={1, 7})] == [0, 2, 3, 4]

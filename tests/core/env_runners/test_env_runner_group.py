@@ -135,7 +135,7 @@ def test_a_response_ends_with_the_end_of_sequence_or_at_the_limit(runners: EnvRu
 
 
 def test_a_prompt_that_is_too_long_names_its_problem_and_the_limit(runners: EnvRunnerGroup):
-    message = r"tgpo/Arithmetic-v0, problem 5: the prompt has 26 tokens, env_runners.max_prompt_tokens is 16: raise it"
+    message = r"tgpo/Arithmetic-v0, problem 5, seed 0: the prompt has 26 tokens, env_runners.max_prompt_tokens is 16"
     with pytest.raises(ValueError, match=message):
         sample(runners, [*tasks(4), Task(LONG_PROMPTS, 5, seed=0, ordinal=4)])
     assert len(sample(runners, tasks(4))) == 4  # the runners go on

@@ -12,8 +12,8 @@ import pytest
 
 from tests.core.chat_templates import APPENDING, STRICT, chat_tokenizer
 from tgpo_ray.env_runners.chat_turns import chat_turn_ids
-from tgpo_ray.env_runners.prompt_tokens import prompt_ids
-from tgpo_ray.env_runners.rollout import check_one_problem, tell_prompt
+from tgpo_ray.env_runners.prompt_tokens import prompt_ids, prompt_lengths
+from tgpo_ray.env_runners.rollout import Rollout, check_one_problem, tell_prompt
 from tgpo_ray.envs.format_gate import FormatGate
 from tgpo_ray.envs.guess_number import GuessNumberEnv
 from tgpo_ray.models import byte_level_tokenizer
@@ -160,3 +160,42 @@ def test_mates_with_one_problem_pass_and_others_are_named() -> None:
     for other in (("2+2?", {"messages": chat}), ("1+1?", {"messages": [NONE]}), ("1+1?", {})):
         with pytest.raises(ValueError, match="my/Env-v0, problem 3, seed 9: the environment gave mate 1 of the group"):
             check_one_problem([("1+1?", {"messages": chat}), other], "my/Env-v0, problem 3, seed 9")
+
+
+# ---- many prompts at once
+
+TEXTS = ["1+1=", "", f"{BOS}1+1=", "1+1" * 50, f"1+1={EOS}", "an 😀 and \ud83d half of one", "a\n\nb "]
+
+
+@pytest.mark.parametrize("around", [f"{BOS} $A", f"{BOS} $A {EOS}", f"$A {SEP}", f"{SEP} {BOS} $A", "$A"])
+def test_a_batch_of_prompts_is_measured_as_each_alone(around: str) -> None:
+    tokenizer = bracketing_tokenizer(around)
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    chats = [{"messages": [NONE, {"role": "user", "content": text}]} for text in TEXTS]
+    prompts = [(text, {}) for text in TEXTS] + [(text, chat) for text, chat in zip(TEXTS, chats, strict=True)]
+    prompts = prompts[::2] + prompts[1::2]  # texts and chats mixed
+    assert prompt_lengths(tokenizer, prompts) == [len(prompt_ids(tokenizer, *prompt)) for prompt in prompts]
+
+
+def test_no_prompt_is_no_batch() -> None:
+    assert prompt_lengths(bracketing_tokenizer("$A"), []) == []
+
+
+# ---- half of a character, which JSON can spell: `"\\ud83d"`
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [("a \ud83d b", "a \ufffd b"), ("\ude00", "\ufffd"), ("\ud83d\ude00", "😀"), ("😀 é", "😀 é"), ("plain", "plain")],
+)
+def test_half_of_a_character_is_replaced_wherever_text_becomes_tokens(text: str, whole: str) -> None:
+    tokenizer = chat_tokenizer(APPENDING)
+    message = {"role": "user", "content": text}
+    assert written(tokenizer, text) == whole
+    assert whole in written(tokenizer, "", messages=[message])
+    assert whole in written(tokenizer, "", messages=[{**message, "content": whole, "parts": [text, {"x": text}]}])
+    later = Rollout.begun(GuessNumberEnv(), {})
+    assert tokenizer.decode(later.environment_ids(tokenizer, text)) == whole
+    chat = Rollout.begun(GuessNumberEnv(), {"messages": [message]})
+    chat.ids, chat.info = [np.zeros(0, np.int32)], {"messages": [message]}
+    assert whole in tokenizer.decode(chat.environment_ids(tokenizer, ""))

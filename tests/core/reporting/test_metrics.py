@@ -106,6 +106,15 @@ def test_a_line_cut_inside_a_character_is_tolerated(tmp_path):
     assert read_metrics(path) == [{"iteration": 1}]
 
 
+def test_half_of_a_character_ends_no_run(tmp_path):
+    writer = JsonlWriter(tmp_path / "samples.jsonl")
+    writer.append({"iteration": 1, "prompt": "a \ud83d b", "responses": ["😀"]})
+    writer.append({"iteration": 2, "prompt": "c"})
+    writer.truncate_after(1)
+    writer.close()
+    assert read_metrics(tmp_path / "samples.jsonl") == [{"iteration": 1, "prompt": "a ? b", "responses": ["😀"]}]
+
+
 def test_a_damaged_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"iteration": 1}\n{"iter\n{"iteration": 3}\n')

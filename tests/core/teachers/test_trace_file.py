@@ -154,3 +154,8 @@ def test_a_file_that_is_no_jsonl_is_named(tmp_path: Path, make_config: Callable[
     path.write_text("{not json\n")
     with pytest.raises(ConfigError, match=r"data.path: .*traces.jsonl is not readable as .jsonl"):
         traces_of(make_config("SFT", data={"path": str(path)}))
+
+
+def test_half_of_a_character_is_refused_with_its_row(read: Callable[..., TraceData]):
+    with pytest.raises(ConfigError, match=r"data\.response_column: 'response' of row 1 .* has half of a character"):
+        read([ROWS[0], {"prompt": "2*2=", "response": "4 \ud83d"}])

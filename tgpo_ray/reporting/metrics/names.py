@@ -17,6 +17,10 @@ METRICS: dict[str, MetricInfo] = {
     "reward": MetricInfo("reward", "mean reward of the iteration's episodes"),
     "zero_advantage_groups": MetricInfo("share", "groups whose rewards are all equal: no advantage, guidance only"),
     "sampling/refused_groups": MetricInfo("share", "sampled groups that dynamic sampling replaced by others"),
+    "sampling/overlong_groups": MetricInfo("groups", "replaced by others: their prompts turned out to be too long"),
+    "sampling/overlong_rows": MetricInfo(
+        "problems", "of the data sets, left out of the run: their prompts are too long"
+    ),
     "weights_version": MetricInfo("versions", "version of the learners' weights when the episodes were taken in"),
     "weights_version_lag": MetricInfo("versions", "mean of that version minus the version that wrote the episode"),
     "episode/response_length": MetricInfo("tokens", "mean length of a response, all turns"),
@@ -109,6 +113,7 @@ METRICS: dict[str, MetricInfo] = {
     "evaluation/response_length": MetricInfo("tokens", "mean length of a held-out response"),
     "evaluation/truncated": MetricInfo("share", "held-out responses cut by the token limit"),
     "evaluation/num_problems": MetricInfo("problems", "problems in the held-out sets"),
+    "evaluation/overlong_prompts": MetricInfo("problems", "of the held-out sets, left out: their prompts are too long"),
 }
 """Every name that the package writes. A named evaluation set adds `evaluation/<set>/accuracy` and so on. `pass@k` has
 the name `evaluation/pass_at_<k>`. Algorithms may add names under `loss/`, `policy/` and `guidance/`."""

@@ -33,7 +33,8 @@ class JsonlWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists() and not self.path.read_bytes().endswith(b"\n"):
             self._replace(read_metrics(self.path))
-        self._file = self.path.open("a", encoding="utf-8")
+        # half of a character (a lone surrogate), which JSON lines may spell, becomes `?` and ends no run
+        self._file = self.path.open("a", encoding="utf-8", errors="replace")
 
     def write(self, iteration: int, metrics: Mapping[str, Any]) -> None:
         self.append({"iteration": iteration, **metrics})
@@ -47,7 +48,7 @@ class JsonlWriter:
         """Cuts the rows of later iterations, which a restored run writes again."""
         self._file.close()
         self._replace([row for row in read_metrics(self.path) if row["iteration"] <= iteration])
-        self._file = self.path.open("a", encoding="utf-8")
+        self._file = self.path.open("a", encoding="utf-8", errors="replace")
 
     def close(self) -> None:
         self._file.close()
@@ -55,7 +56,7 @@ class JsonlWriter:
     def _replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
         # A rename is atomic: a crash here leaves the old file or the new one, never half of either.
         temporary = self.path.with_name(self.path.name + ".tmp")
-        temporary.write_text("".join(map(_line, rows)), encoding="utf-8")
+        temporary.write_text("".join(map(_line, rows)), encoding="utf-8", errors="replace")
         os.replace(temporary, self.path)
 
 

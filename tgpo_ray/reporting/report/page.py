@@ -35,7 +35,7 @@ def write_report(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [notes] if isinstance(notes, str) else list(notes)
-    path.write_text(_page(list(runs), title, [line for line in lines if line]), encoding="utf-8")
+    path.write_text(_page(list(runs), title, [line for line in lines if line]), encoding="utf-8", errors="replace")
     return path
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from tgpo_ray.models import Completion, EngineSpec, Sampling, Scores, ScoringRequest, Want
+from tgpo_ray.models import Completion, EngineSpec, Sampling, Scores, ScoringRequest, Want, load_tokenizer
 from tgpo_ray.teachers.backends.json_server import JsonServer, ServerError
 from tgpo_ray.teachers.spec import ServerSpec
 
@@ -48,13 +48,13 @@ class RemoteBackend:
     """
 
     def __init__(self, spec: EngineSpec, server: ServerSpec) -> None:
-        from transformers import AutoTokenizer
-
         self._timeout_s = server.timeout_s
         self._server = JsonServer(server.url, api_key_env=server.api_key_env, num_connections=spec.max_num_seqs)
         self._threads = ThreadPoolExecutor(spec.max_num_seqs, thread_name_prefix="served-teacher")
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(
-            spec.tokenizer or spec.model, trust_remote_code=spec.trust_remote_code
+        self.tokenizer: Any = load_tokenizer(
+            spec.tokenizer or spec.model,
+            trust_remote_code=spec.trust_remote_code,
+            chat_template_kwargs=spec.chat_template_kwargs,
         )
         try:
             self._model = self._served_model(server.served_model, spec.model)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgpo_ray.models import Completion, EngineSpec, Sampling, Scores, ScoringRequest, Want, load_model
+from tgpo_ray.models import Completion, EngineSpec, Sampling, Scores, ScoringRequest, Want, load_model, load_tokenizer
 from tgpo_ray.teachers.backends.chunked_head import Head, head_scores, split_scores
 from tgpo_ray.teachers.backends.transformers_writer import Writer
 
@@ -34,14 +34,16 @@ class TransformersBackend:
     """
 
     def __init__(self, spec: EngineSpec, *, gpu: bool = False, token_budget: int = 16384) -> None:
-        from transformers import AutoTokenizer, GenerationConfig
+        from transformers import GenerationConfig
 
         if gpu and not torch.cuda.is_available():
             raise ValueError(f"teacher {spec.model!r} is to use a GPU, but torch sees none: num_gpus_per_replica: 0")
         self._device = torch.device("cuda" if gpu else "cpu")
         self._budget = token_budget
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(
-            spec.tokenizer or spec.model, trust_remote_code=spec.trust_remote_code
+        self.tokenizer: Any = load_tokenizer(
+            spec.tokenizer or spec.model,
+            trust_remote_code=spec.trust_remote_code,
+            chat_template_kwargs=spec.chat_template_kwargs,
         )
         model = load_model(
             spec.model,
