@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from tgpo_ray.kernels import Divergence, TokenLoss, TokenRows
-from tgpo_ray.models import local_model, num_shared_ids
+from tgpo_ray.kernels import Divergence, LogitTransform, TokenLoss, TokenRows
+from tgpo_ray.models import find_head, local_model, logit_transform, num_shared_ids
 
 from .token_losses import Metrics, masked_sum
 
@@ -60,19 +60,27 @@ class TeacherHead:
 
     model: str  # folder
     num_shared: int  # ids that both models have
+    transform: LogitTransform  # what the teacher does to its head's logits
 
     @classmethod
     def of(cls, config: TaughtConfig) -> TeacherHead:
-        """The head of the teacher "default"; ValueError where the vocabularies do not begin alike."""
-        from transformers import AutoTokenizer
+        """The head of the teacher "default".
+
+        Raises:
+            ValueError: the vocabularies do not begin alike, or the folder's head is not known.
+        """
+        from transformers import AutoConfig, AutoTokenizer
 
         teacher = config.teachers["default"]
         policy_vocabulary, teacher_vocabulary = (
             AutoTokenizer.from_pretrained(local_model(model.tokenizer or model.path)).get_vocab()
             for model in (config.model, teacher)
         )
-        return cls(local_model(teacher.path), num_shared_ids(policy_vocabulary, teacher_vocabulary))
+        path = local_model(teacher.path)
+        find_head(path)  # the learners read it at their first update, too late to refuse it
+        transform = logit_transform(AutoConfig.from_pretrained(path, **teacher.hf_overrides))
+        return cls(path, num_shared_ids(policy_vocabulary, teacher_vocabulary), transform)
 
     def divergence(self, beta: float, weight: float) -> Divergence:
         """The divergence from the teacher, for a loss."""
-        return Divergence(beta, weight, self.model, self.num_shared)
+        return Divergence(beta, weight, self.model, self.num_shared, transform=self.transform)

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
         model_facts,
     )
     from tgpo_ray.models.lean_scoring import RowCollector, draw
-    from tgpo_ray.models.lm_head import head_weight
+    from tgpo_ray.models.lm_head import StoredHead, find_head
     from tgpo_ray.models.loading import load_model
+    from tgpo_ray.models.logit_transform import logit_transform
     from tgpo_ray.models.prompt_text import text_prompt_ids, without_second_beginning
     from tgpo_ray.models.scoring import MAX_TOP_K, Scores, ScoringBackend, ScoringRequest, Want
     from tgpo_ray.models.shared_vocabulary import num_shared_ids
@@ -55,8 +56,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "model_facts",
         ],
         "lean_scoring": ["RowCollector", "draw"],
-        "lm_head": ["head_weight"],
+        "lm_head": ["StoredHead", "find_head"],
         "loading": ["load_model"],
+        "logit_transform": ["logit_transform"],
         "prompt_text": ["text_prompt_ids", "without_second_beginning"],
         "scoring": ["MAX_TOP_K", "Scores", "ScoringBackend", "ScoringRequest", "Want"],
         "shared_vocabulary": ["num_shared_ids"],
