@@ -75,8 +75,7 @@ def test_logprobs_entropy_and_the_head_modules_logits_are_those_of_the_formula(n
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("policy", TRANSFORMS)
-@pytest.mark.parametrize("teacher", TRANSFORMS)
+@pytest.mark.parametrize(("policy", "teacher"), [("granite", "gemma2"), ("gemma2", "cohere"), ("muse", "muse")])
 def test_a_divergence_sees_what_both_models_do_to_their_logits(policy: str, teacher: str, beta: float):
     leaves = draw(N, D).requires_grad_(), draw(V, D, seed=3).requires_grad_(), draw(V, seed=4).requires_grad_()
     teacher_hidden = draw(N, 5, seed=5)

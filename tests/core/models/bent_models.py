@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from tgpo_ray.models import character_tokenizer
@@ -36,6 +38,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "seed_oss": SHAPE | {"attention_dropout": 0.1, "residual_dropout": 0.1},
 }
 """Name -> model type (its first word) and shape."""
+
+
+FAST = ("granite", "gemma2", "phi", "gpt2")  # importing another architecture takes seconds
+
+
+def fast_ones(names: Iterable[str]) -> list[Any]:
+    """The names as parameters of a test, slow where they are not among `FAST`."""
+    return [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def write_kind(folder: Path, name: str, seed: int = 0, **changes: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.core.models.bent_models import KINDS, SIZE, write_kind
+from tests.core.models.bent_models import KINDS, SIZE, fast_ones, write_kind
 from tgpo_ray.kernels import LogitTransform
 from tgpo_ray.learners.learner import PolicyModule
 from tgpo_ray.models import load_model, logit_transform
@@ -27,7 +27,7 @@ def own_logprobs(model: Any) -> Tensor:
     return model(input_ids=IDS).logits[0].log_softmax(-1).detach()
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", fast_ones(KINDS))
 def test_the_fused_head_has_the_models_own_logprobs_in_training(name: str, tmp_path: Path):
     """Also in training mode, without dropout, whatever the architecture does to the logits of its head."""
     model = loaded(write_kind(tmp_path, name))
@@ -47,7 +47,7 @@ def test_a_cap_of_the_text_model_inside_a_composite_counts():
     assert logit_transform(config) == LogitTransform(cap=30.0)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "opt", "seed_oss"])
+@pytest.mark.parametrize("name", fast_ones(["gpt2", "opt", "seed_oss"]))
 def test_dropout_stays_on_only_where_it_is_asked_for(name: str, tmp_path: Path):
     folder = write_kind(tmp_path, name)
     for dropout in (False, True):
@@ -60,7 +60,7 @@ def test_the_exported_configuration_keeps_its_dropout(tmp_path: Path):
     assert loaded(write_kind(tmp_path, "gpt2")).config.resid_pdrop == 0.1
 
 
-@pytest.mark.parametrize("name", ["granite", "gemma2", "cohere"])
+@pytest.mark.parametrize("name", fast_ones(["granite", "gemma2", "cohere"]))
 def test_logits_that_are_bent_in_an_unknown_way_are_refused_by_name(name: str, tmp_path: Path):
     """As if the table did not know the architecture's key. The cap of 3 is far above the logits of a random model."""
     model = loaded(write_kind(tmp_path, name))
@@ -73,10 +73,10 @@ def test_logits_that_are_bent_in_an_unknown_way_are_refused_by_name(name: str, t
 def test_a_layer_between_trunk_and_head_is_refused_by_name(tmp_path: Path):
     from transformers import ModernBertDecoderConfig, ModernBertDecoderForCausalLM
 
-    ids: dict[str, Any] = {"pad_token_id": 0, "eos_token_id": 1}
+    ids = dict.fromkeys(("pad_token_id", "eos_token_id", "bos_token_id", "cls_token_id", "sep_token_id"), 1)
     config = ModernBertDecoderConfig(
         vocab_size=SIZE, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        **(ids | dict.fromkeys(("bos_token_id", "cls_token_id", "sep_token_id"))),
+        **ids,
     )  # fmt: skip
     ModernBertDecoderForCausalLM(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="ModernBertDecoderForCausalLM: its own logits differ"):
