@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from tgpo_ray.kernels import Divergence, TokenLoss, TokenRows
-from tgpo_ray.models import load_tokenizer, local_model, num_shared_ids
+from tgpo_ray.kernels import Divergence, LogitTransform, TokenLoss, TokenRows
+from tgpo_ray.models import find_head, load_tokenizer, local_model, logit_transform, num_shared_ids
 
 from .token_losses import Metrics, masked_sum
 
@@ -60,17 +60,28 @@ class TeacherHead:
 
     model: str  # folder
     num_shared: int  # ids that both models have
+    transform: LogitTransform  # what the teacher does to its head's logits
 
     @classmethod
     def of(cls, config: TaughtConfig) -> TeacherHead:
-        """The head of the teacher "default"; ValueError where the vocabularies do not begin alike."""
+        """The head of the teacher "default".
+
+        Raises:
+            ValueError: the vocabularies do not begin alike, or the folder's head is not known.
+        """
+        from transformers import AutoConfig
+
         teacher = config.teachers["default"]
         policy_vocabulary, teacher_vocabulary = (
             load_tokenizer(model.tokenizer or model.path, trust_remote_code=config.model.trust_remote_code).get_vocab()
             for model in (config.model, teacher)
         )
-        return cls(local_model(teacher.path), num_shared_ids(policy_vocabulary, teacher_vocabulary))
+        path = local_model(teacher.path)
+        trust = config.model.trust_remote_code
+        find_head(path, trust_remote_code=trust)  # the learners read it at their first update, too late to refuse it
+        shape = AutoConfig.from_pretrained(path, trust_remote_code=trust, **teacher.hf_overrides)
+        return cls(path, num_shared_ids(policy_vocabulary, teacher_vocabulary), logit_transform(shape))
 
     def divergence(self, beta: float, weight: float) -> Divergence:
         """The divergence from the teacher, for a loss."""
-        return Divergence(beta, weight, self.model, self.num_shared)
+        return Divergence(beta, weight, self.model, self.num_shared, transform=self.transform)

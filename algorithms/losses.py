@@ -13,10 +13,22 @@ from torch import Tensor
 
 KLEstimator = Literal["k1", "k2", "k3"]
 
+LOG_RATIO_LIMIT = 20.0
+"""Bound in nats of a log-ratio before exp. exp(89) overflows float32, and infinity times an advantage or a mask of 0 is
+not a number. Ratios of e^20 = 5e8 are beyond every clip, and the gradient ends there as behind a clip."""
+
 
 def importance_ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
-    """pi / pi_old of the sampled tokens. With `old_logprobs` None it is exactly 1 and has the gradient of log pi."""
-    return torch.exp(logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs))
+    """pi / pi_old of the sampled tokens. With `old_logprobs` None it is exactly 1 and has the gradient of log pi.
+
+    The log-ratio is clamped to +-20, so that the ratio times an advantage of 0 is 0.
+    """
+    return _bounded_exp(logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs))
+
+
+def _bounded_exp(log_ratio: Tensor) -> Tensor:
+    """exp of a log-ratio that is clamped to +-LOG_RATIO_LIMIT."""
+    return torch.exp(log_ratio.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
 
 
 def clipped_policy_loss(
@@ -85,7 +97,7 @@ def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     Schulman, "Approximating KL divergence" (2020); DeepSeekMath (2402.03300) Eq. 4. As a loss its expected gradient is
     that of the *forward* KL(q||p). The log-ratio is clamped to +-20, because q/p would overflow.
     """
-    difference = (reference_logprobs - logprobs).clamp(-20.0, 20.0)
+    difference = (reference_logprobs - logprobs).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     return torch.expm1(difference) - difference  # expm1 is exact where p is near q
 
 
@@ -107,7 +119,7 @@ def truncated_importance_weight(learner_logprobs: Tensor, sampler_logprobs: Tens
         ValueError: cap <= 0.
     """
     _require_cap(cap)
-    return torch.exp(learner_logprobs.detach() - sampler_logprobs).clamp(max=cap)
+    return _bounded_exp(learner_logprobs.detach() - sampler_logprobs).clamp(max=cap)
 
 
 def sequence_importance_weight(
@@ -128,7 +140,7 @@ def sequence_importance_weight(
     _require_cap(cap)
     ratios = mask * (learner_logprobs.detach() - sampler_logprobs)  # (N,)
     sums = torch.zeros_like(ratios).index_add(0, sequence, ratios)  # (N,), the first B of which are used
-    return torch.exp(sums.clamp(-20.0, 20.0)).clamp(max=cap)[sequence]
+    return _bounded_exp(sums).clamp(max=cap)[sequence]
 
 
 def _require_cap(cap: float) -> None:

@@ -16,6 +16,7 @@ from .losses import (
     KLEstimator,
     clipped_policy_loss,
     clipped_tokens,
+    importance_ratio,
     kl_estimate,
     kl_k1,
     kl_k3,
@@ -171,7 +172,7 @@ class PolicyLoss(TokenLoss):
         metrics = {"policy/clip_fraction": masked_sum(clipped, mask)}
         if old is not None:
             metrics["policy/old_kl"] = masked_sum(kl_k3(old, sampled), mask)  # KL(pi_old || pi), sampled by pi_old
-            metrics["policy/ratio_deviation"] = masked_sum((torch.exp(sampled - old) - 1.0).abs(), mask)
+            metrics["policy/ratio_deviation"] = masked_sum((importance_ratio(sampled, old) - 1.0).abs(), mask)
         if entropy is not None:
             metrics["policy/entropy"] = masked_sum(entropy, mask)
         if self.importance != "none":

@@ -15,7 +15,7 @@ from tgpo_ray.algorithms.teacher_ratio import KDRLLoss, TeacherRatioLoss, TrustR
 from tgpo_ray.algorithms.tgpor import ShapedPolicyLoss
 from tgpo_ray.algorithms.token_advantages import TokenAdvantageLoss
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss, PolicyLoss, SFTLoss, SoftGuidedPolicyLoss
-from tgpo_ray.kernels import Divergence, FusedHead, LossOutput, TokenLoss, TokenRows, token_loss_pass
+from tgpo_ray.kernels import Divergence, FusedHead, HeadWeights, LossOutput, TokenLoss, TokenRows, token_loss_pass
 
 VOCABULARY, TEACHER_WIDTH = 7, 5
 AGAINST = Divergence(beta=0.5, weight=0.7, teacher="", num_shared=VOCABULARY)
@@ -69,4 +69,4 @@ def through_heads(loss: TokenLoss, rows: TokenRows, start: int = 0, stop: int = 
     """
     head = FusedHead(torch.nn.Parameter(torch.eye(VOCABULARY, dtype=torch.float64)))
     hidden = random_logits()[start:stop].clone().requires_grad_()
-    return token_loss_pass(head, hidden, rows.slice(start, stop), loss, teacher_weight=teacher_head())
+    return token_loss_pass(head, hidden, rows.slice(start, stop), loss, teacher_head=HeadWeights(teacher_head()))

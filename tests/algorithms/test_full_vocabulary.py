@@ -16,9 +16,8 @@ from tgpo_ray.algorithms.full_vocabulary import HIDDEN, DivergenceLoss
 from tgpo_ray.algorithms.minillm import MiniLLMLoss, future_returns, long_term_advantages
 from tgpo_ray.driver.token_values import GroupTokens
 from tgpo_ray.episode import Guidance
-from tgpo_ray.kernels import Divergence, FusedHead, TokenRows, token_loss_pass
-from tgpo_ray.models import character_tokenizer, write_model
-from tgpo_ray.models.lm_head import head_weight
+from tgpo_ray.kernels import Divergence, FusedHead, HeadWeights, TokenRows, token_loss_pass
+from tgpo_ray.models import character_tokenizer, find_head, write_model
 from tgpo_ray.models.shared_vocabulary import num_shared_ids
 
 TEACHER_WIDTH, VOCABULARY = 5, 7
@@ -39,7 +38,7 @@ def taught_rows() -> tuple[TokenRows, Tensor]:
 def with_both_heads(loss: DivergenceLoss | MiniLLMLoss, rows: TokenRows, head: Tensor) -> tuple[float, Tensor]:
     hidden = random_logits().clone().requires_grad_()
     policy_head = FusedHead(torch.nn.Parameter(torch.eye(VOCABULARY, dtype=torch.float64)))
-    output = token_loss_pass(policy_head, hidden, rows, loss, 1.0, head)
+    output = token_loss_pass(policy_head, hidden, rows, loss, 1.0, HeadWeights(head))
     output.loss.backward()
     assert hidden.grad is not None and "divergence" in output.rows.extra
     loss.metrics(output.logprobs, output.entropy, output.rows)
@@ -101,7 +100,7 @@ def one_step(loss: DivergenceLoss | MiniLLMLoss, logits: Tensor) -> tuple[float,
     optimizer, values = torch.optim.SGD([hidden], lr=0.1), []
     for _ in range(2):
         rows = one_position(0.0, (0,), **{HIDDEN: LOG_Q[None], "advantage.values": torch.zeros(1).double()})
-        output = token_loss_pass(head, hidden, rows, loss, 1.0, torch.eye(4, dtype=torch.float64))
+        output = token_loss_pass(head, hidden, rows, loss, 1.0, HeadWeights(torch.eye(4, dtype=torch.float64)))
         values.append(float(output.rows.extra["divergence"]))
         optimizer.zero_grad()
         output.loss.backward()
@@ -145,10 +144,10 @@ def test_the_head_is_read_without_the_model(tied: bool, tmp_path: Path):
     folder = write_model(tmp_path / "model", "qwen2", character_tokenizer([*"0123456789+="]), **shape)
     model = AutoModelForCausalLM.from_pretrained(folder)
     head: Any = model.get_output_embeddings()
-    torch.testing.assert_close(head_weight(str(folder)), head.weight.detach())
+    torch.testing.assert_close(find_head(str(folder)).read(), (head.weight.detach(), None))
 
 
 def test_a_folder_without_safetensors_is_named(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "qwen2"}')
     with pytest.raises(ValueError, match=r"neither model\.safetensors\.index\.json nor model\.safetensors"):
-        head_weight(str(tmp_path))
+        find_head(str(tmp_path))

@@ -20,7 +20,7 @@ from tests.algorithms.losses_by_name import (
 from tests.algorithms.oracles import LOG_P, LOG_Q, LOGITS, SAMPLED, TEACHER, P, one_position, random_logits
 from tests.episodes import random_episode
 from tgpo_ray.algorithms.token_losses import REFERENCE, GuidedPolicyLoss
-from tgpo_ray.kernels import FusedHead, TokenLoss, token_loss_pass
+from tgpo_ray.kernels import FusedHead, HeadWeights, TokenLoss, token_loss_pass
 from tgpo_ray.learners.batch import TrainEpisode, build_batch
 from tgpo_ray.reporting.metrics import METRICS
 
@@ -79,7 +79,9 @@ def test_gradients_do_not_depend_on_which_responses_share_a_micro_batch(name: st
         hidden = random_logits().clone().requires_grad_()
         for start, stop in bounds:
             alone = rows.replace(sequence=(rows.sequence - start // 4).clamp(min=0)).slice(start, stop)
-            token_loss_pass(head, hidden[start:stop], alone, loss, teacher_weight=teacher_head()).loss.backward()
+            token_loss_pass(
+                head, hidden[start:stop], alone, loss, teacher_head=HeadWeights(teacher_head())
+            ).loss.backward()
         found.append((head.weight.grad, hidden.grad))
     torch.testing.assert_close(found[1], found[0])
 
@@ -96,7 +98,7 @@ def test_a_micro_batch_without_episodes_or_without_answers_has_finite_figures(na
     batch = build_batch(episodes, loss, None, torch.device("cpu"))
     head = FusedHead(torch.nn.Parameter(torch.randn(30, VOCABULARY)))
     hidden = torch.randn(len(batch.rows), VOCABULARY, requires_grad=True)
-    output = token_loss_pass(head, hidden, batch.rows, loss, teacher_weight=torch.randn(30, TEACHER_WIDTH))
+    output = token_loss_pass(head, hidden, batch.rows, loss, teacher_head=HeadWeights(torch.randn(30, TEACHER_WIDTH)))
     totals = [total for total, _ in loss.metrics(output.logprobs, output.entropy, output.rows).values()]
     assert np.isfinite([float(total) for total in (output.loss.detach(), *totals)]).all()
 

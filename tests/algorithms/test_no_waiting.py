@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.algorithms.losses_by_name import LOSSES, VOCABULARY, rows_with_everything, teacher_head
-from tgpo_ray.kernels import FusedHead, token_loss_pass
+from tgpo_ray.kernels import FusedHead, HeadWeights, token_loss_pass
 
 ROWS = rows_with_everything()
 
@@ -26,7 +26,7 @@ def test_loss_gradient_and_metrics_read_no_number_of_the_device(name: str):
     loss, rows = LOSSES[name](), ROWS.to("meta")
     head = FusedHead(torch.nn.Parameter(torch.empty(VOCABULARY, VOCABULARY, device="meta", dtype=torch.float64)))
     hidden = torch.empty(len(rows), VOCABULARY, device="meta", dtype=torch.float64, requires_grad=True)
-    output = token_loss_pass(head, hidden, rows, loss, teacher_weight=teacher_head().to("meta"))
+    output = token_loss_pass(head, hidden, rows, loss, teacher_head=HeadWeights(teacher_head().to("meta")))
     output.loss.backward()
     assert hidden.grad is not None and head.weight.grad is not None
     for total, count in loss.metrics(output.logprobs, output.entropy, output.rows).values():

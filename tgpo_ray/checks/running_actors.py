@@ -12,6 +12,7 @@ import numpy as np
 
 from tgpo_ray.checks.read_back import ReadBack, given, read_back
 from tgpo_ray.checks.results import CheckResult, Finding, judged, skipped
+from tgpo_ray.checks.teacher_head import RebuiltHead, check_teacher_head
 from tgpo_ray.cluster import ACTOR_ERRORS, root_cause
 from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup, Guidance, SampledGroup, Task
 from tgpo_ray.models import Sampling
@@ -62,9 +63,10 @@ def check_actors(algorithm: RunningAlgorithm) -> Iterator[CheckResult]:
     probe = sampled_probe(algorithm)
     yield check_sampler(algorithm, probe)
     reference = algorithm.reference
+    head: RebuiltHead | None = getattr(algorithm, "teacher_head", None)  # of methods that compare whole distributions
     for name, pool in algorithm.teachers.items():
         if pool is not reference:
-            yield from check_pool(f"teacher {name}", pool, probe, algorithm.config.max_unmapped_share)
+            yield from check_pool(f"teacher {name}", pool, probe, algorithm.config.max_unmapped_share, head)
     if reference is not None:
         yield from check_pool("the reference", reference, probe, 0.0)
         yield check_reference(algorithm, reference, probe)
@@ -102,8 +104,14 @@ def check_sampler(algorithm: RunningAlgorithm, probe: Probe) -> CheckResult:
     )
 
 
-def check_pool(who: str, pool: TeacherGroup, probe: Probe, max_unmapped: float) -> Iterator[CheckResult]:
-    """Yields the results of one pool of scorers. An error of its actors is a failed check."""
+def check_pool(
+    who: str, pool: TeacherGroup, probe: Probe, max_unmapped: float, head: RebuiltHead | None = None
+) -> Iterator[CheckResult]:
+    """Yields the results of one pool of scorers. An error of its actors is a failed check.
+
+    Args:
+        head: the teacher's head as the learners read it, for methods that compare whole distributions.
+    """
     from ray.exceptions import RayTaskError
 
     dtype = pool.spec.engine.dtype
@@ -112,6 +120,8 @@ def check_pool(who: str, pool: TeacherGroup, probe: Probe, max_unmapped: float) 
         yield _replicas_agree(who, answers, dtype)
         yield _labels_are_mapped(who, answers[0], max_unmapped)
         yield _reads_itself(who, pool, probe, dtype)
+        if head is not None:
+            yield check_teacher_head(who, pool, head, probe.episodes, MEAN_GAP[dtype])
     except (*ACTOR_ERRORS, RayTaskError) as error:
         finding = Finding(None, root_cause(error))
         yield judged(f"scoring by {who}", [finding], measured="raised", bound="runs to its end", fix="fix what raises")

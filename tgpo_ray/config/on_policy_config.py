@@ -77,6 +77,11 @@ class TrainingConfig(OptimizerConfig):
                 f"training.old_logprobs: none needs max_staleness 0, got {self.max_staleness}: the policy that sampled "
                 "is an earlier one; write sampler, learner or null"
             )
+        if self.dropout:
+            yield (
+                "training.dropout: must be false where the policy samples, got true: the engine samples without "
+                "dropout, so the ratio of the policy that is trained to the one that sampled would not be 1"
+            )
         for key in self.unread:  # a value that nothing reads would mislead
             if getattr(self, key) != type(self).model_fields[key].default:
                 yield f"training.{key}: the loss of {run.algorithm_path} does not contain it; leave it out"

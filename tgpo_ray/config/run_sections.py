@@ -31,6 +31,9 @@ class OptimizerConfig(Section):
     weight_decay: NonNegativeFloat = Field(default=0.01, description="Decoupled weight decay of AdamW.")
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.999), strict=False, description="AdamW's two averaging rates.")
     grad_clip: PositiveFloat = Field(default=1.0, description="Largest gradient norm; longer gradients are scaled.")
+    dropout: bool = Field(
+        default=False, description="SFT: train with the dropout of the model's configuration. Off in RL, always."
+    )
 
     @property
     def uses_reference(self) -> bool:

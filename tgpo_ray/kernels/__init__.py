@@ -17,13 +17,17 @@ from tgpo_ray.kernels.full_vocabulary import fused_divergence
 from tgpo_ray.kernels.fused import fused_token_loss
 from tgpo_ray.kernels.head import FusedHead, token_loss_pass
 from tgpo_ray.kernels.rows import Divergence, LossOutput, TokenLoss, TokenRows
+from tgpo_ray.kernels.transform import PLAIN, HeadWeights, LogitTransform
 
 __all__ = [
     "CPU_CHUNK_BYTES",
     "CUDA_CHUNK_BYTES",
+    "PLAIN",
     "Divergence",
     "FusedHead",
     "HeadChunks",
+    "HeadWeights",
+    "LogitTransform",
     "LossOutput",
     "TokenLoss",
     "TokenRows",

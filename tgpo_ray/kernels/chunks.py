@@ -9,9 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tgpo_ray.kernels.transform import PLAIN, LogitTransform
+
 CPU_CHUNK_BYTES = 56 << 20  # 448 rows at V = 32768: each reads and writes all of dWeight, so few chunks are better
 CUDA_CHUNK_BYTES = 512 << 20  # 1024 rows at V = 131072: enough to fill the device in each of the three GEMMs
 BLOCK_BYTES = 1 << 20  # elementwise passes go block by block, and a block fits the L2 cache of a CPU core
+LEAST_LOGPROB = -1e4  # where exp is 0 in every precision: p log p is then 0, and 0 * -inf would be NaN
 
 
 def matmul_into(out: Tensor, left: Tensor, right: Tensor) -> None:
@@ -80,14 +83,19 @@ class SoftmaxChunk:
     logprobs: Tensor  # (n, K)
     log_probabilities: Tensor | None = None  # (n, V) view of the second buffer; only with entropy
     entropy: Tensor | None = None  # (n,)
+    slope: Tensor | None = None  # (n, V) view of a further buffer: 1 - (logit / cap)^2, only with a cap
 
 
 class HeadChunks:
     """The rows of hidden states (N, D) through the head weight (V, D), chunk by chunk.
 
-        z = (h W^T + b) / temperature,   p = softmax(z),   H = -sum_v p_v log p_v
+        z = transform(h W^T + b) / temperature,   p = softmax(z),   H = -sum_v p_v log p_v
 
-    Logits are at least float32. Every chunk reuses one buffer of (rows, V). Only the entropy needs a second buffer.
+    Logits are at least float32. Every chunk reuses one buffer of (rows, V). The entropy needs a second one, and so does
+    the slope of a soft cap.
+
+    Attributes:
+        temperature: what a gradient on z is divided by on its way to h W^T + b. It contains the scale of the logits.
     """
 
     def __init__(
@@ -97,19 +105,26 @@ class HeadChunks:
         bias: Tensor | None = None,
         *,
         temperature: float = 1.0,
+        transform: LogitTransform = PLAIN,
         with_entropy: bool = False,
+        with_slope: bool = False,
         chunk_bytes: int | None = None,
     ):
         self.hidden = hidden
         self.weight = weight.to(hidden.dtype)  # a copy only under autocast, where the weight may be float32
-        self.temperature = temperature
+        self.temperature = transform.temperature(temperature)
+        self._transform, self._sampling_temperature = transform, temperature
+        self._divisor = transform.divisor(temperature)
         self.dtype = torch.promote_types(hidden.dtype, torch.float32)
         self.bias = None if bias is None else bias.to(self.dtype)
-        self.num_rows = self._chunk_rows(chunk_budget(hidden, chunk_bytes), num_buffers=2 if with_entropy else 1)
-        shape = (2 if with_entropy else 1, self.num_rows, weight.shape[0])
+        with_slope = with_slope and transform.cap is not None
+        num_buffers = 1 + with_entropy + with_slope
+        self.num_rows = self._chunk_rows(chunk_budget(hidden, chunk_bytes), num_buffers)
+        shape = (num_buffers, self.num_rows, weight.shape[0])
         self._buffer = take_buffer(shape, self.dtype, hidden.device)
         buffers = self._buffer[: math.prod(shape)].view(shape)
         self._logits, self._probabilities = buffers[0], (buffers[1] if with_entropy else None)
+        self._slopes = buffers[-1] if with_slope else None
 
     def bounds(self) -> Iterator[tuple[int, int]]:
         """Yields (start, stop) of every chunk, once. Afterwards the buffers are free for the next call."""
@@ -120,6 +135,12 @@ class HeadChunks:
 
     def visit(self, start: int, stop: int, targets: Tensor) -> SoftmaxChunk:
         """Returns rows start..stop, whose targets are (n, K). The result is valid until the next visit."""
+        chunk = self._softmax(start, stop, targets)
+        if self._slopes is not None:
+            chunk.slope = self._slopes[: stop - start]
+        return chunk
+
+    def _softmax(self, start: int, stop: int, targets: Tensor) -> SoftmaxChunk:
         logits = self._project(start, stop)
         if self._probabilities is not None:
             return _softmax_with_entropy(logits, self._probabilities[: stop - start], targets)
@@ -142,13 +163,14 @@ class HeadChunks:
     def _project(self, start: int, stop: int) -> Tensor:
         """Returns (n, V) logits of rows start..stop, divided by the temperature, in the reused buffer."""
         logits, hidden = self._logits[: stop - start], self.hidden[start:stop]
-        scale_hidden = self.temperature != 1.0 and hidden.dtype == self.dtype  # (n, D) is cheaper to scale than (n, V)
-        matmul_into(logits, hidden / self.temperature if scale_hidden else hidden, self.weight.t())
-        if self.temperature != 1.0 and not scale_hidden:
-            logits.div_(self.temperature)
+        scale_hidden = self._divisor != 1.0 and hidden.dtype == self.dtype  # (n, D) is cheaper to scale than (n, V)
+        matmul_into(logits, hidden / self._divisor if scale_hidden else hidden, self.weight.t())
+        if self._divisor != 1.0 and not scale_hidden:
+            logits.div_(self._divisor)
         if self.bias is not None:
-            logits.add_(self.bias / self.temperature)
-        return logits
+            logits.add_(self.bias / self._divisor)
+        slope = None if self._slopes is None else self._slopes[: stop - start]
+        return self._transform.cap_(logits, self._sampling_temperature, slope)
 
 
 def _softmax_in_place(logits: Tensor, targets: Tensor) -> SoftmaxChunk | None:
@@ -187,7 +209,7 @@ def _softmax_with_entropy(logits: Tensor, probabilities: Tensor, targets: Tensor
         peak = block.amax(-1, keepdim=True)
         torch.softmax(block, -1, out=out)
         normalizers.append(peak - out.amax(-1, keepdim=True).log())  # log Z (block, 1), from the largest entry
-        block.sub_(normalizers[-1])
+        block.sub_(normalizers[-1]).clamp_(min=LEAST_LOGPROB)
         entropies.append(torch.mul(out, block, out=product[: len(block)]).sum(-1).neg_())
     logprobs = target_logits - torch.cat(normalizers)  # (n, K)
     return SoftmaxChunk(probabilities, None, logprobs, log_probabilities=logits, entropy=torch.cat(entropies))
@@ -201,6 +223,7 @@ def chunked_logprobs(
     *,
     temperature: float = 1.0,
     bias: Tensor | None = None,
+    transform: LogitTransform = PLAIN,
     with_entropy: bool = False,
     chunk_bytes: int | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -209,13 +232,20 @@ def chunked_logprobs(
     Args:
         hidden: (N, D) hidden states, each of the position before its target.
         weight: (V, D) of the LM head; `bias` (V,).
+        transform: what the model does to the head's logits.
         targets: (N, K) int64 token ids in [0, V).
         chunk_bytes: budget of the logits buffers. None means 56 MiB on a CPU and 512 MiB on a GPU.
     """
     check_head_inputs(hidden, weight, bias, targets, temperature)
     with torch.autocast(hidden.device.type, enabled=False):
         chunks = HeadChunks(
-            hidden, weight, bias, temperature=temperature, with_entropy=with_entropy, chunk_bytes=chunk_bytes
+            hidden,
+            weight,
+            bias,
+            temperature=temperature,
+            transform=transform,
+            with_entropy=with_entropy,
+            chunk_bytes=chunk_bytes,
         )
         logprobs = torch.empty(targets.shape, dtype=chunks.dtype, device=hidden.device)
         entropy = logprobs.new_empty(len(targets)) if with_entropy else None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tgpo_ray.kernels.chunks import add_matmul_, chunk_budget, matmul_into
+from tgpo_ray.kernels.chunks import LEAST_LOGPROB, add_matmul_, chunk_budget, matmul_into
+from tgpo_ray.kernels.transform import HeadWeights, LogitTransform
 
 BUFFERS = 5  # (n, V) matrices in memory at a time: both log-softmaxes, the gradient, and two intermediates
 
@@ -24,9 +25,9 @@ class DivergenceOutput(NamedTuple):
 
 def fused_divergence(
     hidden: Tensor,
-    weight: Tensor,
+    head: HeadWeights,
     teacher_hidden: Tensor,
-    teacher_weight: Tensor,
+    teacher_head: HeadWeights,
     row_weights: Tensor,
     beta: float,
     *,
@@ -41,11 +42,12 @@ def fused_divergence(
 
     Agarwal et al. 2024 (GKD, 2306.13649), Eq. 1. The two ends are as TRL defines them: D / beta tends to the forward KL
     as beta tends to 0, so the scale jumps there. Both distributions are over the first min(V, V_T) ids, which both
-    heads have. Rows beyond these are padding. No [N, V] tensor exists.
+    heads have. Rows beyond these are padding. No [N, V] tensor exists. The biases, scales and soft
+    caps of both heads count.
 
     Args:
-        hidden, weight: (N, D) and (V, D) of the policy.
-        teacher_hidden, teacher_weight: (N, D_T) and (V_T, D_T), without gradient.
+        hidden, head: (N, D) and the (V, D) of the policy.
+        teacher_hidden, teacher_head: (N, D_T) and the (V_T, D_T) of the teacher, without gradient.
         row_weights: (N,) factor of each row. The divergence of rows with factor 0 is given as 0.
         beta: weight of the teacher in m, in [0, 1].
         temperature: divides both models' logits; no factor temperature^2 is added.
@@ -55,6 +57,7 @@ def fused_divergence(
     """
     if not 0.0 <= beta <= 1.0:
         raise ValueError(f"beta must be in [0, 1], got {beta}: 0 is the forward KL, 1 the reverse KL")
+    weight, teacher_weight = head.weight, teacher_head.weight
     if hidden.shape[1:] != weight.shape[1:] or teacher_hidden.shape[1:] != teacher_weight.shape[1:]:
         raise ValueError(
             f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)}, teacher_hidden "
@@ -62,15 +65,16 @@ def fused_divergence(
         )
     if not len(hidden) == len(teacher_hidden) == len(row_weights):
         raise ValueError(f"got {len(hidden)}, {len(teacher_hidden)} and {len(row_weights)} rows: they must be as many")
-    request = _Request(teacher_hidden, teacher_weight, row_weights, beta, temperature, chunk_bytes)
-    loss, values = _FusedDivergence.apply(hidden, weight, request)
+    request = _Request(head.transform, teacher_hidden, teacher_head, row_weights, beta, temperature, chunk_bytes)
+    loss, values = _FusedDivergence.apply(hidden, weight, head.bias, request)
     return DivergenceOutput(loss, values)
 
 
 @dataclass(frozen=True)
 class _Request:
+    transform: LogitTransform  # the policy's
     teacher_hidden: Tensor
-    teacher_weight: Tensor
+    teacher_head: HeadWeights
     row_weights: Tensor
     beta: float
     temperature: float
@@ -79,46 +83,52 @@ class _Request:
 
 class _FusedDivergence(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor, request: _Request):
+    def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, request: _Request):
         with torch.autocast(hidden.device.type, enabled=False):
-            by_hidden, by_weight, values = _visit_chunks(hidden, weight, request)
+            gradients, values = _visit_chunks(hidden, HeadWeights(weight, bias, request.transform), request)
         # kept on `ctx`, not by `save_for_backward`: these are finished gradients, and no graph leads to them
-        ctx.gradients = by_hidden, by_weight
+        ctx.gradients = gradients
         ctx.mark_non_differentiable(values)
         return (values * request.row_weights).sum(), values
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_loss: Tensor, _):  # pyright: ignore[reportIncompatibleMethodOverride] (decorated)
-        by_hidden, by_weight = ctx.gradients
-        ctx.gradients = None  # freed as soon as autograd has them; a second backward is impossible
-        return by_hidden.mul_(grad_loss), by_weight.mul_(grad_loss), None
+        gradients, ctx.gradients = ctx.gradients, None  # freed as soon as autograd has them: no second backward
+        return *(None if gradient is None else gradient.mul_(grad_loss) for gradient in gradients), None
 
 
-def _visit_chunks(hidden: Tensor, weight: Tensor, request: _Request) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns dHidden (N, D), dWeight (V, D) and the divergences (N,)."""
+def _visit_chunks(hidden: Tensor, head: HeadWeights, request: _Request):
+    """Returns the gradients (dHidden (N, D), dWeight (V, D), dBias (V,) | None) and the divergences (N,)."""
     dtype = torch.promote_types(hidden.dtype, torch.float32)
-    shared = min(len(weight), len(request.teacher_weight))
-    heads = weight[:shared].to(hidden.dtype), request.teacher_weight[:shared]  # (U, D), (U, D_T); U: shared ids
-    by_hidden, by_weight = torch.zeros_like(hidden), torch.zeros(weight.shape, dtype=dtype, device=weight.device)
+    shared = min(len(head.weight), len(request.teacher_head.weight))  # U ids
+    policy, teacher = head.first(shared), request.teacher_head.first(shared)
+    policy = replace(policy, weight=policy.weight.to(hidden.dtype))  # a copy only under autocast
+    by_hidden, by_weight = torch.zeros_like(hidden), torch.zeros(head.weight.shape, dtype=dtype, device=hidden.device)
+    by_bias = None if head.bias is None else by_weight.new_zeros(len(head.bias))
     values = torch.zeros(len(hidden), dtype=dtype, device=hidden.device)
     indices = _rows_to_visit(request.row_weights)  # (M,) of the N rows
-    budget = chunk_budget(hidden, request.chunk_bytes)
-    for rows in indices.split(max(1, budget // (BUFFERS * shared * dtype.itemsize))):
+    budget, buffers = chunk_budget(hidden, request.chunk_bytes), BUFFERS + (head.transform.cap is not None)
+    for rows in indices.split(max(1, budget // (buffers * shared * dtype.itemsize))):
         states = hidden[rows]  # (n, D)
-        log_p = _log_softmax(states, heads[0], request.temperature, dtype)  # (n, U)
-        log_q = _log_softmax(request.teacher_hidden[rows], heads[1], request.temperature, dtype)
-        # (n,), (n, U): the gradient is on z, and the chain through z / temperature adds a factor
+        log_p, slope = _log_softmax(states, policy, request.temperature, dtype, with_slope=True)  # (n, U) each
+        log_q, _ = _log_softmax(request.teacher_hidden[rows], teacher, request.temperature, dtype)
+        # (n,), (n, U): the gradient is on the policy's logits over the temperature
         divergences, gradient = divergence_and_gradient(log_p, log_q, request.beta)
         row_weights = request.row_weights[rows]  # (n,)
         values[rows] = torch.where(row_weights != 0, divergences, 0.0)
-        gradient.mul_((row_weights / request.temperature)[:, None])
+        gradient.mul_((row_weights / head.transform.temperature(request.temperature))[:, None])
+        if slope is not None:
+            gradient.mul_(slope)
+        if by_bias is not None:
+            by_bias[:shared] += gradient.sum(0)
         gradient = gradient.to(states.dtype)
         part = states.new_empty(states.shape, dtype=dtype)  # (n, D)
-        matmul_into(part, gradient, heads[0])
+        matmul_into(part, gradient, policy.weight)
         by_hidden[rows] = part.to(by_hidden.dtype)
         add_matmul_(by_weight[:shared], gradient.t(), states)
-    return by_hidden, by_weight.to(weight.dtype), values
+    by_bias = None if by_bias is None or head.bias is None else by_bias.to(head.bias.dtype)
+    return (by_hidden, by_weight.to(head.weight.dtype), by_bias), values
 
 
 def _rows_to_visit(row_weights: Tensor) -> Tensor:
@@ -128,12 +138,19 @@ def _rows_to_visit(row_weights: Tensor) -> Tensor:
     return torch.arange(len(row_weights), device=row_weights.device)
 
 
-def _log_softmax(hidden: Tensor, weight: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
-    """(n, U) log-probabilities in `dtype`, from logits of at least that precision."""
-    hidden = hidden.to(weight.dtype)
-    logits = torch.empty(len(hidden), len(weight), dtype=torch.promote_types(weight.dtype, dtype), device=hidden.device)
-    matmul_into(logits, hidden, weight.t())
-    return torch.log_softmax(logits.div_(temperature).to(dtype), -1)
+def _log_softmax(
+    hidden: Tensor, head: HeadWeights, temperature: float, dtype: torch.dtype, *, with_slope: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """(n, U) log-probabilities in `dtype`, from logits of at least that precision; the slope of a cap, or None."""
+    hidden, transform = hidden.to(head.weight.dtype), head.transform
+    precision = torch.promote_types(head.weight.dtype, dtype)
+    logits = torch.empty(len(hidden), len(head.weight), dtype=precision, device=hidden.device)
+    matmul_into(logits, hidden, head.weight.t())
+    if head.bias is not None:
+        logits.add_(head.bias)
+    slope = torch.empty_like(logits) if with_slope and transform.cap is not None else None
+    transform.cap_(logits.div_(transform.divisor(temperature)), temperature, slope)
+    return torch.log_softmax(logits.to(dtype), -1).clamp_(min=LEAST_LOGPROB), slope
 
 
 def divergence_and_gradient(log_p: Tensor, log_q: Tensor, beta: float) -> tuple[Tensor, Tensor]:

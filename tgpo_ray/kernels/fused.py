@@ -17,6 +17,7 @@ from tgpo_ray.kernels.chunks import (
     matmul_into,
 )
 from tgpo_ray.kernels.rows import LossOutput, TokenLoss, TokenRows
+from tgpo_ray.kernels.transform import PLAIN, LogitTransform
 
 
 def fused_token_loss(
@@ -27,21 +28,24 @@ def fused_token_loss(
     *,
     temperature: float = 1.0,
     bias: Tensor | None = None,
+    transform: LogitTransform = PLAIN,
     chunk_bytes: int | None = None,
 ) -> LossOutput:
     """Returns the unnormalised sum of `loss` over the rows. Its gradient is ready when this returns.
 
-        z = (h W^T + b) / temperature,   p = softmax(z),   c_k = dL/dlogprob_k,   c_H = dL/dentropy
+        z = transform(h W^T + b) / temperature,   p = softmax(z),   c_k = dL/dlogprob_k,   c_H = dL/dentropy
         dL/dz = sum_k c_k e_{y_k} - p sum_k c_k - c_H p (log p + H)
 
     The coefficients of a row depend only on that row. So logits, log-probabilities, coefficients, dHidden and dWeight
-    are formed while a chunk of logits is in memory. That takes three GEMMs and one buffer for any N (two with entropy).
+    are formed while a chunk of logits is in memory. That takes three GEMMs and one buffer for any N, a further one with
+    entropy and with a soft cap.
     The backward pass hands the gradients over, once.
 
     Args:
         hidden: (N, D), each state of the position before its target, in float32, float64 or half precision. With half
             precision logits, losses and weight gradients are still summed in float32.
         weight: (V, D) of the LM head; `bias` (V,). Either may be frozen, and then its GEMM is skipped.
+        transform: what the model does to the head's logits: a scale, a soft cap.
         chunk_bytes: budget of the logits buffers. None means 56 MiB on a CPU and 512 MiB on a GPU.
 
     Raises:
@@ -49,7 +53,7 @@ def fused_token_loss(
     """
     check_head_inputs(hidden, weight, bias, rows.targets, temperature)
     grad_enabled = torch.is_grad_enabled()  # inside `forward` it is always False
-    request = _Request(rows, loss, temperature, chunk_bytes, grad_enabled)
+    request = _Request(rows, loss, temperature, transform, chunk_bytes, grad_enabled)
     total, logprobs, entropy = _FusedTokenLoss.apply(hidden, weight, bias, request)
     return LossOutput(total, logprobs, entropy, rows)
 
@@ -59,6 +63,7 @@ class _Request:
     rows: TokenRows
     loss: TokenLoss
     temperature: float
+    transform: LogitTransform
     chunk_bytes: int | None
     grad_enabled: bool
 
@@ -94,7 +99,9 @@ def _visit_chunks(hidden: Tensor, weight: Tensor, bias: Tensor | None, request: 
         weight,
         bias,
         temperature=request.temperature,
+        transform=request.transform,
         with_entropy=with_entropy,
+        with_slope=any(needed),
         chunk_bytes=request.chunk_bytes,
     )
     gradients = _HeadGradients(chunks, needed)
@@ -155,6 +162,9 @@ class _HeadGradients:
         """
         by_logprob = by_logprob.to(self.chunks.dtype) / self.chunks.temperature  # (n, K)
         matrix, factor = self._softmax_gradient(chunk, by_logprob, by_entropy)
+        if chunk.slope is not None:  # a soft cap: every entry of dL/dz has a factor of its own
+            by_logprob = by_logprob * chunk.slope.gather(1, targets)
+            matrix.mul_(chunk.slope)
         hidden = self.chunks.hidden[start:stop]
         matrix_gemm = matrix.to(hidden.dtype)
         if self.hidden is not None:

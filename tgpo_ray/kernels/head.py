@@ -11,27 +11,27 @@ from tgpo_ray.kernels.chunks import chunked_logprobs
 from tgpo_ray.kernels.full_vocabulary import DivergenceOutput, fused_divergence
 from tgpo_ray.kernels.fused import fused_token_loss
 from tgpo_ray.kernels.rows import Divergence, LossOutput, TokenLoss, TokenRows
+from tgpo_ray.kernels.transform import PLAIN, HeadWeights, LogitTransform
 
 
 class TeacherRows(NamedTuple):
     """The arguments of `fused_divergence` that come from a teacher."""
 
     hidden: Tensor  # (N, D_T)
-    weight: Tensor  # (U, D_T) the teacher's head, for the U ids that both models share
+    head: HeadWeights  # (U, D_T) the teacher's head, for the U ids that both models share
     row_weights: Tensor  # (N,)
     beta: float
 
     @classmethod
-    def of(cls, rows: TokenRows, divergence: Divergence, weight: Tensor) -> TeacherRows:
+    def of(cls, rows: TokenRows, divergence: Divergence, head: HeadWeights) -> TeacherRows:
         """Returns the rows of a micro-batch. Rows that the teacher did not answer have weight 0."""
         hidden = rows.extra[f"{divergence.scorer}.hidden"]
         if hidden.ndim != 2:  # no row of the micro-batch was answered
-            hidden = hidden.new_full((len(rows), weight.shape[1]), torch.nan)  # (N, D_T)
+            hidden = hidden.new_full((len(rows), head.weight.shape[1]), torch.nan)  # (N, D_T)
         answered = torch.isfinite(hidden).all(-1).to(rows.mask.dtype)  # (N,)
-        shared = weight[: divergence.num_shared]
-        return cls(
-            torch.nan_to_num(hidden).to(shared.dtype), shared, divergence.weight * rows.mask * answered, divergence.beta
-        )
+        states = torch.nan_to_num(hidden).to(head.weight.dtype)
+        weights = divergence.weight * rows.mask * answered
+        return cls(states, head.first(divergence.num_shared), weights, divergence.beta)
 
 
 class FusedHead(nn.Module):
@@ -47,14 +47,17 @@ class FusedHead(nn.Module):
 
     bias: nn.Parameter | None
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None = None):
+    def __init__(
+        self, weight: nn.Parameter, bias: nn.Parameter | None = None, transform: LogitTransform = PLAIN
+    ) -> None:
         super().__init__()
         self.weight = weight  # (V, D)
+        self.transform = transform  # what the model does to these logits
         self.register_parameter("bias", bias)
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear) -> FusedHead:
-        return cls(cast(nn.Parameter, linear.weight), cast(nn.Parameter | None, linear.bias))
+    def from_linear(cls, linear: nn.Linear, transform: LogitTransform = PLAIN) -> FusedHead:
+        return cls(cast(nn.Parameter, linear.weight), cast(nn.Parameter | None, linear.bias), transform)
 
     @property
     def in_features(self) -> int:
@@ -78,14 +81,23 @@ class FusedHead(nn.Module):
         if (rows is None) != (loss is None) or (rows is not None and targets is not None):
             raise ValueError("FusedHead takes rows with loss, or targets, or neither: see its docstring")
         if rows is not None and loss is not None:
-            return fused_token_loss(hidden, self.weight, rows, loss, temperature=temperature, bias=self.bias)
+            return fused_token_loss(
+                hidden, self.weight, rows, loss, temperature=temperature, bias=self.bias, transform=self.transform
+            )
         if against is not None:
-            return fused_divergence(hidden, self.weight, *against, temperature=temperature)
+            own = HeadWeights(self.weight, self.bias, self.transform)
+            return fused_divergence(hidden, own, *against, temperature=temperature)
         if targets is not None:
             return chunked_logprobs(
-                hidden, self.weight, targets, temperature=temperature, bias=self.bias, with_entropy=with_entropy
+                hidden,
+                self.weight,
+                targets,
+                temperature=temperature,
+                bias=self.bias,
+                transform=self.transform,
+                with_entropy=with_entropy,
             )
-        return nn.functional.linear(hidden, self.weight, self.bias) / temperature
+        return self.transform(nn.functional.linear(hidden, self.weight, self.bias)) / temperature
 
 
 def token_loss_pass(
@@ -94,7 +106,7 @@ def token_loss_pass(
     rows: TokenRows,
     loss: TokenLoss,
     temperature: float = 1.0,
-    teacher_weight: Tensor | None = None,
+    teacher_head: HeadWeights | None = None,
 ) -> LossOutput:
     """Returns `head(hidden, rows, loss)`, after `prepare` for a sequence-level loss, plus the loss's divergence.
 
@@ -102,16 +114,16 @@ def token_loss_pass(
     the prepared rows, which `loss.metrics` takes.
 
     Args:
-        teacher_weight: (V_T, D_T) head of the teacher, if the loss has a `divergence`.
+        teacher_head: head (V_T, D_T) of the teacher, if the loss has a `divergence`.
     """
     if loss.needs_sequence:
         with torch.no_grad():
             logprobs, _ = head(hidden.detach(), targets=rows.targets, temperature=temperature)
             rows = loss.prepare(logprobs, rows)
     output = head(hidden, rows, loss, temperature=temperature)
-    if loss.divergence is None or teacher_weight is None:
+    if loss.divergence is None or teacher_head is None:
         return output
-    teacher = TeacherRows.of(rows, loss.divergence, teacher_weight)
+    teacher = TeacherRows.of(rows, loss.divergence, teacher_head)
     divergence = head(hidden, against=teacher, temperature=temperature)
     rows = output.rows.with_extra(divergence=divergence.values)
     return output._replace(loss=output.loss + divergence.loss, rows=rows)

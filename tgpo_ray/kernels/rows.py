@@ -10,6 +10,8 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
+from tgpo_ray.kernels.transform import PLAIN, LogitTransform
+
 
 @dataclass(frozen=True)
 class TokenRows:
@@ -99,6 +101,7 @@ class Divergence:
     teacher: str  # folder or id of the model whose head turns the hidden states into logits
     num_shared: int  # ids 0 .. num_shared - 1 mean the same to both models; the term is over these ids
     scorer: str = "teacher"
+    transform: LogitTransform = PLAIN  # what the teacher does to its head's logits
 
 
 class TokenLoss:

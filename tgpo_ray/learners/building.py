@@ -37,6 +37,7 @@ def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
         temperature=config.env_runners.temperature if config.needs_envs else 1.0,
         hf_overrides=model.hf_overrides,
         gradient_checkpointing=learners.gradient_checkpointing,
+        dropout=training.dropout,
         layout=learners.layout,  # pyright: ignore[reportArgumentType]  (`resolved` has replaced "auto")
         trust_remote_code=model.trust_remote_code,
         threads=learners.threads_per_learner,

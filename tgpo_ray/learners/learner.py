@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup
-from tgpo_ray.kernels import FusedHead, LossOutput, TokenLoss, token_loss_pass
+from tgpo_ray.kernels import FusedHead, HeadWeights, LossOutput, TokenLoss, token_loss_pass
 from tgpo_ray.learners.batch import TrainBatch, TrainEpisode, build_batch
 from tgpo_ray.learners.device_sums import DeviceSums
 from tgpo_ray.learners.layout_check import check_layout
@@ -23,7 +23,7 @@ from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, own_dev
 from tgpo_ray.learners.threads import Cores, RankThreads
 from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.learners.weight_sending import LearnerWeights, WeightSender
-from tgpo_ray.models import fill_buckets, flash_attention, head_weight, load_model, load_tokenizer
+from tgpo_ray.models import fill_buckets, find_head, flash_attention, load_model, load_tokenizer, logit_transform
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket, WeightTransfer
@@ -42,6 +42,7 @@ class LearnerSpec:
     temperature: float = 1.0  # of the sampler; log-probs are those of softmax(z / temperature)
     hf_overrides: dict[str, Any] = field(default_factory=dict)
     gradient_checkpointing: bool = False
+    dropout: bool = False  # that of the model's configuration, in training
     layout: Layout = "padded"
     trust_remote_code: bool = False
     threads: int | None = None
@@ -60,14 +61,15 @@ class PolicyModule(nn.Module):
         self.model: Any = model
         self.temperature = temperature
         head = self.model.get_output_embeddings()
-        self.model.set_output_embeddings(FusedHead(head.weight, getattr(head, "bias", None)))
+        transform = logit_transform(self.model.config)
+        self.model.set_output_embeddings(FusedHead(head.weight, getattr(head, "bias", None), transform))
 
     @property
     def head(self) -> FusedHead:
         return self.model.get_output_embeddings()
 
     def forward(
-        self, batch: TrainBatch, loss: TokenLoss | None = None, teacher_weight: Tensor | None = None
+        self, batch: TrainBatch, loss: TokenLoss | None = None, teacher_head: HeadWeights | None = None
     ) -> LossOutput | Tensor:
         """Returns the LossOutput of the micro-batch, or (N,) log-probs of the sampled tokens if `loss` is None."""
         hidden = batch.tokens.states(self.model.base_model)  # (N, D)
@@ -75,15 +77,15 @@ class PolicyModule(nn.Module):
             if loss is None:
                 logprobs, _ = self.head(hidden, targets=batch.rows.targets[:, :1], temperature=self.temperature)
                 return logprobs[:, 0]
-            return token_loss_pass(self.head, hidden, batch.rows, loss, self.temperature, teacher_weight)
+            return token_loss_pass(self.head, hidden, batch.rows, loss, self.temperature, teacher_head)
 
 
 def load_policy(spec: LearnerSpec) -> nn.Module:
     """Returns the Hugging Face causal model with the same overrides that vLLM gets.
 
     Raises:
-        ValueError: the model changes its logits after the head (soft-capping, scaling), which the fused head would
-            miss. Or an override is not in the model's configuration, which transformers would ignore silently.
+        ValueError: the model changes its logits after the head in a way that the fused head would miss. Or an override
+            is not in the model's configuration, which transformers would ignore silently.
     """
     # TorchStrategy needs float32 weights for autocast; DeepSpeed makes its own float32 copy of bfloat16 weights
     half = spec.options.strategy == "deepspeed" and spec.options.dtype == "bfloat16"
@@ -93,6 +95,7 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
         hf_overrides=spec.hf_overrides,
         trust_remote_code=spec.trust_remote_code,
         attention=_attention(spec),
+        dropout=spec.dropout,
     )
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -128,7 +131,7 @@ class Learner:
         self._vocabulary: int = self._model.get_output_embeddings().weight.shape[0]  # before ZeRO-3 takes it apart
         self._strategy = make_strategy(PolicyModule(self._model, spec.temperature), spec.options, self._device)
         self._old_logprobs: dict[EpisodeKey, np.ndarray] = {}
-        self._teacher_weights: dict[str, Tensor] = {}
+        self._teacher_heads: dict[str, HeadWeights] = {}
         self._loss_sums = DeviceSums()
         self._sender: WeightSender | None = None
         self.num_steps = 0
@@ -142,22 +145,21 @@ class Learner:
         for micro_batch in self._threads.working(micro_batches):
             batch = self._build(micro_batch, loss)
             with self._strategy.autocast():
-                output = self._strategy.module(batch, loss, self._teacher_weight(loss))
+                output = self._strategy.module(batch, loss, self._teacher_head(loss))
             self._strategy.backward(output.loss)
             self._loss_sums.add({name: (total,) for name, total in output.sums(loss).items()})
             metrics.add(loss.metrics(output.logprobs, output.entropy, output.rows))
         return {name: (total, count) for name, (total, count) in metrics.take().items()}
 
-    def _teacher_weight(self, loss: TokenLoss) -> Tensor | None:
+    def _teacher_head(self, loss: TokenLoss) -> HeadWeights | None:
         """(V_T, D_T) head of the teacher whose whole distribution the loss needs, loaded once; None without one."""
         if loss.divergence is None:
             return None
         path = loss.divergence.teacher
-        if path not in self._teacher_weights:
-            self._teacher_weights[path] = head_weight(path, trust_remote_code=self._spec.trust_remote_code).to(
-                self._device
-            )
-        return self._teacher_weights[path]
+        if path not in self._teacher_heads:
+            stored = find_head(path, trust_remote_code=self._spec.trust_remote_code)
+            self._teacher_heads[path] = HeadWeights(*stored.read(), loss.divergence.transform).to(self._device)
+        return self._teacher_heads[path]
 
     def remember_logprobs(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Keep log pi(y_t) under the present weights, as the `old_logprobs` of the later updates of this iteration."""

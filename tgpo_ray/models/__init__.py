@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     )
     from tgpo_ray.models.idle_cores import IdleCores, machine_cores
     from tgpo_ray.models.lean_scoring import RowCollector, draw
-    from tgpo_ray.models.lm_head import head_weight
+    from tgpo_ray.models.lm_head import StoredHead, find_head
     from tgpo_ray.models.loading import load_model
+    from tgpo_ray.models.logit_transform import logit_transform
     from tgpo_ray.models.overrides import UnknownOverrideError, load_config
     from tgpo_ray.models.prompt_text import text_prompt_ids, whole_text, without_end, without_second_beginning
     from tgpo_ray.models.scoring import MAX_TOP_K, Scores, ScoringBackend, ScoringRequest, Want
@@ -60,8 +61,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "lean_scoring": ["RowCollector", "draw"],
         "idle_cores": ["IdleCores", "machine_cores"],
-        "lm_head": ["head_weight"],
+        "lm_head": ["StoredHead", "find_head"],
         "loading": ["load_model"],
+        "logit_transform": ["logit_transform"],
         "overrides": ["UnknownOverrideError", "load_config"],
         "prompt_text": ["text_prompt_ids", "whole_text", "without_end", "without_second_beginning"],
         "scoring": ["MAX_TOP_K", "Scores", "ScoringBackend", "ScoringRequest", "Want"],

@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from tgpo_ray.models.dropout import switch_off_dropout
+from tgpo_ray.models.head_check import check_head
+from tgpo_ray.models.logit_transform import logit_transform
 from tgpo_ray.models.overrides import load_config
 
 
@@ -18,27 +21,28 @@ def load_model(
     trust_remote_code: bool,
     section: str = "model",
     attention: str | None = None,
+    dropout: bool = False,
 ) -> nn.Module:
     """Returns the model on the CPU, in evaluation mode, with the same overrides that vLLM gets.
+
+    `logit_transform` of its configuration says what it does to the logits of its head, which is compared once with the
+    model's own logits of a few tokens.
 
     Args:
         attention: implementation that transformers offers for the model, None for its default.
         section: section of the configuration with the overrides, for messages.
+        dropout: leave the dropout of the model's configuration on in training.
 
     Raises:
-        ValueError: the model changes its logits after the head (soft-capping, scaling), which the chunked head does
-            not do. Or the model's configuration does not have the key of an override.
+        ValueError: the model's configuration does not have the key of an override, or `check_head` refuses the model.
     """
     from transformers import AutoModelForCausalLM
 
     config = load_config(path, hf_overrides, trust_remote_code=trust_remote_code, section=section)
-    # Gemma caps its logits, Granite and Cohere scale them
-    for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
-        if getattr(config, name, None) not in (None, 1, 1.0):
-            raise ValueError(
-                f"model {path!r} sets {name} = {getattr(config, name)}: its logits are changed after the LM head, "
-                "which the chunked head does not do; use a model without it"
-            )
-    return AutoModelForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         path, config=config, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention
     )
+    if not dropout:
+        switch_off_dropout(model)
+    check_head(model, path, logit_transform(config), dropout=dropout)
+    return model

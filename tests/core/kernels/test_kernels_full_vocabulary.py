@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.algorithms.oracles import FIXED, LOGITS, TEACHER_LOGITS
-from tgpo_ray.kernels import fused_divergence
+from tgpo_ray.kernels import HeadWeights, fused_divergence
 
 BETAS = [0.0, 0.1, 0.5, 0.9, 1.0]
 
@@ -27,7 +27,9 @@ def reference(log_p: Tensor, log_q: Tensor, beta: float) -> Tensor:
 @pytest.mark.parametrize(("beta", "name"), [(0.0, "forward_kl"), (0.5, "jsd"), (1.0, "reverse_kl")])
 def test_the_fixed_vector(beta: float, name: str):
     hidden, weight = LOGITS[None].clone().requires_grad_(), torch.eye(4, dtype=torch.float64)
-    loss, values = fused_divergence(hidden, weight, TEACHER_LOGITS[None], weight, torch.ones(1).double(), beta=beta)
+    loss, values = fused_divergence(
+        hidden, HeadWeights(weight), TEACHER_LOGITS[None], HeadWeights(weight), torch.ones(1).double(), beta=beta
+    )
     loss.backward()
     assert hidden.grad is not None
     torch.testing.assert_close(hidden.grad[0], torch.tensor(FIXED[name].gradient).double(), atol=2e-8, rtol=0)
@@ -52,7 +54,7 @@ def test_value_and_gradients_equal_autograd(beta: float, temperature: float, voc
     expected = (row_weights * reference(log_p, log_q, beta)).sum()
     expected_gradients = torch.autograd.grad(3.0 * expected, (hidden, weight))
     loss, _ = fused_divergence(
-        hidden, weight, teacher_hidden, teacher_weight, row_weights,
+        hidden, HeadWeights(weight), teacher_hidden, HeadWeights(teacher_weight), row_weights,
         beta=beta, temperature=temperature, chunk_bytes=3 * 5 * 13 * 8,
     )  # fmt: skip
     torch.testing.assert_close(loss, expected)
@@ -60,7 +62,7 @@ def test_value_and_gradients_equal_autograd(beta: float, temperature: float, voc
 
 
 def test_equal_distributions_have_no_divergence_and_no_rows_no_gradient():
-    hidden, weight = torch.randn(4, 3, requires_grad=True), torch.randn(7, 3)
+    hidden, weight = torch.randn(4, 3, requires_grad=True), HeadWeights(torch.randn(7, 3))
     loss, values = fused_divergence(hidden, weight, hidden.detach(), weight, torch.ones(4), beta=0.5)
     loss.backward()
     assert values.abs().max() < 1e-6 and hidden.grad is not None and hidden.grad.abs().max() < 1e-6
@@ -75,8 +77,8 @@ def test_half_precision_keeps_its_dtypes_and_stays_near(dtype: torch.dtype):
     gradients = {}
     for kind in (torch.float64, dtype):
         hidden, weight = (tensor.to(kind).requires_grad_() for tensor in exact)
-        teacher = hidden.detach().flip(0), weight.detach()
-        loss, _ = fused_divergence(hidden, weight, *teacher, torch.ones(8), beta=0.5)
+        teacher = hidden.detach().flip(0), HeadWeights(weight.detach())
+        loss, _ = fused_divergence(hidden, HeadWeights(weight), *teacher, torch.ones(8), beta=0.5)
         gradients[kind] = torch.autograd.grad(loss, (hidden, weight))
     for got, expected in zip(gradients[dtype], gradients[torch.float64], strict=True):
         assert got.dtype == dtype
@@ -84,7 +86,7 @@ def test_half_precision_keeps_its_dtypes_and_stays_near(dtype: torch.dtype):
 
 
 def test_bad_arguments_are_named():
-    hidden, weight = torch.randn(4, 3), torch.randn(7, 3)
+    hidden, weight = torch.randn(4, 3), HeadWeights(torch.randn(7, 3))
     with pytest.raises(ValueError, match=r"beta must be in \[0, 1\], got 2"):
         fused_divergence(hidden, weight, hidden, weight, torch.ones(4), beta=2.0)
     with pytest.raises(ValueError, match="each pair needs one width"):

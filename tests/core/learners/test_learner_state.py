@@ -59,13 +59,11 @@ def test_gradient_that_is_not_finite_stops_the_run(tiny_models):
         learner.step(5.0, 1e-3)
 
 
-def test_soft_capped_model_is_refused(tiny_models, tmp_path):
+def test_a_soft_cap_that_the_architecture_does_not_apply_is_refused(tiny_models, tmp_path):
     folder = shutil.copytree(tiny_models["policy"], tmp_path / "capped")
     path = Path(folder) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"final_logit_softcapping": 30.0}))
-    with pytest.raises(
-        ValueError, match=r"sets final_logit_softcapping = 30\.0: its logits are changed after the LM head"
-    ):
+    with pytest.raises(ValueError, match=r"Qwen2ForCausalLM: its own logits differ .* soft cap 30\.0, as its config"):
         load_policy(spec_of(str(folder)))
 
 

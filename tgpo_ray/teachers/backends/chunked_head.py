@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgpo_ray.kernels import CPU_CHUNK_BYTES, CUDA_CHUNK_BYTES, matmul_into
+from tgpo_ray.kernels import CPU_CHUNK_BYTES, CUDA_CHUNK_BYTES, PLAIN, LogitTransform, matmul_into
 from tgpo_ray.models import Scores, Want, draw
 
 
@@ -28,17 +28,19 @@ def head_scores(
     *,
     generator: torch.Generator | None = None,
     temperature: float = 1.0,
+    transform: LogitTransform = PLAIN,
     chunk_bytes: int | None = None,
 ) -> Scores:
     """Returns the scores of N rows, in float32 for every precision of the model.
 
-        z = (h W^T + b) / temperature,   log p = z - logsumexp(z),   sample ~ softmax(z)
+        z = transform(h W^T + b) / temperature,   log p = z - logsumexp(z),   sample ~ softmax(z)
 
     Args:
         head: the LM head, which may have a `bias` (V,).
         hidden: (N, D) final hidden states, each of the position before its target.
         targets: (N,) int64, the tokens at those positions. Only `logprob` reads them.
         generator: random generator of the draws. `sample` needs it.
+        transform: what the model does to the head's logits.
         chunk_bytes: size of the logits buffer. None means that of the fused loss.
 
     Raises:
@@ -49,7 +51,7 @@ def head_scores(
         raise ValueError(f"topk:{want.top_k} needs at least that many tokens, the teacher's vocabulary has {size}")
     parts: dict[str, list[Tensor]] = {}
     # each chunk's fields leave for the CPU before the next chunk overwrites the logits
-    for rows, logits in _chunks(head, hidden, temperature, chunk_bytes):
+    for rows, logits in _chunks(head, hidden, temperature, transform, chunk_bytes):
         for name, values in _scored(logits, targets[rows], want, generator).items():
             parts.setdefault(name, []).append(values.cpu())
     if want.hidden:
@@ -57,7 +59,9 @@ def head_scores(
     return Scores(**{name: torch.cat(values).numpy() for name, values in parts.items()})
 
 
-def _chunks(head: Head, hidden: Tensor, temperature: float, chunk_bytes: int | None) -> Iterator[tuple[slice, Tensor]]:
+def _chunks(
+    head: Head, hidden: Tensor, temperature: float, transform: LogitTransform, chunk_bytes: int | None
+) -> Iterator[tuple[slice, Tensor]]:
     """Yields (rows, logits (n, V)) of every chunk. All chunks share one buffer, so the next one overwrites it."""
     weight, bias = head.weight, getattr(head, "bias", None)
     dtype = torch.promote_types(hidden.dtype, torch.float32)
@@ -71,9 +75,9 @@ def _chunks(head: Head, hidden: Tensor, temperature: float, chunk_bytes: int | N
         matmul_into(logits, hidden[rows], weight.t())
         if bias is not None:
             logits.add_(bias)
-        if temperature != 1.0:
-            logits.div_(temperature)
-        yield rows, logits
+        if transform.divisor(temperature) != 1.0:
+            logits.div_(transform.divisor(temperature))
+        yield rows, transform.cap_(logits, temperature)
 
 
 def _scored(logits: Tensor, targets: Tensor, want: Want, generator: torch.Generator | None) -> dict[str, Tensor]:

@@ -10,7 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tgpo_ray.models import Completion, EngineSpec, Sampling, Scores, ScoringRequest, Want, load_model, load_tokenizer
+from tgpo_ray.models import (
+    Completion,
+    EngineSpec,
+    Sampling,
+    Scores,
+    ScoringRequest,
+    Want,
+    load_model,
+    load_tokenizer,
+    logit_transform,
+)
 from tgpo_ray.teachers.backends.chunked_head import Head, head_scores, split_scores
 from tgpo_ray.teachers.backends.transformers_writer import Writer
 
@@ -52,6 +62,7 @@ class TransformersBackend:
             trust_remote_code=spec.trust_remote_code,
             section="teacher",
         )
+        self._transform = logit_transform(model.config)
         self._model: Any = model.to(self._device).eval().requires_grad_(False)
         # otherwise a folder's sampling defaults, such as a repetition penalty, would leak into traces
         self._model.generation_config = GenerationConfig(eos_token_id=self._model.generation_config.eos_token_id)
@@ -64,7 +75,9 @@ class TransformersBackend:
             for indices, hidden in self._hidden(requests):
                 targets = np.concatenate([requests[i].ids[requests[i].first :] for i in indices])
                 ids = torch.from_numpy(targets.astype(np.int64)).to(self._device)  # (N,)
-                scores = head_scores(self._head, hidden, ids, want, generator=self._generator)
+                scores = head_scores(
+                    self._head, hidden, ids, want, generator=self._generator, transform=self._transform
+                )
                 lengths = [_num_rows(requests[i]) for i in indices]
                 answers.update(zip(indices, split_scores(scores, lengths), strict=True))
         return [answers[i] for i in range(len(requests))]
@@ -186,7 +199,12 @@ class TransformersBackend:
                 ids = torch.from_numpy(np.concatenate([written[i] for i in indices]).astype(np.int64))
                 temperature = sampling.temperature or 1.0
                 scores = head_scores(
-                    self._head, hidden, ids.to(self._device), Want(logprob=True), temperature=temperature
+                    self._head,
+                    hidden,
+                    ids.to(self._device),
+                    Want(logprob=True),
+                    temperature=temperature,
+                    transform=self._transform,
                 )
                 for index, part in zip(indices, split_scores(scores, [len(written[i]) for i in indices]), strict=True):
                     assert part.logprobs is not None
