@@ -9,7 +9,15 @@ from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.sections import ModelConfig
 from tgpo_ray.config.teacher_sections import TeacherConfig
 from tgpo_ray.config.values import format_bytes
-from tgpo_ray.models import cache_problem, context_length, folder_problems, kv_bytes, model_facts
+from tgpo_ray.models import (
+    ModelSource,
+    cache_problem,
+    context_length,
+    folder_problems,
+    kv_bytes,
+    model_facts,
+    model_problems,
+)
 
 
 def file_rules(config: RunConfig) -> Iterator[str]:
@@ -50,6 +58,25 @@ def model_folders_are_whole(config: RunConfig) -> Iterator[str]:
     for where, model, _, weights in loaded_models(config):
         if model.path:
             yield from folder_problems(where, model.path, model.tokenizer, weights=weights)
+
+
+def models_are_there(config: RunConfig) -> Iterator[str]:
+    """Yields what keeps the folders and ids from being the models: names of tensors, tokenizers, ids of the hub.
+
+    It needs seconds and transformers, and may ask the hub, so it comes after the rules that need neither.
+    """
+    for where, model, _, weights in loaded_models(config):
+        teacher = isinstance(model, TeacherConfig)
+        backend = model.backend if teacher else config.reference.backend if where == "reference" else "learner"
+        source = ModelSource(
+            where=where,
+            path=model.path,
+            tokenizer=model.tokenizer,
+            loader=backend if weights and backend != "remote" else "none",
+            hf_overrides=model.hf_overrides,
+            trust_remote_code=config.model.trust_remote_code,
+        )
+        yield from model_problems(source)
 
 
 def lengths_fit_the_context(config: RunConfig) -> Iterator[str]:

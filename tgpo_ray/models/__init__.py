@@ -18,6 +18,14 @@ if TYPE_CHECKING:
         local_model,
         model_facts,
     )
+    from tgpo_ray.models.folder_checks import ModelSource, model_problems
+    from tgpo_ray.models.folder_tensors import (
+        MissingWeightsError,
+        checkpoint_layout,
+        load_headers,
+        refuse_missing_weights,
+        tensor_problems,
+    )
     from tgpo_ray.models.lean_scoring import RowCollector, draw
     from tgpo_ray.models.lm_head import head_weight
     from tgpo_ray.models.loading import load_model
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
     from tgpo_ray.models.tokenizer import Tokenizer, VocabularyTokenizer
     from tgpo_ray.models.vllm_objects import RequestOutput
     from tgpo_ray.models.weight_buckets import Bucket, fill_buckets
+    from tgpo_ray.models.weight_files import WeightFilesError, stored_tensors, weight_files
     from tgpo_ray.models.weight_transfer import (
         ChannelClient,
         TransferChannel,
@@ -54,6 +63,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "local_model",
             "model_facts",
         ],
+        "folder_checks": ["ModelSource", "model_problems"],
+        "folder_tensors": [
+            "MissingWeightsError",
+            "checkpoint_layout",
+            "load_headers",
+            "refuse_missing_weights",
+            "tensor_problems",
+        ],
         "lean_scoring": ["RowCollector", "draw"],
         "lm_head": ["head_weight"],
         "loading": ["load_model"],
@@ -64,6 +81,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "tokenizer": ["Tokenizer", "VocabularyTokenizer"],
         "vllm_objects": ["RequestOutput"],
         "weight_buckets": ["Bucket", "fill_buckets"],
+        "weight_files": ["WeightFilesError", "stored_tensors", "weight_files"],
         "weight_transfer": [
             "ChannelClient",
             "TransferChannel",

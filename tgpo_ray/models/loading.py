@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from tgpo_ray.models.folder_tensors import refuse_missing_weights
+
 
 def load_model(
     path: str,
@@ -26,6 +28,7 @@ def load_model(
     Raises:
         ValueError: the model changes its logits after the head (soft-capping, scaling), which the chunked head does
             not do. Or the model's configuration does not have the key of an override.
+        MissingWeightsError: the files lack weights, for which transformers would draw random ones.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -47,6 +50,15 @@ def load_model(
                 f"model {path!r} sets {name} = {getattr(config, name)}: its logits are changed after the LM head, "
                 "which the chunked head does not do; use a model without it"
             )
-    return AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention
+    # `output_loading_info` makes the result a pair, which its type does not say
+    pair: Any = AutoModelForCausalLM.from_pretrained(
+        path,
+        config=config,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        attn_implementation=attention,
+        output_loading_info=True,
     )
+    model, report = pair
+    refuse_missing_weights(path, report)
+    return model
