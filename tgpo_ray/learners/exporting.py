@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tgpo_ray.cluster import copy_over, local_path, move_into_place, refuse_foreign_folder, staging_folder
-from tgpo_ray.models import checkpoint_layout, load_headers, stored_tensors, tensor_problems, weight_files
+from tgpo_ray.models import stored_layout, load_headers, stored_tensors, tensor_problems, weight_files
 
 
 class ExportError(RuntimeError):
@@ -137,7 +137,7 @@ def read_back_problems(exported: ExportedModel, folder: Path) -> list[str]:
     problems = _architecture_problems(exported, folder)
     ignored = set(getattr(exported.model, "_keys_to_ignore_on_save", None) or ())
     weights = {name: it for name, it in exported.weights.items() if name not in ignored}
-    expected = checkpoint_layout(exported.model, weights)
+    expected = stored_layout(exported.model, weights)
     stored = stored_tensors(weight_files(folder))
     if stored.keys() != expected.keys():
         different = sorted(stored.keys() ^ expected.keys())

@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from tgpo_ray.models.folder_checks import ModelSource, model_problems
     from tgpo_ray.models.folder_tensors import (
         MissingWeightsError,
-        checkpoint_layout,
+        stored_layout,
         load_headers,
-        refuse_missing_weights,
         tensor_problems,
     )
     from tgpo_ray.models.lean_scoring import RowCollector, draw
@@ -66,9 +65,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "folder_checks": ["ModelSource", "model_problems"],
         "folder_tensors": [
             "MissingWeightsError",
-            "checkpoint_layout",
+            "stored_layout",
             "load_headers",
-            "refuse_missing_weights",
             "tensor_problems",
         ],
         "lean_scoring": ["RowCollector", "draw"],

@@ -17,7 +17,7 @@ HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 def looks_local(path: str) -> bool:
     """Returns whether `path` means a folder.
 
-    A folder exists, begins with `.`, `/` or `~`, lies in a folder that exists, or has no form of an `org/name` id.
+    A folder exists, begins with `.`, `/` or `~`, is in a folder that exists, or has no form of an `org/name` id.
     """
     parent = os.path.dirname(path)
     begins = path.startswith((".", "~", os.sep))

@@ -21,18 +21,17 @@ class MissingWeightsError(ValueError):
     """Weights of the architecture are not in the files, and transformers would draw random ones."""
 
 
-def refuse_missing_weights(path: str, report: Mapping[str, Any]) -> None:
-    """Refuse a model of which some weights were not loaded.
-
-    Args:
-        report: what `from_pretrained(..., output_loading_info=True)` returns beside the model.
+def without_missing_weights(path: str, loaded: Any) -> Any:
+    """Returns the model of `from_pretrained(..., output_loading_info=True)`, which returns it with a report.
 
     Raises:
-        MissingWeightsError: with names and fix.
+        MissingWeightsError: weights were not in the files. The message has names and fix.
     """
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise MissingWeightsError(f"model {path!r}: {_missing_text(missing, report['unexpected_keys'])}")
+    model, report = loaded
+    if report["missing_keys"]:
+        text = _missing_text(sorted(report["missing_keys"]), report["unexpected_keys"])
+        raise MissingWeightsError(f"model {path!r}: {text}")
+    return model
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def load_headers(folder: Path, hf_overrides: Mapping[str, Any], *, trust_remote_
                 ignore_mismatched_sizes=True,  # they are in the report
             )
     except RuntimeError as error:  # transformers cannot pack experts of which one is not there
-        expected = checkpoint_layout(built, built.state_dict()).keys() - _tied_names(built)
+        expected = stored_layout(built, built.state_dict()).keys() - _tied_names(built)
         lacking = sorted(expected - stored.keys())
         if not lacking:
             raise
@@ -93,7 +92,7 @@ def load_headers(folder: Path, hf_overrides: Mapping[str, Any], *, trust_remote_
     return MetaModel(model, files, stored.keys(), report)
 
 
-def checkpoint_layout(model: Any, weights: dict[str, Any]) -> dict[str, Any]:
+def stored_layout(model: Any, weights: dict[str, Any]) -> dict[str, Any]:
     """Returns a model's weights under the names of a checkpoint, with experts that transformers packs taken apart."""
     from transformers.core_model_loading import revert_weight_conversion
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tgpo_ray.models.folder_tensors import refuse_missing_weights
+from tgpo_ray.models.folder_tensors import without_missing_weights
 
 
 def load_model(
@@ -50,8 +50,7 @@ def load_model(
                 f"model {path!r} sets {name} = {getattr(config, name)}: its logits are changed after the LM head, "
                 "which the chunked head does not do; use a model without it"
             )
-    # `output_loading_info` makes the result a pair, which its type does not say
-    pair: Any = AutoModelForCausalLM.from_pretrained(
+    loaded = AutoModelForCausalLM.from_pretrained(
         path,
         config=config,
         dtype=dtype,
@@ -59,6 +58,4 @@ def load_model(
         attn_implementation=attention,
         output_loading_info=True,
     )
-    model, report = pair
-    refuse_missing_weights(path, report)
-    return model
+    return without_missing_weights(path, loaded)
