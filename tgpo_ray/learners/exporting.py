@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tgpo_ray.cluster import copy_over, local_path, move_into_place, refuse_foreign_folder, staging_folder
-from tgpo_ray.models import stored_layout, load_headers, stored_tensors, tensor_problems, weight_files
+from tgpo_ray.models import load_headers, stored_layout, stored_tensors, tensor_problems, weight_files
 
 
 class ExportError(RuntimeError):

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tgpo_ray.models.folder_checks import ModelSource, model_problems
     from tgpo_ray.models.folder_tensors import (
         MissingWeightsError,
-        stored_layout,
         load_headers,
+        stored_layout,
         tensor_problems,
     )
     from tgpo_ray.models.lean_scoring import RowCollector, draw
