@@ -61,6 +61,7 @@ class TeacherHead:
     model: str  # folder
     num_shared: int  # ids that both models have
     transform: LogitTransform  # what the teacher does to its head's logits
+    trust_remote_code: bool = False
 
     @classmethod
     def of(cls, config: TaughtConfig) -> TeacherHead:
@@ -80,7 +81,7 @@ class TeacherHead:
         trust = config.model.trust_remote_code
         find_head(path, trust_remote_code=trust)  # the learners read it at their first update, too late to refuse it
         shape = AutoConfig.from_pretrained(path, trust_remote_code=trust, **teacher.hf_overrides)
-        return cls(path, num_shared_ids(policy_vocabulary, teacher_vocabulary), logit_transform(shape))
+        return cls(path, num_shared_ids(policy_vocabulary, teacher_vocabulary), logit_transform(shape), trust)
 
     def divergence(self, beta: float, weight: float) -> Divergence:
         """The divergence from the teacher, for a loss."""

@@ -28,6 +28,9 @@ class RebuiltHead(Protocol):
     @property
     def transform(self) -> LogitTransform: ...
 
+    @property
+    def trust_remote_code(self) -> bool: ...
+
 
 @dataclass(frozen=True)
 class HeadGap:
@@ -78,7 +81,7 @@ def head_gap(teacher: WritingTeacher, head: RebuiltHead, groups: Sequence[Episod
         return HeadGap(0, 0.0, 0.0)
     requests: list[ScoringRequest] = [teacher.translator.request(group, episode)[0] for group, episode in pairs]
     scores = teacher.backend.score(requests, Want(logprob=True, hidden=True))
-    weight, bias = find_head(head.model).read()
+    weight, bias = find_head(head.model, trust_remote_code=head.trust_remote_code).read()
     hidden = torch.from_numpy(np.concatenate([given(it.hidden) for it in scores])).to(weight.dtype)  # (N, D)
     targets = np.concatenate([it.ids[it.first :] for it in requests]).astype(np.int64)  # (N,)
     rebuilt, _ = chunked_logprobs(

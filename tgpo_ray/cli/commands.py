@@ -178,6 +178,9 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     """Write a checkpoint as a Hugging Face folder."""
+    from tgpo_ray.cluster import refuse_foreign_folder
+
+    refuse_foreign_folder(options.to)  # before anything starts
     with _algorithm(options, with_runners=False) as algorithm:
         print(algorithm.export(options.to))
     return 0

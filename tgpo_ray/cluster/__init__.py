@@ -16,7 +16,8 @@ if TYPE_CHECKING:
         wait_until_started,
     )
     from tgpo_ray.cluster.connection import connect, has_gpus, node_resources
-    from tgpo_ray.cluster.storage import absolute, copy_folder, is_folder, read_text
+    from tgpo_ray.cluster.replacing import copy_over, move_into_place, refuse_foreign_folder, staging_folder
+    from tgpo_ray.cluster.storage import absolute, copy_folder, is_folder, local_path, read_text
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -32,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "wait_until_started",
         ],
         "connection": ["connect", "has_gpus", "node_resources"],
-        "storage": ["absolute", "copy_folder", "is_folder", "read_text"],
+        "replacing": ["copy_over", "move_into_place", "refuse_foreign_folder", "staging_folder"],
+        "storage": ["absolute", "copy_folder", "is_folder", "local_path", "read_text"],
     },
 )

@@ -35,3 +35,9 @@ def is_folder(path: str) -> bool:
     """Returns whether there is a folder at `path`."""
     filesystem, name = pyarrow.fs.FileSystem.from_uri(absolute(path))
     return filesystem.get_file_info(name).type == pyarrow.fs.FileType.Directory
+
+
+def local_path(path: str) -> Path | None:
+    """Returns the path on this machine's disks, or None for a URI of another file system."""
+    filesystem, name = pyarrow.fs.FileSystem.from_uri(absolute(path))
+    return Path(name).resolve() if isinstance(filesystem, pyarrow.fs.LocalFileSystem) else None

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tgpo_ray.config.env_sections import EnvConfig
 from tgpo_ray.config.errors import ConfigError, problems_of
-from tgpo_ray.config.file_rules import file_rules
+from tgpo_ray.config.file_rules import file_rules, models_are_there
 from tgpo_ray.config.loading import apply_override, dump_yaml, load_file, parse_override, unshared
 from tgpo_ray.config.registry import import_object, known_algorithms, resolve_algorithm
 from tgpo_ray.config.run_config import RunConfig
@@ -165,8 +165,8 @@ class AlgorithmConfig(RunConfig):
         return [*self.rules(), *(file_rules(self) if files else ())]
 
     def check(self, *, files: bool = True) -> Self:
-        """Returns itself; ConfigError where a rule between keys is broken. Needs no Ray."""
-        problems = self.problems(files=files)
+        """Returns itself; ConfigError where a rule is broken or, with `files`, a model is not whole. Needs no Ray."""
+        problems = self.problems(files=files) or (list(models_are_there(self)) if files else [])
         if problems:
             raise ConfigError(problems)
         return self

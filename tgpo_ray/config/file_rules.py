@@ -11,6 +11,7 @@ from tgpo_ray.config.sections import ModelConfig
 from tgpo_ray.config.teacher_sections import TeacherConfig
 from tgpo_ray.config.values import format_bytes
 from tgpo_ray.models import (
+    ModelSource,
     UnknownOverrideError,
     cache_problem,
     context_length,
@@ -19,6 +20,7 @@ from tgpo_ray.models import (
     load_config,
     local_model,
     model_facts,
+    model_problems,
 )
 
 
@@ -80,6 +82,25 @@ def overrides_are_keys_of_the_model(config: RunConfig) -> Iterator[str]:
             yield str(error)
         except (ValueError, OSError):  # the library that loads the model reports a broken file
             continue
+
+
+def models_are_there(config: RunConfig) -> Iterator[str]:
+    """Yields what keeps the folders and ids from being the models: names of tensors, tokenizers, ids of the hub.
+
+    It needs seconds and transformers, and may ask the hub, so it comes after the rules that need neither.
+    """
+    for where, model, _, weights in loaded_models(config):
+        teacher = isinstance(model, TeacherConfig)
+        backend = model.backend if teacher else config.reference.backend if where == "reference" else "learner"
+        source = ModelSource(
+            where=where,
+            path=model.path,
+            tokenizer=model.tokenizer,
+            loader=backend if weights and backend != "remote" else "none",
+            hf_overrides=model.hf_overrides,
+            trust_remote_code=config.model.trust_remote_code,
+        )
+        yield from model_problems(source)
 
 
 def lengths_fit_the_context(config: RunConfig) -> Iterator[str]:

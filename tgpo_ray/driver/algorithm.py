@@ -279,7 +279,12 @@ class Algorithm(Generic[ConfigT]):
                 error = again
 
     def export(self, path: str) -> str:
-        """Returns the path of the policy as a Hugging Face folder, which transformers and a vLLM server load."""
+        """Returns the path of the policy as a Hugging Face folder, which replaces a model that is there.
+
+        Raises:
+            ValueError: the folder holds something else.
+        """
+        cluster.refuse_foreign_folder(path)
         self.learners.export(absolute(path))
         return absolute(path)
 

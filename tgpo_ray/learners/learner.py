@@ -17,13 +17,14 @@ from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup
 from tgpo_ray.kernels import FusedHead, HeadWeights, LossOutput, TokenLoss, token_loss_pass
 from tgpo_ray.learners.batch import TrainBatch, TrainEpisode, build_batch
 from tgpo_ray.learners.device_sums import DeviceSums
+from tgpo_ray.learners.exporting import ExportedModel, export_model, persistent_buffers
 from tgpo_ray.learners.layout_check import check_layout
 from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
 from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, own_device, process_rank
 from tgpo_ray.learners.threads import Cores, RankThreads
 from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.learners.weight_sending import LearnerWeights, WeightSender
-from tgpo_ray.models import fill_buckets, find_head, flash_attention, load_model, load_tokenizer, logit_transform
+from tgpo_ray.models import fill_buckets, find_head, flash_attention, load_model, logit_transform
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket, WeightTransfer
@@ -128,6 +129,7 @@ class Learner:
         self.rank = process_rank()
         self._device = own_device()
         self._model: Any = load_policy(spec)
+        self._buffers = persistent_buffers(self._model)  # before a strategy casts them
         self._vocabulary: int = self._model.get_output_embeddings().weight.shape[0]  # before ZeRO-3 takes it apart
         self._strategy = make_strategy(PolicyModule(self._model, spec.temperature), spec.options, self._device)
         self._old_logprobs: dict[EpisodeKey, np.ndarray] = {}
@@ -252,17 +254,23 @@ class Learner:
     def _published_dtype(self) -> torch.dtype:
         return torch.bfloat16 if self._spec.options.dtype == "bfloat16" else torch.float32
 
-    def export(self, folder: Path) -> None:
-        """Write a Hugging Face folder: weights, config with the overrides, tokenizer, generation config."""
-        state = {}
-        for name, weight in self.named_weights():
+    def export(self, path: str | Path) -> None:
+        """Write a Hugging Face folder: weights, config with the overrides, tokenizer, generation config.
+
+        Raises:
+            ValueError, ExportError: see `export_model`. What was at `path` is still there.
+        """
+        weights = {}
+        for name, weight in self.named_weights():  # a collective under ZeRO-3, so every rank walks
             if self.rank == 0:
-                state[name] = weight.to("cpu", copy=True)  # a gathered ZeRO-3 weight is freed at the next one
-        if self.rank != 0:
-            return
-        self._model.save_pretrained(folder, state_dict=state)
-        tokenizer = load_tokenizer(self._spec.tokenizer, trust_remote_code=self._spec.trust_remote_code)
-        tokenizer.save_pretrained(folder)
+                weights[name] = weight.to("cpu", copy=True)  # a gathered ZeRO-3 weight is freed at the next one
+        if self.rank == 0:
+            spec = self._spec
+            model = ExportedModel(
+                self._model, {**weights, **self._buffers}, self._published_dtype, spec.model, spec.tokenizer,
+                spec.trust_remote_code,
+            )  # fmt: skip
+            export_model(model, str(path))
 
     def save(self, folder: Path) -> None:
         """Write the part of a checkpoint that this rank holds: weights, optimizer, step count, random state."""

@@ -16,7 +16,6 @@ import numpy as np
 import ray
 import torch.distributed as dist
 
-from tgpo_ray.cluster import copy_folder
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.learner import Learner, LearnerSpec, Sums
 from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
@@ -159,10 +158,7 @@ class RankLoop:
             self._learner.load(folder)
 
     def export(self, path: str) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            self._learner.export(Path(folder))
-            if self._rank == 0:
-                copy_folder(folder, path)
+        self._learner.export(path)
 
 
 @contextlib.contextmanager

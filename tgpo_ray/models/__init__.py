@@ -19,6 +19,13 @@ if TYPE_CHECKING:
         local_model,
         model_facts,
     )
+    from tgpo_ray.models.folder_checks import ModelSource, model_problems
+    from tgpo_ray.models.folder_tensors import (
+        MissingWeightsError,
+        load_headers,
+        stored_layout,
+        tensor_problems,
+    )
     from tgpo_ray.models.idle_cores import IdleCores, machine_cores
     from tgpo_ray.models.lean_scoring import RowCollector, draw
     from tgpo_ray.models.lm_head import StoredHead, find_head
@@ -32,6 +39,7 @@ if TYPE_CHECKING:
     from tgpo_ray.models.tokenizer import Tokenizer, VocabularyTokenizer, load_tokenizer
     from tgpo_ray.models.vllm_objects import RequestOutput
     from tgpo_ray.models.weight_buckets import Bucket, fill_buckets
+    from tgpo_ray.models.weight_files import WeightFilesError, stored_tensors, weight_files
     from tgpo_ray.models.weight_transfer import (
         ChannelClient,
         TransferChannel,
@@ -59,6 +67,13 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "local_model",
             "model_facts",
         ],
+        "folder_checks": ["ModelSource", "model_problems"],
+        "folder_tensors": [
+            "MissingWeightsError",
+            "stored_layout",
+            "load_headers",
+            "tensor_problems",
+        ],
         "lean_scoring": ["RowCollector", "draw"],
         "idle_cores": ["IdleCores", "machine_cores"],
         "lm_head": ["StoredHead", "find_head"],
@@ -72,6 +87,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "tokenizer": ["Tokenizer", "VocabularyTokenizer", "load_tokenizer"],
         "vllm_objects": ["RequestOutput"],
         "weight_buckets": ["Bucket", "fill_buckets"],
+        "weight_files": ["WeightFilesError", "stored_tensors", "weight_files"],
         "weight_transfer": [
             "ChannelClient",
             "TransferChannel",

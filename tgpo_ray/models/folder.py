@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import re
@@ -9,15 +10,23 @@ from pathlib import Path
 from typing import Any
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "vocab.txt", "tokenizer.model")
+ADAPTER = "adapter_config.json"  # of peft: LoRA and its kin
 HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 
 
 def looks_local(path: str) -> bool:
     """Returns whether `path` means a folder.
 
-    A folder exists, begins with `.`, `/` or `~`, or has no form of an `org/name` id.
+    A folder exists, begins with `.`, `/` or `~`, is in a folder that exists, or has no form of an `org/name` id.
     """
-    return path.startswith((".", "~", os.sep)) or os.path.isdir(path) or not HUB_ID.match(path)
+    parent = os.path.dirname(path)
+    begins = path.startswith((".", "~", os.sep))
+    return begins or os.path.exists(path) or bool(parent and os.path.isdir(parent)) or not HUB_ID.match(path)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Returns whether there is a file of a tokenizer in the folder."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES)
 
 
 def folder_problems(where: str, path: str, tokenizer: str | None, *, weights: bool = True) -> list[str]:
@@ -31,14 +40,27 @@ def folder_problems(where: str, path: str, tokenizer: str | None, *, weights: bo
     if looks_local(path):
         folder = Path(path).expanduser()
         if not folder.is_dir():
-            return [f"{where}.path: no such folder: {path} (looked in {Path.cwd()}); write a folder or an org/name id"]
-        if weights and not (folder / "config.json").is_file():
+            return [f"{where}.path: {_no_folder(path)}"]
+        if weights and not (folder / "config.json").is_file() and not (folder / ADAPTER).is_file():
             problems.append(f"{where}.path: {path} has no config.json: it is not a Hugging Face model folder")
     source = tokenizer or path
-    if looks_local(source) and not any((Path(source).expanduser() / name).is_file() for name in TOKENIZER_FILES):
+    if looks_local(source) and not has_tokenizer(Path(source).expanduser()):
         key, fix = ("tokenizer", "name a folder with one") if tokenizer else ("path", f"name one as {where}.tokenizer")
-        problems.append(f"{where}.{key}: {source} has no tokenizer (such as tokenizer.json): {fix}")
+        there = Path(source).expanduser().is_dir()
+        lacks = f"{source} has no tokenizer (such as tokenizer.json): {fix}" if there else _no_folder(source)
+        problems.append(f"{where}.{key}: {lacks}")
     return problems
+
+
+def _no_folder(path: str) -> str:
+    """Returns that there is no such folder, with those of its parent that are spelled almost like it."""
+    folder = Path(path).expanduser()
+    if folder.is_file():
+        return f"{path} is a file: name the folder of a model, with config.json and safetensors (GGUF is not read)"
+    names = [it.name for it in folder.parent.iterdir() if it.is_dir()] if folder.parent.is_dir() else []
+    near = [os.path.join(os.path.dirname(path), name) for name in difflib.get_close_matches(folder.name, names, n=2)]
+    meant = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"no such folder: {path} (looked in {Path.cwd()}); write a folder or an org/name id{meant}"
 
 
 def model_facts(path: str, hf_overrides: dict[str, Any]) -> dict[str, Any]:

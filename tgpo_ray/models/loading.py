@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tgpo_ray.models.dropout import switch_off_dropout
+from tgpo_ray.models.folder_tensors import without_missing_weights
 from tgpo_ray.models.head_check import check_head
 from tgpo_ray.models.logit_transform import logit_transform
 from tgpo_ray.models.overrides import load_config
@@ -35,13 +36,20 @@ def load_model(
 
     Raises:
         ValueError: the model's configuration does not have the key of an override, or `check_head` refuses the model.
+        MissingWeightsError: the files lack weights, for which transformers would draw random ones.
     """
     from transformers import AutoModelForCausalLM
 
     config = load_config(path, hf_overrides, trust_remote_code=trust_remote_code, section=section)
-    model = AutoModelForCausalLM.from_pretrained(
-        path, config=config, dtype=dtype, trust_remote_code=trust_remote_code, attn_implementation=attention
+    loaded = AutoModelForCausalLM.from_pretrained(
+        path,
+        config=config,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        attn_implementation=attention,
+        output_loading_info=True,
     )
+    model = without_missing_weights(path, loaded)
     if not dropout:
         switch_off_dropout(model)
     check_head(model, path, logit_transform(config), dropout=dropout)

@@ -169,7 +169,7 @@ def test_old_logprobs_follow_updates_and_staleness(updates: int, staleness: int,
     assert config.training.resolved_old_logprobs() == source
 
 
-def test_an_algorithm_of_ones_own_is_named_by_import_path(tmp_path, monkeypatch):
+def test_an_algorithm_of_ones_own_is_named_by_import_path(tiny_models, tmp_path, monkeypatch):
     (tmp_path / "my_method_pkg.py").write_text(
         "from tgpo_ray.config import AlgorithmConfig\n"
         "class MyConfig(AlgorithmConfig):\n    algo_class = 'my_method_pkg:MyMethod'\n    strength: float = 1.0\n"
@@ -177,10 +177,12 @@ def test_an_algorithm_of_ones_own_is_named_by_import_path(tmp_path, monkeypatch)
     )
     monkeypatch.syspath_prepend(tmp_path)
     for algorithm in ("my_method_pkg:MyConfig", "my_method_pkg:MyMethod"):
-        data = {"algorithm": algorithm, "strength": 2.0, "model": {"path": "org/policy"}, "env": {"id": "tgpo/Math-v0"}}
+        model = {"path": tiny_models["policy"]}
+        data = {"algorithm": algorithm, "strength": 2.0, "model": model, "env": {"id": "tgpo/Math-v0"}}
         config = AlgorithmConfig.from_dict(data)
         assert type(config).__name__ == "MyConfig"
         assert AlgorithmConfig.from_dict(config.to_dict()) == config
+        config.env_runners(max_prompt_tokens=64, max_response_tokens=64)
         assert config.build_algo().config is config
     assert type(config)().to_dict()["algorithm"] == "my_method_pkg:MyConfig"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tgpo_ray.algorithms import GRPOConfig, SFTConfig
@@ -11,7 +13,7 @@ from tgpo_ray.learners.building import learner_spec
 
 @pytest.mark.parametrize("name", sorted(set(known_algorithms()) - {"SFT"}))
 def test_dropout_is_refused_where_the_policy_samples(name: str):
-    config = resolve_algorithm(name)()
+    config: Any = resolve_algorithm(name)()
     config.training(dropout=True)
     assert any(
         line.startswith("training.dropout: must be false where the policy samples") for line in config.problems()
