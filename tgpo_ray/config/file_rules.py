@@ -9,7 +9,7 @@ from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.sections import ModelConfig
 from tgpo_ray.config.teacher_sections import TeacherConfig
 from tgpo_ray.config.values import format_bytes
-from tgpo_ray.models import cache_problem, context_length, folder_problems, kv_bytes, model_facts
+from tgpo_ray.models import architecture_problem, cache_problem, context_length, folder_problems, kv_bytes, model_facts
 
 
 def file_rules(config: RunConfig) -> Iterator[str]:
@@ -18,6 +18,7 @@ def file_rules(config: RunConfig) -> Iterator[str]:
     yield from lengths_fit_the_context(config)
     yield from kv_cache_holds_one_sequence(config)
     yield from prompts_can_be_shared(config)
+    yield from engines_take_over_the_weights(config)
 
 
 class LoadedModel(NamedTuple):
@@ -95,3 +96,9 @@ def prompts_can_be_shared(config: RunConfig) -> Iterator[str]:
             "learners.layout: shared_prompt needs the keys and values of the whole prompt in every layer, and "
             f"{problem} in config.json of {config.model.path}; use padded or packed"
         )
+
+
+def engines_take_over_the_weights(config: RunConfig) -> Iterator[str]:
+    problem = architecture_problem(model_facts(config.model.path, config.model.hf_overrides))
+    if config.needs_envs and problem:
+        yield f"model.path: {config.model.path} cannot be trained: {problem}; docs/models.md has those that can"

@@ -47,6 +47,10 @@ class TrainingConfig(OptimizerConfig):
     @property
     def needs_sampler_logprobs(self) -> bool:
         """Whether episodes carry the log-probs that the engine reported."""
+        return self.sampler_is_old
+
+    @property
+    def sampler_is_old(self) -> bool:
         return self.resolved_old_logprobs() == "sampler"
 
     def resolved_old_logprobs(self) -> OldLogprobs:

@@ -6,29 +6,29 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 import torch
 from torch import Tensor, nn
 
-from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup
+from tgpo_ray.episode import ORIGIN_POLICY
 from tgpo_ray.kernels import FusedHead, LossOutput, TokenLoss, token_loss_pass
 from tgpo_ray.learners.batch import TrainBatch, TrainEpisode, build_batch
 from tgpo_ray.learners.device_sums import DeviceSums
+from tgpo_ray.learners.fetching import episodes_of
 from tgpo_ray.learners.layout_check import check_layout
 from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
 from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, own_device, process_rank
 from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.learners.weight_sending import LearnerWeights, WeightSender
-from tgpo_ray.models import fill_buckets, flash_attention, head_weight, load_model
+from tgpo_ray.models import CheckpointLayout, fill_buckets, flash_attention, head_weight, load_model
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket, WeightTransfer
 
 Sums = dict[str, tuple[float, float]]
-ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class LearnerSpec:
     tokenizer: str
     options: StrategyOptions
     temperature: float = 1.0  # of the sampler; log-probs are those of softmax(z / temperature)
+    sampler_is_old: bool = True  # log-probs that episodes carry are pi_old's, unless the loss corrects the sampler
     hf_overrides: dict[str, Any] = field(default_factory=dict)
     gradient_checkpointing: bool = False
     layout: Layout = "padded"
@@ -124,6 +125,7 @@ class Learner:
         self.rank = process_rank()
         self._device = own_device()
         self._model: Any = load_policy(spec)
+        self._checkpoint = CheckpointLayout(self._model)
         self._vocabulary: int = self._model.get_output_embeddings().weight.shape[0]  # before ZeRO-3 takes it apart
         self._strategy = make_strategy(PolicyModule(self._model, spec.temperature), spec.options, self._device)
         self._old_logprobs: dict[EpisodeKey, np.ndarray] = {}
@@ -163,7 +165,7 @@ class Learner:
 
     def logprobs(self, micro_batch: MicroBatch) -> dict[EpisodeKey, np.ndarray]:
         """Returns (T,) log-probs of the response tokens of each episode under the present weights, by episode."""
-        episodes = list(_episodes(micro_batch))
+        episodes = list(episodes_of(micro_batch))
         return dict(zip([it.key for it in episodes], self._logprobs(episodes, self._spec.layout), strict=True))
 
     def _logprobs(self, episodes: Sequence[TrainEpisode], layout: Layout) -> list[np.ndarray]:
@@ -174,13 +176,14 @@ class Learner:
         return [values.numpy() for values in logprobs.split(batch.counts)] if batch.counts else []
 
     def sampler_gaps(self, micro_batches: Sequence[MicroBatch]) -> list[np.ndarray]:
-        """Returns |learner - sampler| log-probs of the policy's tokens, an array for each episode. Gradients stay."""
+        """Returns |learner - sampler| log-probs of the policy's tokens, by episode. Gradients stay."""
         gaps = []
         for micro_batch in micro_batches:
             logprobs = self.logprobs(micro_batch)
-            for key, episode, *_ in _episodes(micro_batch):
-                written = episode.origin == ORIGIN_POLICY
-                gaps.append(np.abs(logprobs[key] - episode.old_logprobs)[written])
+            for key, episode, *_ in episodes_of(micro_batch):
+                if episode.old_logprobs is not None:  # a teacher's trace has none
+                    written = episode.origin == ORIGIN_POLICY
+                    gaps.append(np.abs(logprobs[key] - episode.old_logprobs)[written])
         return gaps
 
     def take_loss_sums(self) -> dict[str, float]:
@@ -206,7 +209,7 @@ class Learner:
         self._old_logprobs.clear()
 
     def _build(self, micro_batch: MicroBatch, loss: TokenLoss) -> TrainBatch:
-        episodes = list(_episodes(micro_batch))
+        episodes = list(episodes_of(micro_batch))
         old = self._chosen_old_logprobs(episodes, loss)
         return build_batch(episodes, loss, old, self._device, layout=self._spec.layout, vocabulary=self._vocabulary)
 
@@ -219,29 +222,39 @@ class Learner:
         assert all(remembered) or not any(remembered), "a micro-batch mixes episodes of two updates"
         if any(remembered):
             return self._old_logprobs
+        if loss.corrects_sampler or not self._spec.sampler_is_old:
+            return None
         sampled = {it.key: it.episode.old_logprobs for it in episodes if it.episode.old_logprobs is not None}
-        return sampled if not loss.corrects_sampler and keys and len(sampled) == len(keys) else None
+        return sampled if keys and len(sampled) == len(keys) else None
 
     def weight_buckets(self) -> list[ray.ObjectRef[Bucket]]:
-        """Returns references to the weights under their Hugging Face names on rank 0, and an empty list on others."""
+        """Returns references to the weights as a checkpoint holds them on rank 0, and an empty list on others."""
         if self.rank != 0:
             for _ in self.named_weights():  # ZeRO-3's gather is a collective: every rank must walk all parameters
                 pass
             return []
-        return [ray.put(bucket) for bucket in fill_buckets(self.named_weights())]
+        return [ray.put(bucket) for bucket in fill_buckets(self.checkpoint_weights())]
 
     def send_weights(self, transfer: WeightTransfer) -> str:
         """Returns "" after the engines have the weights, or what went wrong. Every rank takes part."""
         if self._sender is None:
-            weights = LearnerWeights(self._model, self._published_dtype, self.named_weights)
+            weights = LearnerWeights(self._checkpoint, self._published_dtype, self.named_weights)
             self._sender = WeightSender(self.rank, weights, self._device)
         return self._sender.send(transfer)
+
+    def scale_weights(self, factor: float) -> None:
+        """Multiply every weight by a power of two, which another call takes back to the last bit."""
+        self._strategy.scale_weights(factor)
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields (Hugging Face name, weight in vLLM's precision). A tied weight comes once, under the input's name."""
         for name, weight in self._strategy.named_weights():
             # `PolicyModule.model` puts one "model." in front of the Hugging Face names
             yield name.removeprefix("model."), weight.detach().to(self._published_dtype)
+
+    def checkpoint_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields the named weights and the saved buffers as a checkpoint of the model holds them."""
+        return self._checkpoint.weights(self.named_weights())
 
     @property
     def _published_dtype(self) -> torch.dtype:
@@ -275,17 +288,3 @@ class Learner:
         if rng.is_file():  # a run with more ranks than the checkpoint has no random state for the new ones
             torch.set_rng_state(torch.load(rng, weights_only=True)["torch"])
         self.num_steps = json.loads((folder / "learner.json").read_text())["num_steps"]
-
-
-def _episodes(micro_batch: MicroBatch) -> Iterator[TrainEpisode]:
-    """Yields the episodes of a micro-batch. References are fetched from Ray's object store."""
-    for piece in micro_batch:
-        group: EpisodeGroup = _fetch(piece.ref)
-        guidance = {scorer: _fetch(ref) for scorer, ref in piece.guidance.items()}
-        for i in piece.members:
-            scorers = {**group.episodes[i].guidance, **{scorer: answers[i] for scorer, answers in guidance.items()}}
-            yield TrainEpisode((piece.ordinal, i), group.episodes[i], scorers, float(piece.advantages[i]))
-
-
-def _fetch(value: ray.ObjectRef[ValueT] | ValueT) -> ValueT:
-    return ray.get(value) if isinstance(value, ray.ObjectRef) else value

@@ -1,0 +1,27 @@
+"""Which architectures train from the weights that they sample from. `benchmarks/models.py` measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PROVEN: tuple[str, ...] = ()
+"""Values of `model_type` for which learner and engine agree before and after all weights have changed."""
+
+REFUSED: dict[str, str] = {}
+"""Values of `model_type` that are known to fail, and why."""
+
+
+def architecture_problem(facts: Mapping[str, Any]) -> str | None:
+    """Returns why no policy of this config.json can train, or None where nothing is known against it."""
+    return REFUSED.get(str(facts.get("model_type")))
+
+
+def architecture_fact(facts: Mapping[str, Any]) -> str | None:
+    """Returns `model_type` and what is known of it, as text, or None where config.json is not here."""
+    name = facts.get("model_type")
+    if not isinstance(name, str):
+        return None
+    if name in PROVEN:
+        return f"{name}, proven: the engine takes over every weight of the learners"
+    return f"{name}, not proven (docs/models.md): preflight compares learner and sampler after a change of the weights"
