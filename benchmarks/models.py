@@ -80,8 +80,8 @@ def engine_process(spec: EngineSpec, channel: Connection) -> None:
     try:
         engine = Engine(spec)
         channel.send(_class_of(engine))
-        while (buckets := channel.recv()) is not None:
-            engine.load_weights(buckets)
+        while True:
+            engine.load_weights(channel.recv())
             engine.seed(0)
             channel.send(_sampled(engine))
     except BaseException as error:
@@ -176,10 +176,9 @@ def engine(spec: EngineSpec) -> Iterator[Connection]:
     there.close()
     try:
         yield here
-        here.send(None)
     finally:
-        process.join(10)
         process.kill()
+        process.join()
 
 
 def _exchange(channel: Connection, learner: Learner) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

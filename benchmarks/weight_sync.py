@@ -105,7 +105,7 @@ class Receiver:
     def load_folder(self, folder: str) -> None:
         workers = self.engine._engine.collective_rpc
         workers("reload_weights", kwargs={"weights_path": folder})
-        workers("tgpo_after_reload")
+        workers("tgpo_repack_heads")
         self.engine._engine.reset_prefix_cache()
 
     def logprobs(self) -> np.ndarray:

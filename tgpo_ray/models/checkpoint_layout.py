@@ -46,7 +46,7 @@ class CheckpointLayout:
         for name, tensor in self._reverted(stand_ins).items():
             if id(tensor) in name_of:  # the very same tensor: nothing was done to it
                 self._renamed[name_of[id(tensor)]] = name
-        converted = frozenset(names) - self._renamed.keys()
+        converted = frozenset(names).difference(self._renamed)
         self._part_of |= dict.fromkeys(converted, converted)
 
     def _reverted(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -8,7 +8,9 @@ weights would keep their first values: packed experts and tied heads on a CPU, a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import groupby
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,11 +18,67 @@ from torch import Tensor, nn
 LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
-def before_reload(model: nn.Module) -> None:
+class Reload:
+    """One reload of a model, from its start to its end.
+
+    vLLM's GPT-OSS copies experts and attention sinks past its weight loaders, and the copies into the meta device would
+    be lost, without a word. So its weights are loaded one decoder layer at a time: the modules that are copied into get
+    memory before, and are processed after it. Other models have no such modules.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model: Any = model
+        self._waiting: dict[str, list[nn.Module]] = {}  # by the number of the decoder layer
+        self._open: list[nn.Module] = []
+        self._layer = ""
+        renew_expert_kernels(model)
+        if type(model).__name__ == "GptOssForCausalLM":
+            for name, module in model.named_modules():
+                if {"sinks", "w13_weight"} & {it for it, _ in module.named_parameters(recurse=False)}:
+                    self._waiting.setdefault(_layer_of(name), []).append(module)
+            self._model.load_weights = partial(self._load, self._model.load_weights)
+
+    def _load(self, load: Callable[..., set[str] | None], weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        loaded: set[str] = set()
+        for layer, of_layer in groupby(weights, lambda weight: _layer_of(weight[0])):
+            if layer != self._layer:
+                self.close()
+                self._open_modules(layer)
+            loaded |= load(of_layer) or set()
+        return loaded
+
+    def _open_modules(self, layer: str) -> None:
+        from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+        from vllm.model_executor.model_loader.reload.meta import materialize_layer
+
+        self._layer, self._open = layer, self._waiting.pop(layer, [])
+        for module in self._open:
+            materialize_layer(module, get_layerwise_info(module))
+
+    def close(self) -> None:
+        """Take over what was copied into the last layer. To call before vLLM ends the reload."""
+        from vllm.model_executor.model_loader.reload.layerwise import _layerwise_process, get_layerwise_info
+
+        modules, self._open, self._layer = self._open, [], ""
+        for module in modules:
+            _layerwise_process(module, get_layerwise_info(module))
+
+    def closed_after(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+        """Yields the weights, and closes at their end."""
+        yield from weights
+        self.close()
+
+    def finish(self) -> None:
+        """To call after vLLM has ended the reload."""
+        self._model.__dict__.pop("load_weights", None)
+        repack_heads(self._model)
+
+
+def renew_expert_kernels(model: nn.Module) -> None:
     """Have vLLM pack the experts anew on a CPU.
 
-    There a kernel of experts reads a packed copy of their weights, which vLLM makes together with the kernel. For a
-    kernel that exists it takes the packed layout for the plain one.
+    There a kernel of experts reads a packed copy of their weights, which vLLM makes together with the kernel. While a
+    kernel exists, it would copy plain weights over the packed ones.
     """
     from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
     from vllm.platforms import current_platform
@@ -32,7 +90,7 @@ def before_reload(model: nn.Module) -> None:
                 method.moe_kernel = None
 
 
-def after_reload(model: nn.Module) -> None:
+def repack_heads(model: nn.Module) -> None:
     """Give a tied LM head the weights that its embedding just got.
 
     On a CPU vLLM multiplies with a packed copy of each weight. A reload renews only the copies of layers that got a
@@ -45,53 +103,6 @@ def after_reload(model: nn.Module) -> None:
         for module in model.modules():
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
-
-
-class CopiedLayers:
-    """The layers into which a model's loader copies, past the weight loaders that a reload collects from.
-
-    vLLM's GPT-OSS copies experts and attention sinks. Its copies into the meta device would be lost, without a word.
-    These layers get memory before their weights come, and are processed after it. Other models have none.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self._waiting: dict[str, list[Any]] = {}  # number of the decoder layer: its modules
-        self._open: list[Any] = []
-        if type(model).__name__ == "GptOssForCausalLM":
-            for name, module in model.named_modules():
-                if {"sinks", "w13_weight"} & {it for it, _ in module.named_parameters(recurse=False)}:
-                    self._waiting.setdefault(_layer_of(name), []).append(module)
-
-    def open(self, layer: str | None = None) -> None:
-        """Give memory to the modules of a decoder layer, or of all."""
-        from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
-        from vllm.model_executor.model_loader.reload.meta import materialize_layer
-
-        for number in list(self._waiting) if layer is None else [layer]:
-            modules = self._waiting.pop(number, [])
-            for module in modules:
-                materialize_layer(module, get_layerwise_info(module))
-            self._open += modules
-
-    def close(self) -> None:
-        """Take over what was copied into the open modules."""
-        from vllm.model_executor.model_loader.reload.layerwise import _layerwise_process, get_layerwise_info
-
-        modules, self._open = self._open, []
-        for module in modules:
-            _layerwise_process(module, get_layerwise_info(module))
-
-    def fed(self, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-        """Yields the weights, with the modules of one decoder layer open at a time. A layer's weights come together."""
-        current = ""
-        for name, weight in weights:
-            layer = _layer_of(name)
-            if layer != current:
-                self.close()
-                self.open(layer)
-                current = layer
-            yield name, weight
-        self.close()
 
 
 def _layer_of(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tgpo_ray.models.engine_reload import CopiedLayers, after_reload, before_reload
+from tgpo_ray.models.engine_reload import Reload, repack_heads
 from tgpo_ray.models.lean_scoring import Partings, RowCollector, ScoredRows
 from tgpo_ray.models.scoring import ScoringRequest, Want
 from tgpo_ray.models.weight_buckets import read_buckets
@@ -23,7 +23,7 @@ class WorkerExtension:
 
     # class attributes: vLLM adds the class to the worker's bases and never calls its `__init__`
     _tgpo_rows: RowCollector | None = None
-    _tgpo_copied_layers: CopiedLayers | None = None
+    _tgpo_reload: Reload | None = None  # of a weight transfer
 
     def tgpo_seed(self, seed: int) -> None:
         """Seed torch, from whose global generators vLLM samples."""
@@ -34,37 +34,34 @@ class WorkerExtension:
         from vllm.config import set_current_vllm_config
 
         worker: Any = self
-        model = worker.model_runner.get_model()
-        before_reload(model)
-        weights = CopiedLayers(model).fed(read_buckets(buckets))
         with set_current_vllm_config(worker.vllm_config):  # kernels of experts read it when they are made
+            reload = Reload(worker.model_runner.get_model())
+            weights = reload.closed_after(read_buckets(buckets))
             worker.model_runner.reload_weights(weights_iterator=weights, is_checkpoint_format=True)
-            after_reload(model)
+            reload.finish()
 
     def tgpo_start_transfer(self) -> None:
-        """Begin vLLM's own weight transfer, with what its reload leaves to do. The weights may come in any order."""
+        """Begin vLLM's own weight transfer, with what its reload leaves to do."""
         worker: Any = self
         worker.start_weight_update()
-        before_reload(worker.model_runner.get_model())
-        self._tgpo_copied_layers = CopiedLayers(worker.model_runner.get_model())
-        self._tgpo_copied_layers.open()
+        self._tgpo_reload = Reload(worker.model_runner.get_model())
 
     def tgpo_finish_transfer(self) -> None:
         """End vLLM's own weight transfer."""
         from vllm.config import set_current_vllm_config
 
         worker: Any = self
-        copied, self._tgpo_copied_layers = self._tgpo_copied_layers, None
-        if copied is not None:
-            with set_current_vllm_config(worker.vllm_config):
-                copied.close()
+        reload, self._tgpo_reload = self._tgpo_reload, None
+        assert reload is not None, "a transfer ends that has not begun"
+        with set_current_vllm_config(worker.vllm_config):
+            reload.close()
         worker.finish_weight_update()
-        self.tgpo_after_reload()
+        reload.finish()
 
-    def tgpo_after_reload(self) -> None:
-        """Make packed copies of weights current."""
+    def tgpo_repack_heads(self) -> None:
+        """Make packed copies of tied heads current, after a reload of vLLM's alone."""
         worker: Any = self
-        after_reload(worker.model_runner.get_model())
+        repack_heads(worker.model_runner.get_model())
 
     def tgpo_start_scoring(self, requests: Sequence[ScoringRequest], partings: Partings, want: Want, seed: int) -> None:
         """Score the rows of these requests, whose prefills come next."""
