@@ -36,11 +36,18 @@ import torch  # noqa: E402
 
 from benchmarks.tiny_architectures import ARCHITECTURES, write_tiny  # noqa: E402
 from tgpo_ray.episode import ORIGIN_POLICY, Episode, EpisodeGroup  # noqa: E402
-from tgpo_ray.learners.learner import Learner, LearnerSpec  # noqa: E402
-from tgpo_ray.learners.planning import Piece  # noqa: E402
-from tgpo_ray.learners.strategies import StrategyOptions  # noqa: E402
-from tgpo_ray.models import Engine, EngineSpec, Sampling, completions, engine_environment, fill_buckets  # noqa: E402
-from tgpo_ray.models.architectures import PROVEN, REFUSED  # noqa: E402
+from tgpo_ray.learners import Learner, LearnerSpec, Piece, StrategyOptions  # noqa: E402
+from tgpo_ray.models import (  # noqa: E402
+    PROVEN,
+    REFUSED,
+    Engine,
+    EngineSpec,
+    Sampling,
+    completions,
+    engine_environment,
+    fill_buckets,
+    saved_buffers,
+)
 
 PAGE = ROOT / "docs" / "models.md"
 START, END = "<!-- generated: python benchmarks/models.py -->", "<!-- end of the generated part -->"
@@ -102,13 +109,14 @@ def _sampled(engine: Engine) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     requests = [engine.generate(prompt, sampling) for prompt in prompts]
     outputs = engine.finish()
     responses = [completions(outputs[request])[0] for request in requests]
-    return [(prompt.astype(np.int32), it.token_ids, it.logprobs) for prompt, it in zip(prompts, responses, strict=True)]
+    return [
+        (prompt.astype(np.int32), it.token_ids, np.asarray(it.logprobs))
+        for prompt, it in zip(prompts, responses, strict=True)
+    ]
 
 
 def change_weights(learner: Learner, seed: int) -> None:
     """Change every parameter, and the buffers that are saved with it, by a good part of its size."""
-    from tgpo_ray.models.checkpoint_layout import saved_buffers
-
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, weight in [*learner._model.named_parameters(), *saved_buffers(learner._model)]:

@@ -19,7 +19,7 @@ from tgpo_ray.config.values import (
     Strict,
     resolve_kv_cache,
 )
-from tgpo_ray.models import architecture_fact, flash_attention, model_facts
+from tgpo_ray.models import flash_attention
 
 SMALLEST_TOKEN_BUDGET = 16384  # the value of null for short episodes
 KV_CACHE_VALUES = "bytes, text as 40GiB, or auto: what is left of its share of the card, on a CPU 1GiB."
@@ -109,10 +109,6 @@ class ModelConfig(Section):
     def rules(self, run: RunView) -> Iterator[str]:
         if not self.path:
             yield "model.path: required (folder or Hugging Face id of the policy)"
-
-    def facts(self, run: RunView) -> dict[str, str]:
-        fact = architecture_fact(model_facts(self.path, self.hf_overrides)) if run.needs_envs else None
-        return {"architecture": fact} if fact else {}
 
 
 class EvaluationEnvConfig(Section):

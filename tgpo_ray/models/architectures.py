@@ -17,11 +17,9 @@ def architecture_problem(facts: Mapping[str, Any]) -> str | None:
     return REFUSED.get(str(facts.get("model_type")))
 
 
-def architecture_fact(facts: Mapping[str, Any]) -> str | None:
-    """Returns `model_type` and what is known of it, as text, or None where config.json is not here."""
-    name = facts.get("model_type")
-    if not isinstance(name, str):
-        return None
+def architecture_fact(facts: Mapping[str, Any]) -> str:
+    """Returns `model_type` and what is known of it, as text."""
+    name = facts.get("model_type") or "not known before the model is loaded"
     if name in PROVEN:
         return f"{name}, proven: the engine takes over every weight of the learners"
     return f"{name}, not proven (docs/models.md): preflight compares learner and sampler after a change of the weights"
