@@ -3,6 +3,7 @@
 python benchmarks/models.py                      tries all and writes the table
 python benchmarks/models.py llama gpt_oss        tries these and prints their rows
 python benchmarks/models.py --json FILE llama    writes what was measured, for a program
+python benchmarks/models.py --page FILE ...      writes the table from such files
 
 Each is a tiny random model (`tiny_architectures.py`). A vLLM engine in a process of its own samples with the learner's
 weights, before and after all of them have changed, and the learner computes the log-probs of the same tokens. Then the
@@ -233,6 +234,16 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def all_rows(names: Sequence[str]) -> Iterator[Row]:
+    """Yields the rows of these architectures, each as soon as it is measured."""
+    os.environ |= engine_environment(gpu=False)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            row = prove(name, Path(folder) / name)
+            print(row, flush=True)
+            yield row
+
+
 def write_page(part: str) -> None:
     """Write the part of the page between its two marks."""
     before, rest = PAGE.read_text(encoding="utf-8").split(START)
@@ -243,13 +254,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL_TYPE", help=f"of {', '.join(ARCHITECTURES)}")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--page", type=Path, nargs="+", default=[])
     arguments = parser.parse_args()
-    os.environ |= engine_environment(gpu=False)
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in arguments.models or ARCHITECTURES:
-            rows.append(prove(name, Path(folder) / name))
-            print(rows[-1], flush=True)
+    if arguments.page:
+        read = [row for file in arguments.page for row in json.loads(file.read_text())]
+        rows = [Row(**{name: value for name, value in row.items() if name != "proven"}) for row in read]
+    else:
+        rows = list(all_rows(arguments.models or list(ARCHITECTURES)))
     if arguments.json:
         arguments.json.write_text(json.dumps([dataclasses.asdict(row) | {"proven": row.proven} for row in rows]))
     if arguments.models:

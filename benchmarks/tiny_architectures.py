@@ -24,9 +24,9 @@ EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "
 LATENT = {  # multi-head latent attention
     "num_key_value_heads": 2,
     "q_lora_rank": 32,
-    "kv_lora_rank": 32,
+    "kv_lora_rank": 512,  # with the next but one 576, the only size that vLLM has on a CPU
     "qk_nope_head_dim": 32,
-    "qk_rope_head_dim": 32,
+    "qk_rope_head_dim": 64,
     "v_head_dim": 32,
 }
 ROUTED = {"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
@@ -36,14 +36,14 @@ SPARSE_STEP = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "apertus": PLAIN,
     "arcee": PLAIN | HEAD,
-    "bloom": {"hidden_size": 64, "n_layer": 2, "n_head": 2, "initializer_range": 0.2},
+    "bloom": {"tie_word_embeddings": True, "hidden_size": 64, "n_layer": 2, "n_head": 2, "initializer_range": 0.2},
     "cohere": PLAIN,
     "cohere2": PLAIN | HEAD | {"sliding_window": 64},
     "deepseek_v2": PLAIN | LATENT | EXPERTS | ROUTED | {"q_lora_rank": None, "topk_method": "greedy"},
-    "deepseek_v3": PLAIN | LATENT | EXPERTS | ROUTED,
+    "deepseek_v3": PLAIN | LATENT | EXPERTS | ROUTED | {"topk_method": "noaux_tc"},
     "ernie4_5": PLAIN | HEAD,
     "ernie4_5_moe": PLAIN | {"moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 64, "moe_layer_start_index": 1},
-    "exaone4": PLAIN | HEAD | {"sliding_window": None},
+    "exaone4": PLAIN | HEAD | {"sliding_window": 64, "sliding_window_pattern": 2},
     "falcon": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.2},
     "falcon_h1": PLAIN | HEAD | MAMBA,
     "gemma": PLAIN | HEAD,
