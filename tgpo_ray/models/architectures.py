@@ -5,10 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-PROVEN: tuple[str, ...] = ()
+PROVEN: tuple[str, ...] = (
+    "arcee",
+    "ernie4_5",
+    "ernie4_5_moe",
+    "falcon",
+    "gemma",
+    "gemma3_text",
+    "glm",
+    "glm4",
+    "gpt2",
+    "gpt_oss",
+    "gptj",
+    "granite",
+    "granitemoe",
+    "llama",
+    "qwen3_moe",
+)
 """Values of `model_type` for which learner and engine agree before and after all weights have changed."""
 
-REFUSED: dict[str, str] = {}
+REFUSED: dict[str, str] = {
+    "gpt_neox": "vLLM's wrapper around the class of transformers computes other log-probs, from the first weights on",
+}
 """Values of `model_type` that are known to fail, and why."""
 
 
