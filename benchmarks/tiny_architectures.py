@@ -75,7 +75,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     },
     "phi": PLAIN | {"num_key_value_heads": 2},
     "phi3": PLAIN,
-    "phimoe": PLAIN | EXPERTS | {"intermediate_size": 64},
+    "phimoe": PLAIN | EXPERTS | {"intermediate_size": 64, "moe_intermediate_size": 64},
     "qwen2": PLAIN,
     "qwen2_moe": PLAIN | EXPERTS | SPARSE_STEP | {"shared_expert_intermediate_size": 96},
     "qwen3": PLAIN | HEAD,
