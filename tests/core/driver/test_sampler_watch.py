@@ -59,8 +59,12 @@ def test_the_gap_is_a_metric_and_changes_nothing_that_is_learned(
     build: Callable[..., Any], tiny_models: Any, sync_model: Any, staleness: int
 ) -> None:
     training = {"num_iterations": 2, "max_staleness": staleness}
-    watched, alone = (build(training=training, fault_tolerance={"sampler_gap_every": every}) for every in (10, 0))
-    first, second = ([it.train() for _ in range(2)] for it in (watched, alone))
+
+    def trained(every: int) -> list[dict[str, float]]:
+        algorithm = build(training=training, fault_tolerance={"sampler_gap_every": every})  # the runners are shared
+        return [algorithm.train() for _ in range(2)]
+
+    first, second = trained(10), trained(0)
     assert "sampler/gap" not in first[0]
     assert 0.0 < first[1]["sampler/gap"] < 1e-4
     assert not any("sampler/gap" in metrics for metrics in second)
