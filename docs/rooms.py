@@ -40,8 +40,8 @@ FLOORS: tuple[dict[str, str], ...] = (
     {
         "episode": "what one answer to one problem leaves behind",
         "models": "model folders, their loading, vLLM's engine around them",
-        "kernels": "the loss and its gradient without a tokens-by-vocabulary tensor; needs only torch",
     },
+    {"kernels": "the loss and its gradient without a tokens-by-vocabulary tensor; needs only torch"},
 )
 
 # Beside the rooms: real folders at the top of the repository, and links in the package.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tgpo_ray.checks.page import PreflightError, print_results, refuse_failed
     from tgpo_ray.checks.prompts import check_environments, left_out
     from tgpo_ray.checks.results import MAX_SHOWN, CheckResult
-    from tgpo_ray.checks.running_actors import RunningAlgorithm, check_actors
+    from tgpo_ray.checks.running_actors import RunningAlgorithm, check_actors, sampled_probe
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -22,6 +22,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "page": ["PreflightError", "print_results", "refuse_failed"],
         "prompts": ["check_environments", "left_out"],
         "results": ["CheckResult", "MAX_SHOWN"],
-        "running_actors": ["RunningAlgorithm", "check_actors"],
+        "running_actors": ["RunningAlgorithm", "check_actors", "sampled_probe"],
     },
 )

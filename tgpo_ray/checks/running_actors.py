@@ -40,6 +40,12 @@ class Probe:
     episodes: list[EpisodeGroup]  # the same groups, fetched from the object store
 
 
+class SentWeights(Protocol):
+    """The path of the learners' weights to the engines."""
+
+    def resend(self) -> None: ...
+
+
 class RunningAlgorithm(Protocol):
     """The attributes of a running algorithm that the checks use."""
 
@@ -47,6 +53,10 @@ class RunningAlgorithm(Protocol):
     iteration: int
     learners: LearnerGroup
     env_runners: EnvRunnerGroup  # where `has_runners` is true
+
+    @property
+    def weights(self) -> SentWeights: ...
+
     teachers: Mapping[str, TeacherGroup]
     reference: TeacherGroup | None
     left_out: Sequence[Collection[int]]  # of each environment, the problems whose prompts are too long
@@ -61,7 +71,10 @@ def check_actors(algorithm: RunningAlgorithm) -> Iterator[CheckResult]:
         yield skipped("actors", "the algorithm samples from no environment", "stated")
         return
     probe = sampled_probe(algorithm)
-    yield check_sampler(algorithm, probe)
+    result = check_sampler(algorithm, probe)
+    yield result
+    if not result.failed:
+        yield check_changed_weights(algorithm)
     reference = algorithm.reference
     head: RebuiltHead | None = getattr(algorithm, "teacher_head", None)  # of methods that compare whole distributions
     for name, pool in algorithm.teachers.items():
@@ -88,9 +101,24 @@ def sampled_probe(algorithm: RunningAlgorithm) -> Probe:
     return Probe(groups, ray.get([group.ref for group in groups]))
 
 
-def check_sampler(algorithm: RunningAlgorithm, probe: Probe) -> CheckResult:
+def check_changed_weights(algorithm: RunningAlgorithm) -> CheckResult:
+    """Returns whether learner and sampler are still one policy after every weight has changed.
+
+    Weights that an engine does not take over would show otherwise only when training has moved them far enough. The
+    learners halve theirs, which doubling undoes to the last bit.
+    """
+    algorithm.learners.scale_weights(0.5)
+    try:
+        algorithm.weights.resend()
+        return check_sampler(algorithm, sampled_probe(algorithm), "learner and sampler, weights halved")
+    finally:
+        algorithm.learners.scale_weights(2.0)
+        algorithm.weights.resend()
+
+
+def check_sampler(algorithm: RunningAlgorithm, probe: Probe, name: str = "learner and sampler") -> CheckResult:
     """Returns whether learner and sampler are one policy, with the same weights, temperature and positions."""
-    name, bound = "learner and sampler", MEAN_GAP[algorithm.config.model.dtype]
+    bound = MEAN_GAP[algorithm.config.model.dtype]
     gaps = algorithm.learners.sampler_gaps(probe.groups)
     if not len(gaps):
         return skipped(name, "the policy wrote nothing", f"mean <= {bound:g} nats")
@@ -100,7 +128,8 @@ def check_sampler(algorithm: RunningAlgorithm, probe: Probe) -> CheckResult:
         [Finding(None, f"mean gap {mean:.3g} nats over {len(gaps)} tokens")] if not mean <= bound else [],
         measured=f"log-probs of {len(gaps)} tokens differ by {mean:.2g} nats, at most {gaps.max():.2g}",
         bound=f"mean <= {bound:g} nats",
-        fix="are model.hf_overrides, dtype and tokenizer those of the engine? Is vLLM's version a supported one?",
+        fix="are model.hf_overrides, dtype and tokenizer those of the engine? Is vLLM's version a supported one? "
+        "docs/models.md says which architectures are proven",
     )
 
 

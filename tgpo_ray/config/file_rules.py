@@ -13,6 +13,7 @@ from tgpo_ray.config.values import format_bytes
 from tgpo_ray.models import (
     ModelSource,
     UnknownOverrideError,
+    architecture_problem,
     cache_problem,
     context_length,
     folder_problems,
@@ -31,6 +32,7 @@ def file_rules(config: RunConfig) -> Iterator[str]:
     yield from lengths_fit_the_context(config)
     yield from kv_cache_holds_one_sequence(config)
     yield from prompts_can_be_shared(config)
+    yield from engines_take_over_the_weights(config)
 
 
 class LoadedModel(NamedTuple):
@@ -146,3 +148,9 @@ def prompts_can_be_shared(config: RunConfig) -> Iterator[str]:
             "learners.layout: shared_prompt needs the keys and values of the whole prompt in every layer, and "
             f"{problem} in config.json of {config.model.path}; use padded or packed"
         )
+
+
+def engines_take_over_the_weights(config: RunConfig) -> Iterator[str]:
+    problem = architecture_problem(model_facts(config.model.path, config.model.hf_overrides))
+    if config.needs_envs and problem:
+        yield f"model.path: {config.model.path} cannot be trained: {problem}; docs/models.md has those that can"

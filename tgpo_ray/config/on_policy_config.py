@@ -12,6 +12,7 @@ from tgpo_ray.config.algorithm_config import AlgorithmConfig, section
 from tgpo_ray.config.run_sections import OptimizerConfig
 from tgpo_ray.config.sections import RunView
 from tgpo_ray.config.values import NonNegative, NonNegativeFloat, Positive
+from tgpo_ray.models import architecture_fact, model_facts
 
 OldLogprobs = Literal["none", "sampler", "learner"]
 
@@ -47,6 +48,10 @@ class TrainingConfig(OptimizerConfig):
     @property
     def needs_sampler_logprobs(self) -> bool:
         """Whether episodes carry the log-probs that the engine reported."""
+        return self.sampler_is_old
+
+    @property
+    def sampler_is_old(self) -> bool:
         return self.resolved_old_logprobs() == "sampler"
 
     def resolved_old_logprobs(self) -> OldLogprobs:
@@ -120,6 +125,7 @@ class TrainingConfig(OptimizerConfig):
         responses, budget = episodes * run.env_runners.max_response_tokens, run.learners.budget(longest)
         micro_batches = math.ceil(episodes / updates / run.learners.num_learners / max(1, budget // longest))
         return {
+            "architecture": architecture_fact(model_facts(run.model.path, run.model.hf_overrides)),
             "iterations": f"{self.num_iterations}, {self.num_iterations * updates} optimizer steps",
             "rollouts": f"{groups} groups x {self.group_size} = {episodes} episodes",
             "updates": f"{updates}, each on {self.groups_per_update} groups = {episodes // updates} episodes",

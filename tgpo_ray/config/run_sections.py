@@ -40,6 +40,11 @@ class OptimizerConfig(Section):
         """Whether the loss has a KL to the frozen reference."""
         return False
 
+    @property
+    def sampler_is_old(self) -> bool:
+        """Whether pi_old is what the engine reported when it sampled."""
+        return False
+
 
 class ReferenceConfig(Section):
     """`reference`: the frozen model of a KL term, one more scorer. Started where `training.kl_weight` is above 0.
@@ -204,6 +209,13 @@ class FaultToleranceConfig(Section):
         default=0.05, description="With verifier_failures fail: the run fails above this share of an iteration."
     )
     preflight: bool = Field(default=True, description="Check the actors against each other before the first iteration.")
+    sampler_gap_every: NonNegative = Field(
+        default=10, description="Iterations between comparisons of learner and sampler, from the second on; 0: none."
+    )
+    max_sampler_gap: PositiveFloat | None = Field(
+        default=None,
+        description="The run ends above this mean difference, in nats a token; null: 0.01, in bfloat16 0.2.",
+    )
     sample_timeout_s: PositiveFloat = Field(default=600.0, description="Seconds in which a group must arrive.")
     start_timeout_s: PositiveFloat = Field(default=600.0, description="Seconds in which actors must be ready.")
 

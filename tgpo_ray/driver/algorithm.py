@@ -279,11 +279,7 @@ class Algorithm(Generic[ConfigT]):
                 error = again
 
     def export(self, path: str) -> str:
-        """Returns the path of the policy as a Hugging Face folder, which replaces a model that is there.
-
-        Raises:
-            ValueError: the folder holds something else.
-        """
+        """Returns the policy's Hugging Face folder. It replaces a model; ValueError refuses other things."""
         cluster.refuse_foreign_folder(path)
         self.learners.export(absolute(path))
         return absolute(path)

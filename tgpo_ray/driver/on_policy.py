@@ -11,6 +11,7 @@ from tgpo_ray.config import OnPolicyConfig
 from tgpo_ray.driver.algorithm import Algorithm, Metrics
 from tgpo_ray.driver.handover import Handover
 from tgpo_ray.driver.rollouts import Batches, OnPolicyRollouts, Rollouts, RolloutsAhead, RolloutSource, Take
+from tgpo_ray.driver.sampler_watch import SamplerWatch
 from tgpo_ray.driver.stage_times import StageTimes
 from tgpo_ray.driver.verifier_failures import VerifierFailures
 from tgpo_ray.driver.waits import Waits
@@ -33,6 +34,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
     reference: TeacherGroup | None  # the frozen reference, where the loss has a KL to it
     source: RolloutSource
     batches: Batches  # the tasks that are not trained on yet
+    watch: SamplerWatch
     sampling_iteration = 0  # the one that is being sampled; above `iteration` where runners work ahead
     refused: Sequence[tuple[EpisodeInfo, ...]] = ()  # groups of `sampling_iteration` that were replaced
     _num_empty_iterations = 0
@@ -98,6 +100,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
     def _connect(self, env_runners: EnvRunnerGroup) -> None:
         super()._connect(env_runners)
         training = self.config.training
+        self.watch = SamplerWatch(self, ahead=training.max_staleness > 0)
         self.batches = Batches(self.cursor, training.groups_per_iteration)
         if training.max_staleness == 0:
             self.source = OnPolicyRollouts(self)
@@ -122,16 +125,25 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
 
     def training_step(self) -> Metrics:
         """The metrics of one iteration. Each group moves to the next stage as soon as it is ready."""
+        watched = self._watched_ahead()
         waits, handover = Waits(self), self.handover()
         rollouts = self.source.next(self.iteration, handover.take, self.times)
         version = self.weights.version
         self.sampled = self.batch_of(handover)
         self._check_collapse(rollouts.refused)
+        watched |= self.watch.of_groups(self.iteration, self.sampled)
         updates = self.update_all(handover)
         self.batches.forget(self.iteration)
         with self.times.stage("sync"):
             self.source.publish()
-        return self.check_metrics(self.measured(rollouts, updates, version) | waits.metrics())
+        return self.check_metrics(self.measured(rollouts, updates, version) | watched | waits.metrics())
+
+    def _watched_ahead(self) -> Metrics:
+        """The metrics of a comparison of learner and sampler before this iteration, where it needs idle runners."""
+        if not self.watch.needs_rest(self.iteration):
+            return {}
+        self.source.rest()
+        return self.watch.of_probe()
 
     def roll_out(self, iteration: int, take: Take, times: StageTimes) -> Rollouts:
         """Samples, verifies, completes and scores the groups of an iteration. `take` gets each when it is scored.
@@ -178,7 +190,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         return self.source.sample(
             self.batches.tasks(self.sampling_iteration),
             self.rollouts_per_group,
-            training_sampling(self.config),
+            training_sampling(self.config, logprobs=self.watch.needs_logprobs(self.sampling_iteration)),
             self.sampling_seed(self.sampling_iteration),
             keep=keep_or_note if training.dynamic_sampling else None,
             more=self.batches.more,

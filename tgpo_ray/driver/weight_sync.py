@@ -43,6 +43,11 @@ class WeightSync:
             self._runners.sync_weights(self.version, update)
         return self.version
 
+    def resend(self) -> None:
+        """Give every runner the learners' weights once more, under the present version."""
+        with self._update(self._runners.members) as update:
+            self._runners.sync_weights(self.version, update)
+
     def take(self) -> tuple[int, WeightUpdate]:
         """Returns the learners' weights under a new version, for `load`. Only with the object store."""
         self._raise_version()

@@ -57,14 +57,14 @@ def build_env_runners(config: AlgorithmConfig) -> EnvRunnerGroup:
     )
 
 
-def training_sampling(config: OnPolicyConfig) -> Sampling:
-    """Returns the sampling settings of training."""
+def training_sampling(config: OnPolicyConfig, *, logprobs: bool = False) -> Sampling:
+    """Returns the sampling settings of training. `logprobs` has episodes carry log-probs that no loss asks for."""
     runners = config.env_runners
     return Sampling(
         max_tokens=runners.max_response_tokens,
         temperature=runners.temperature,
         top_p=runners.top_p,
-        logprobs=config.training.needs_sampler_logprobs,
+        logprobs=logprobs or config.training.needs_sampler_logprobs,
         stop=tuple(runners.stop),
     )
 

@@ -35,6 +35,7 @@ def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
         options=options,
         # log-probs are those of the distribution that was sampled; a data set has no sampler and no temperature
         temperature=config.env_runners.temperature if config.needs_envs else 1.0,
+        sampler_is_old=training.sampler_is_old,
         hf_overrides=model.hf_overrides,
         gradient_checkpointing=learners.gradient_checkpointing,
         dropout=training.dropout,

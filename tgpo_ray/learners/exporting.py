@@ -13,7 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from tgpo_ray.cluster import copy_over, local_path, move_into_place, refuse_foreign_folder, staging_folder
-from tgpo_ray.models import load_headers, load_tokenizer, stored_layout, stored_tensors, tensor_problems, weight_files
+from tgpo_ray.models import (
+    load_headers,
+    load_tokenizer,
+    saved_buffers,
+    stored_layout,
+    stored_tensors,
+    tensor_problems,
+    weight_files,
+)
 
 
 class ExportError(RuntimeError):
@@ -43,8 +51,7 @@ def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
 
     Called before a strategy casts the module: a router's correction bias of DeepSeek-V3 stays float32.
     """
-    stored = model.state_dict().keys()
-    return {name: it.detach().to("cpu", copy=True) for name, it in model.named_buffers() if name in stored}
+    return {name: buffer.to("cpu", copy=True) for name, buffer in saved_buffers(model)}
 
 
 def export_model(exported: ExportedModel, path: str) -> None:

@@ -142,12 +142,16 @@ class LearnerGroup:
         The episodes must carry the sampler's log-probs.
         """
         replies = self._wait(self._send("sampler_gaps", list(self._plan(groups))))
-        return np.concatenate([gaps for reply in replies for gaps in reply])
+        return np.concatenate([np.zeros(0), *(gaps for reply in replies for gaps in reply)])
 
     def logprobs(self, groups: Sequence[SampledGroup]) -> list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]:
         """Returns a reference for each rank to {episode: (T,) log pi(y_t) under the present weights}."""
         replies = self._wait(self._send("logprobs", list(self._plan(groups))))
         return [ref for refs in replies for ref in refs]
+
+    def scale_weights(self, factor: float) -> None:
+        """Multiply every weight by a power of two. The next update may only follow after the factor is taken back."""
+        self._call("scale_weights", factor)
 
     def forget_logprobs(self) -> None:
         self._call("forget_logprobs")

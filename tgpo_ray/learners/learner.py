@@ -4,119 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup
-from tgpo_ray.kernels import FusedHead, HeadWeights, LossOutput, TokenLoss, token_loss_pass
+from tgpo_ray.episode import ORIGIN_POLICY
+from tgpo_ray.kernels import HeadWeights, TokenLoss
 from tgpo_ray.learners.batch import TrainBatch, TrainEpisode, build_batch
 from tgpo_ray.learners.device_sums import DeviceSums
 from tgpo_ray.learners.exporting import ExportedModel, export_model, persistent_buffers
+from tgpo_ray.learners.fetching import episodes_of
 from tgpo_ray.learners.layout_check import check_layout
 from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
-from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, own_device, process_rank
-from tgpo_ray.learners.threads import Cores, RankThreads
+from tgpo_ray.learners.policy import LearnerSpec, PolicyModule, load_policy
+from tgpo_ray.learners.strategies import make_strategy, own_device, process_rank
+from tgpo_ray.learners.threads import RankThreads
 from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.learners.weight_sending import LearnerWeights, WeightSender
-from tgpo_ray.models import fill_buckets, find_head, flash_attention, load_model, logit_transform
+from tgpo_ray.models import CheckpointLayout, fill_buckets, find_head
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket, WeightTransfer
 
 Sums = dict[str, tuple[float, float]]
-ValueT = TypeVar("ValueT")
-
-
-@dataclass(frozen=True)
-class LearnerSpec:
-    """The model, optimizer and precision of a rank."""
-
-    model: str
-    tokenizer: str
-    options: StrategyOptions
-    temperature: float = 1.0  # of the sampler; log-probs are those of softmax(z / temperature)
-    hf_overrides: dict[str, Any] = field(default_factory=dict)
-    gradient_checkpointing: bool = False
-    dropout: bool = False  # that of the model's configuration, in training
-    layout: Layout = "padded"
-    trust_remote_code: bool = False
-    threads: int | None = None
-    cores: Cores | None = None  # of a machine without GPUs; None: a rank has its `threads` and tells nobody
-    seed: int = 0
-
-
-class PolicyModule(nn.Module):
-    """The module that DeepSpeed wraps: trunk, head and loss. Its output never holds a [tokens, vocabulary] tensor.
-
-    The loss is inside, because ZeRO-3 gathers the head's weight only during a module's forward and backward.
-    """
-
-    def __init__(self, model: nn.Module, temperature: float) -> None:
-        super().__init__()
-        self.model: Any = model
-        self.temperature = temperature
-        head = self.model.get_output_embeddings()
-        transform = logit_transform(self.model.config)
-        self.model.set_output_embeddings(FusedHead(head.weight, getattr(head, "bias", None), transform))
-
-    @property
-    def head(self) -> FusedHead:
-        return self.model.get_output_embeddings()
-
-    def forward(
-        self, batch: TrainBatch, loss: TokenLoss | None = None, teacher_head: HeadWeights | None = None
-    ) -> LossOutput | Tensor:
-        """Returns the LossOutput of the micro-batch, or (N,) log-probs of the sampled tokens if `loss` is None."""
-        hidden = batch.tokens.states(self.model.base_model)  # (N, D)
-        with torch.autocast(hidden.device.type, enabled=False):  # the kernel chooses its own precisions
-            if loss is None:
-                logprobs, _ = self.head(hidden, targets=batch.rows.targets[:, :1], temperature=self.temperature)
-                return logprobs[:, 0]
-            return token_loss_pass(self.head, hidden, batch.rows, loss, self.temperature, teacher_head)
-
-
-def load_policy(spec: LearnerSpec) -> nn.Module:
-    """Returns the Hugging Face causal model with the same overrides that vLLM gets.
-
-    Raises:
-        ValueError: the model changes its logits after the head in a way that the fused head would miss. Or an override
-            is not in the model's configuration, which transformers would ignore silently.
-    """
-    # TorchStrategy needs float32 weights for autocast; DeepSpeed makes its own float32 copy of bfloat16 weights
-    half = spec.options.strategy == "deepspeed" and spec.options.dtype == "bfloat16"
-    model: Any = load_model(
-        spec.model,
-        dtype=torch.bfloat16 if half else torch.float32,
-        hf_overrides=spec.hf_overrides,
-        trust_remote_code=spec.trust_remote_code,
-        attention=_attention(spec),
-        dropout=spec.dropout,
-    )
-    if spec.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
-    return model
-
-
-def _attention(spec: LearnerSpec) -> str | None:
-    """Returns flash attention for packed sequences on a GPU, and None for the default of transformers."""
-    if spec.layout != "packed" or not torch.cuda.is_available():
-        return None
-    name = flash_attention(spec.model, spec.hf_overrides, trust_remote_code=spec.trust_remote_code)
-    if name is None or spec.options.dtype != "bfloat16":
-        print(
-            "learners.layout: packed runs without flash attention here (it needs bfloat16, the package flash_attn, and "
-            "a model that supports it), with a mask of tokens x tokens: padded may be faster",
-            flush=True,
-        )
-        return None
-    return name
 
 
 class Learner:
@@ -130,6 +44,7 @@ class Learner:
         self._device = own_device()
         self._model: Any = load_policy(spec)
         self._buffers = persistent_buffers(self._model)  # before a strategy casts them
+        self._checkpoint = CheckpointLayout(self._model)
         self._vocabulary: int = self._model.get_output_embeddings().weight.shape[0]  # before ZeRO-3 takes it apart
         self._strategy = make_strategy(PolicyModule(self._model, spec.temperature), spec.options, self._device)
         self._old_logprobs: dict[EpisodeKey, np.ndarray] = {}
@@ -170,7 +85,7 @@ class Learner:
 
     def logprobs(self, micro_batch: MicroBatch) -> dict[EpisodeKey, np.ndarray]:
         """Returns (T,) log-probs of the response tokens of each episode under the present weights, by episode."""
-        episodes = list(_episodes(micro_batch))
+        episodes = list(episodes_of(micro_batch))
         return dict(zip([it.key for it in episodes], self._logprobs(episodes, self._spec.layout), strict=True))
 
     def _logprobs(self, episodes: Sequence[TrainEpisode], layout: Layout) -> list[np.ndarray]:
@@ -181,13 +96,14 @@ class Learner:
         return [values.numpy() for values in logprobs.split(batch.counts)] if batch.counts else []
 
     def sampler_gaps(self, micro_batches: Sequence[MicroBatch]) -> list[np.ndarray]:
-        """Returns |learner - sampler| log-probs of the policy's tokens, an array for each episode. Gradients stay."""
+        """Returns |learner - sampler| log-probs of the policy's tokens, by episode. Gradients stay."""
         gaps = []
         for micro_batch in micro_batches:
             logprobs = self.logprobs(micro_batch)
-            for key, episode, *_ in _episodes(micro_batch):
-                written = episode.origin == ORIGIN_POLICY
-                gaps.append(np.abs(logprobs[key] - episode.old_logprobs)[written])
+            for key, episode, *_ in episodes_of(micro_batch):
+                if episode.old_logprobs is not None:  # a teacher's trace has none
+                    written = episode.origin == ORIGIN_POLICY
+                    gaps.append(np.abs(logprobs[key] - episode.old_logprobs)[written])
         return gaps
 
     def take_loss_sums(self) -> dict[str, float]:
@@ -213,7 +129,7 @@ class Learner:
         self._old_logprobs.clear()
 
     def _build(self, micro_batch: MicroBatch, loss: TokenLoss) -> TrainBatch:
-        episodes = list(_episodes(micro_batch))
+        episodes = list(episodes_of(micro_batch))
         old = self._chosen_old_logprobs(episodes, loss)
         return build_batch(episodes, loss, old, self._device, layout=self._spec.layout, vocabulary=self._vocabulary)
 
@@ -226,29 +142,39 @@ class Learner:
         assert all(remembered) or not any(remembered), "a micro-batch mixes episodes of two updates"
         if any(remembered):
             return self._old_logprobs
+        if loss.corrects_sampler or not self._spec.sampler_is_old:
+            return None
         sampled = {it.key: it.episode.old_logprobs for it in episodes if it.episode.old_logprobs is not None}
-        return sampled if not loss.corrects_sampler and keys and len(sampled) == len(keys) else None
+        return sampled if keys and len(sampled) == len(keys) else None
 
     def weight_buckets(self) -> list[ray.ObjectRef[Bucket]]:
-        """Returns references to the weights under their Hugging Face names on rank 0, and an empty list on others."""
+        """Returns references to the weights as a checkpoint holds them on rank 0, and an empty list on others."""
         if self.rank != 0:
             for _ in self.named_weights():  # ZeRO-3's gather is a collective: every rank must walk all parameters
                 pass
             return []
-        return [ray.put(bucket) for bucket in fill_buckets(self.named_weights())]
+        return [ray.put(bucket) for bucket in fill_buckets(self.checkpoint_weights())]
 
     def send_weights(self, transfer: WeightTransfer) -> str:
         """Returns "" after the engines have the weights, or what went wrong. Every rank takes part."""
         if self._sender is None:
-            weights = LearnerWeights(self._model, self._published_dtype, self.named_weights)
+            weights = LearnerWeights(self._checkpoint, self._published_dtype, self.named_weights)
             self._sender = WeightSender(self.rank, weights, self._device)
         return self._sender.send(transfer)
+
+    def scale_weights(self, factor: float) -> None:
+        """Multiply every weight by a power of two, which another call takes back to the last bit."""
+        self._strategy.scale_weights(factor)
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yields (Hugging Face name, weight in vLLM's precision). A tied weight comes once, under the input's name."""
         for name, weight in self._strategy.named_weights():
             # `PolicyModule.model` puts one "model." in front of the Hugging Face names
             yield name.removeprefix("model."), weight.detach().to(self._published_dtype)
+
+    def checkpoint_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yields the named weights and the saved buffers as a checkpoint of the model holds them."""
+        return self._checkpoint.weights(self.named_weights())
 
     @property
     def _published_dtype(self) -> torch.dtype:
@@ -286,17 +212,3 @@ class Learner:
         if rng.is_file():  # a run with more ranks than the checkpoint has no random state for the new ones
             torch.set_rng_state(torch.load(rng, weights_only=True)["torch"])
         self.num_steps = json.loads((folder / "learner.json").read_text())["num_steps"]
-
-
-def _episodes(micro_batch: MicroBatch) -> Iterator[TrainEpisode]:
-    """Yields the episodes of a micro-batch. References are fetched from Ray's object store."""
-    for piece in micro_batch:
-        group: EpisodeGroup = _fetch(piece.ref)
-        guidance = {scorer: _fetch(ref) for scorer, ref in piece.guidance.items()}
-        for i in piece.members:
-            scorers = {**group.episodes[i].guidance, **{scorer: answers[i] for scorer, answers in guidance.items()}}
-            yield TrainEpisode((piece.ordinal, i), group.episodes[i], scorers, float(piece.advantages[i]))
-
-
-def _fetch(value: ray.ObjectRef[ValueT] | ValueT) -> ValueT:
-    return ray.get(value) if isinstance(value, ray.ObjectRef) else value

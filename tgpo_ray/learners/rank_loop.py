@@ -120,6 +120,9 @@ class RankLoop:
     def sampler_gaps(self, payload: list[MicroBatch]) -> list[np.ndarray]:
         return self._learner.sampler_gaps(payload)
 
+    def scale_weights(self, factor: float) -> None:
+        self._learner.scale_weights(factor)
+
     def forget_logprobs(self) -> None:
         self._learner.forget_logprobs()
 

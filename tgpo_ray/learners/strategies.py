@@ -79,6 +79,11 @@ class TorchStrategy:
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         yield from self._policy.named_parameters()
 
+    def scale_weights(self, factor: float) -> None:
+        """Multiply every weight."""
+        with torch.no_grad():
+            torch._foreach_mul_(list(self._policy.parameters()), factor)
+
     def save(self, folder: Path) -> None:
         if process_rank() == 0:  # every rank has the same weights and optimizer
             state = {"model": self._policy.state_dict(), "optimizer": self._optimizer.state_dict()}
@@ -155,6 +160,13 @@ class DeepSpeedStrategy:
             # ZeRO-3: a rank holds only a shard; each parameter is whole only inside this block
             with self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=None):
                 yield name, parameter
+
+    def scale_weights(self, factor: float) -> None:
+        """Multiply every weight of the forward pass. The optimizer's own copy stays as it is."""
+        for parameter in self._policy.parameters():
+            # with ZeRO-3 every rank takes its shard from rank 0; otherwise the block does nothing
+            with self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+                parameter.mul_(factor)
 
     def save(self, folder: Path) -> None:
         """Write this rank's shard; every rank must call it."""

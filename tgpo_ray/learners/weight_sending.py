@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import ray
 import torch
 from ray.exceptions import RayError
-from torch import Tensor, nn
+from torch import Tensor
 
-from tgpo_ray.models import ChannelClient, WeightTransfer, trainer_info_class
+from tgpo_ray.models import ChannelClient, CheckpointLayout, WeightTransfer, trainer_info_class
 
 if TYPE_CHECKING:
     from vllm.distributed.weight_transfer import ParamMeta
@@ -25,33 +25,34 @@ PACKED_BYTES = 256 * 2**20  # one packed buffer; the default of 1 GiB would take
 class LearnerWeights:
     """vLLM's `WeightSource` over a rank's `named_weights`, which gather one ZeRO-3 parameter at a time.
 
+    It has them as a checkpoint does (see `CheckpointLayout`).
+
     Every rank must walk all of them, also after an error, because the gather is a collective.
     """
 
     def __init__(
-        self, model: nn.Module, dtype: torch.dtype, named_weights: Callable[[], Iterator[tuple[str, Tensor]]]
+        self,
+        checkpoint: CheckpointLayout,
+        dtype: torch.dtype,
+        named_weights: Callable[[], Iterator[tuple[str, Tensor]]],
     ) -> None:
-        self._model, self._dtype, self._named_weights = model, dtype, named_weights
+        self._checkpoint, self._dtype, self._named_weights = checkpoint, dtype, named_weights
         self._walk: Iterator[tuple[str, Tensor]] = iter(())
 
     def metadata(self) -> list[ParamMeta]:
         from vllm.distributed.weight_transfer import ParamMeta
 
-        # `ds_shape` is the whole shape of a parameter of which ZeRO-3 left this rank a shard
-        return [
-            ParamMeta(name, self._dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
-            for name, parameter in self._model.named_parameters()
-        ]
+        return [ParamMeta(it.name, it.dtype, it.shape) for it in self._checkpoint.sent(self._dtype)]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        self._walk = self._named_weights()
+        self.begin()
         for name, weight in self._walk:
             # ZeRO-3 frees a gathered weight at the next one, and the sender may pack it later
             yield name, weight.clone()
 
     def begin(self) -> None:
         """Begin a round. The walk of a round that never asks for its weights is still to do."""
-        self._walk = self._named_weights()
+        self._walk = self._checkpoint.weights(self._named_weights())
 
     def end(self) -> None:
         """Walk what is left of this round, so that the other ranks are not left waiting."""

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from tgpo_ray.models.architectures import PROVEN, REFUSED, architecture_fact, architecture_problem
     from tgpo_ray.models.attention import flash_attention
     from tgpo_ray.models.chat_template_kwargs import template_kwargs_problems
+    from tgpo_ray.models.checkpoint_layout import CheckpointLayout, saved_buffers
     from tgpo_ray.models.end_of_sequence import end_of_response, end_of_sequence_ids, no_end_problem
     from tgpo_ray.models.engine import Engine, engine_arguments, engine_environment
     from tgpo_ray.models.engine_outputs import completions, split_prompt_logprobs
@@ -53,8 +55,10 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "architectures": ["PROVEN", "REFUSED", "architecture_fact", "architecture_problem"],
         "attention": ["flash_attention"],
         "chat_template_kwargs": ["template_kwargs_problems"],
+        "checkpoint_layout": ["CheckpointLayout", "saved_buffers"],
         "end_of_sequence": ["end_of_response", "end_of_sequence_ids", "no_end_problem"],
         "engine": ["Engine", "engine_arguments", "engine_environment"],
         "engine_outputs": ["completions", "split_prompt_logprobs"],

@@ -36,7 +36,7 @@ class IdleCores:
         return self._all if self._alone() else self._own
 
     def rest(self) -> None:
-        """The process no longer computes."""
+        """The process computes nothing until the next `take`."""
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, self._byte)
 
     def _alone(self) -> bool:

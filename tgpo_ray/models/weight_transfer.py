@@ -202,8 +202,8 @@ def load_update(update: WeightUpdate, collective_rpc: Callable[..., object], *, 
         WeightTransferError: the transfer has failed. The model's weights may be mixed, so it is of no more use.
     """
     if isinstance(update, WeightTransfer):
-        receive_weights(update, lambda method, **arguments: collective_rpc(method, kwargs=arguments))
-        collective_rpc("tgpo_repack_heads")
+        ours = {START: "tgpo_start_transfer", FINISH: "tgpo_finish_transfer"}  # each calls vLLM's
+        receive_weights(update, lambda method, **it: collective_rpc(ours.get(method, method), kwargs=it))
     else:
         # vLLM's tensor-parallel processes are no Ray processes and cannot resolve references
         collective_rpc("tgpo_load_weights", args=(update if in_process else fetched(update),))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
+from tgpo_ray.models.engine_reload import Reload, repack_heads
 from tgpo_ray.models.lean_scoring import Partings, RowCollector, ScoredRows
 from tgpo_ray.models.scoring import ScoringRequest, Want
 from tgpo_ray.models.weight_buckets import read_buckets
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class WorkerExtension:
     """A mixin of vLLM's worker. `collective_rpc` calls its methods in every tensor-parallel process."""
 
-    # a class attribute: vLLM adds the class to the worker's bases and never calls its `__init__`
+    # class attributes: vLLM adds the class to the worker's bases and never calls its `__init__`
     _tgpo_rows: RowCollector | None = None
+    _tgpo_reload: Reload | None = None  # of a weight transfer
 
     def tgpo_seed(self, seed: int) -> None:
         """Seed torch, from whose global generators vLLM samples."""
@@ -30,14 +31,37 @@ class WorkerExtension:
 
     def tgpo_load_weights(self, buckets: Sequence[ray.ObjectRef[Bucket] | Bucket]) -> None:
         """Load the weight buckets one after the other. So they are never all in memory beside the model."""
-        runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
-        runner.reload_weights(weights_iterator=read_buckets(buckets), is_checkpoint_format=True)
-        repack_heads(runner.get_model())
+        from vllm.config import set_current_vllm_config
+
+        worker: Any = self
+        with set_current_vllm_config(worker.vllm_config):  # kernels of experts read it when they are made
+            reload = Reload(worker.model_runner.get_model())
+            weights = reload.closed_after(read_buckets(buckets))
+            worker.model_runner.reload_weights(weights_iterator=weights, is_checkpoint_format=True)
+            reload.finish()
+
+    def tgpo_start_transfer(self) -> None:
+        """Begin vLLM's own weight transfer, with what its reload leaves to do."""
+        worker: Any = self
+        worker.start_weight_update()
+        self._tgpo_reload = Reload(worker.model_runner.get_model())
+
+    def tgpo_finish_transfer(self) -> None:
+        """End vLLM's own weight transfer."""
+        from vllm.config import set_current_vllm_config
+
+        worker: Any = self
+        reload, self._tgpo_reload = self._tgpo_reload, None
+        assert reload is not None, "a transfer ends that has not begun"
+        with set_current_vllm_config(worker.vllm_config):
+            reload.close()
+        worker.finish_weight_update()
+        reload.finish()
 
     def tgpo_repack_heads(self) -> None:
-        """Make packed copies of weights current, after vLLM's own weight transfer."""
-        runner: Any = self.model_runner  # pyright: ignore[reportAttributeAccessIssue]
-        repack_heads(runner.get_model())
+        """Make packed copies of tied heads current, after a reload of vLLM's alone."""
+        worker: Any = self
+        repack_heads(worker.model_runner.get_model())
 
     def tgpo_start_scoring(self, requests: Sequence[ScoringRequest], partings: Partings, want: Want, seed: int) -> None:
         """Score the rows of these requests, whose prefills come next."""
@@ -49,18 +73,3 @@ class WorkerExtension:
         """Returns the rows scored since `tgpo_start_scoring`, or None where this process has no logits."""
         collector, self._tgpo_rows = self._tgpo_rows, None
         return None if collector is None else collector.take()
-
-
-def repack_heads(model: nn.Module) -> None:
-    """Give a tied LM head the weights that its embedding just got.
-
-    On a CPU vLLM multiplies with a packed copy of each weight. A reload renews only the copies of layers that got a
-    weight. A tied head gets none, so without this call it would keep sampling from its first weights.
-    """
-    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu():
-        for module in model.modules():
-            if isinstance(module, ParallelLMHead):
-                module.quant_method.process_weights_after_loading(module)

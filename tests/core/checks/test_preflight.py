@@ -195,6 +195,7 @@ def test_all_actors_of_a_run_agree_and_an_engine_with_other_weights_is_found(
         results = by_name(check_actors(algorithm))
         assert [result.name for result in results.values() if result.failed] == []
         assert results["learner and sampler"].status == "ok"
+        assert results["learner and sampler, weights halved"].status == "ok"
         model, _ = load(tiny_models["policy"])
         for weight in model.parameters():
             weight.data *= 1.1

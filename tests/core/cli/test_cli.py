@@ -165,7 +165,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str], folder: Pa
         (["training.lr=fast"], "training.lr: expected a number, got 'fast'"),
         (["model.path=./policy"], "model.path: no such folder: ./policy"),
         (["env_runners.max_prompt_tokens=100"], "max_response_tokens = 132 exceeds the context of 128"),
-        (["env_runners.max_prompt_tokens=16"], "a prompt of 20 tokens, env_runners.max_prompt_tokens is 16: raise it"),
+        (["env_runners.max_prompt_tokens=16"], "prompts have more than env_runners.max_prompt_tokens = 16 tokens"),
         (["env_runners.kv_cache_memory=1KiB"], "env_runners.kv_cache_memory: must be >= "),
         (["teachers=null"], "teachers: required: TGPO learns from one; write teacher: {path: folder or id}"),
     ],
@@ -247,4 +247,4 @@ def test_the_tiny_gsm8k_run_has_room_for_every_prompt(
     arguments = ["plan", str(YAML / "gsm8k_tiny.yaml"), f"envs.0.kwargs.path={data}"]
     assert cli.main(arguments) == 0
     assert cli.main([*arguments, "env_runners.max_prompt_tokens=800"]) == 2
-    assert re.search(r"has a prompt of 8\d\d tokens, env_runners.max_prompt_tokens is 800", capsys.readouterr().err)
+    assert re.search(r"prompts? ha(s|ve) more than env_runners.max_prompt_tokens = 800 tokens", capsys.readouterr().err)

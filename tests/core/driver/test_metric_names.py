@@ -75,7 +75,7 @@ def test_the_table_has_the_names_that_are_written_and_no_others(
     make_config: Callable[..., Any], env_runners: Any, teachers: Any, trained: Callable[..., Any], tmp_path: Path
 ) -> None:
     storage = {"storage_path": str(tmp_path), "every": 1}
-    config = make_config("TGPO", training=TRAINING, checkpointing=storage)
+    config = make_config("TGPO", training=TRAINING | {"num_iterations": 2}, checkpointing=storage)
     run = fit(config, env_runners=env_runners, teachers=teachers)
     rows = read_metrics(Path(run.path) / "metrics.jsonl")
     written = {name for row in rows for name in row}

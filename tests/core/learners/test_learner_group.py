@@ -110,6 +110,15 @@ def test_weights_are_published_under_their_hugging_face_names_tied_ones_once(lea
     assert list(weights_of(learners)) == [name for name, _ in model.named_parameters()]
 
 
+def test_halved_weights_are_sent_and_double_back_to_the_last_bit(learners, groups):
+    before = weights_of(learners)
+    learners.scale_weights(0.5)
+    halved = weights_of(learners)
+    assert all((2 * halved[name] == weight).all() for name, weight in before.items())
+    learners.scale_weights(2.0)
+    assert gap(weights_of(learners), before) == 0.0
+
+
 def test_remembered_logprobs_are_where_their_episodes_are_trained(learners, groups):
     learners.remember_logprobs(groups)
     deviations = []

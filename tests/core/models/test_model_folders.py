@@ -197,6 +197,8 @@ def test_a_tokenizer_without_an_end_of_sequence_is_refused(folder: Path) -> None
     tokenizer.save_pretrained(folder)
     assert problems(folder) == []  # generation_config.json names one
     (folder / "generation_config.json").unlink()
+    assert problems(folder) == []  # and config.json too
+    configure(folder, "config.json", eos_token_id=None)
     assert the_problem(folder).startswith("its tokenizer has no end of sequence, and generation_config.json names none")
 
 

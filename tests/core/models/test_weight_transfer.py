@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tgpo_ray.learners.weight_sending import LearnerWeights
+from tgpo_ray.models.checkpoint_layout import CheckpointLayout
 from tgpo_ray.models.weight_transfer import (
     TransferChannel,
     WeightTransfer,
@@ -118,7 +119,7 @@ def make_source(walked: list[str]) -> LearnerWeights:
             walked.append(name)
             yield name, weight.detach()
 
-    return LearnerWeights(model, torch.float32, named_weights)
+    return LearnerWeights(CheckpointLayout(model), torch.float32, named_weights)
 
 
 def test_what_is_declared_is_what_is_walked():

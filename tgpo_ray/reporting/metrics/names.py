@@ -56,6 +56,9 @@ METRICS: dict[str, MetricInfo] = {
         "share", "squared mean of the importance weights over their mean square; 1: all weigh the same"
     ),
     "policy/sampler_gap": MetricInfo("nats", "mean |learner - sampler| log-probability of the sampled tokens"),
+    "sampler/gap": MetricInfo(
+        "nats", "mean |learner - sampler| log-probability of one micro-batch, in every sampler_gap_every-th iteration"
+    ),
     "guidance/nll": MetricInfo("nats", "-log pi of the teacher's token, mean over guided tokens"),
     "guidance/agreement": MetricInfo("share", "guided tokens where the sampled token is the teacher's"),
     "guidance/weight": MetricInfo("", "w_t, the weight of guidance at this iteration"),
