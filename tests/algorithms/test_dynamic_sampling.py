@@ -12,6 +12,7 @@ import pytest
 from tests.algorithms.driver_parts import config_of, without_actors
 from tests.episodes import group_of_rewards
 from tgpo_ray.driver.rollouts import Batches, OnPolicyRollouts
+from tgpo_ray.driver.sampler_watch import SamplerWatch
 from tgpo_ray.driver.stage_times import StageTimes
 from tgpo_ray.env_runners.cursor import Cursor
 from tgpo_ray.env_runners.group import EnvRunnerGroup
@@ -111,6 +112,7 @@ def algorithm_with(runners: Rounds, **training: Any) -> Any:
     algorithm = without_actors(config_of("GRPO", training=sections | training))
     algorithm.env_runners, algorithm.learners = runners, Learners()
     algorithm.batches, algorithm.source = Batches(cursor(), 4), OnPolicyRollouts(algorithm)
+    algorithm.watch = SamplerWatch(algorithm, ahead=False)
     algorithm.times, algorithm.weights = StageTimes(), SimpleNamespace(version=1)
     return algorithm
 

@@ -95,9 +95,14 @@ def test_evaluation_walks_the_same_problems_each_time(grpo):
     assert [group.prompt_text for group in texts[0]] == [group.prompt_text for group in texts[1]]
 
 
-@pytest.mark.parametrize("source", ["learner", "sampler"])
-def test_grpo_trains_with_two_updates_an_iteration(grpo, source, monkeypatch):
-    monkeypatch.setattr(grpo.config.training, "old_logprobs", source)
+@pytest.fixture(scope="module")
+def running_sampler_grpo(build: Callable[..., Any], make_config: Callable[..., Any]) -> Any:
+    return build(make_config("GRPO", training={**TWO_UPDATES, "old_logprobs": "sampler"}))
+
+
+@pytest.mark.parametrize("source", ["learner", pytest.param("sampler", marks=pytest.mark.slow)])
+def test_grpo_trains_with_two_updates_an_iteration(source, request):
+    grpo = request.getfixturevalue("grpo" if source == "learner" else "running_sampler_grpo")
     version, before, iteration = grpo.weights.version, weights_of(grpo.learners), grpo.iteration
     metrics = grpo.train()
     assert_known(metrics)
