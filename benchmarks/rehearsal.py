@@ -6,7 +6,7 @@
 TGPO with 128 groups of 8, 46,000 rows of real text (those of `--path`, again and again), two updates an iteration and
 a teacher. Response lengths are geometric with mean 256, cut at 2,048: a random policy ends with the same probability at
 every token. The learning rate is so small that it stays so. Every response reaches math-verify. Ray, vLLM, Ray Train
-and the verifiers are real, with one thread for each actor. Each number of runners has its own driver and cluster.
+and the verifiers are real. Each number of runners has its own driver and cluster.
 
 Seconds outside the models are those of an iteration in which no engine makes a step and no learner computes. The bare
 engine is vLLM's `LLM` in a process of its own, with the same arguments, prompts and responses. `--profile` splits the
@@ -74,6 +74,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--max-response", type=int, default=2048)
     parser.add_argument("--max-staleness", type=int, help="training.max_staleness")
     parser.add_argument("--weight-update", help="env_runners.weight_update")
+    parser.add_argument("--own-cores", action="store_true", help="ray.idle_cores: false, one thread for each actor")
+    parser.add_argument("--card", type=Path, help="of `cost_model.py --card`: what the cost model predicts, too")
     parser.add_argument("--profile", action="store_true", help="where the driver's processor time goes")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help="also write the JSON here")
@@ -117,7 +119,8 @@ def rehearse(num_runners: int, options: argparse.Namespace) -> dict[str, Any]:
                 ray.shutdown()
         bare = bare_engine(config, prompts)
     runner = max(peak["peak_rss_mib"] for peak in watch.peaks["EnvRunner"])
-    return {
+    predicted = {"predicted_s": prediction(config, iterations[-1], options.card)} if options.card else {}
+    return predicted | {
         "start_s": round(started - start, 1),
         "iterations": iterations,
         "memory_mib": watch.peaks,
@@ -157,6 +160,8 @@ def configuration(folder: Path, num_runners: int, options: argparse.Namespace) -
         "guidance": {"weight": 2e-3},
         "checkpointing": {"storage_path": str(folder / "runs")},
     }
+    if options.own_cores:
+        data["ray"] = {"idle_cores": False}
     if options.max_staleness is not None:
         data["training"]["max_staleness"] = options.max_staleness
     if options.weight_update is not None:
@@ -177,6 +182,7 @@ def iterate(algorithm: Any, clock: ActorClock, options: argparse.Namespace) -> d
     return {
         "seconds": round(end - start, 2),
         "seconds_before_first_token": round((busy.first_end or end) - start, 2),
+        "mean_prompt": round(metrics["episode/prompt_length"], 1),
         "mean_response": round(metrics["tokens/response"] / num_episodes, 1),
         "longest_response": metrics["episode/response_length_max"],
         "tokens_per_s": round(metrics["tokens/response"] / (end - start)),
@@ -205,6 +211,18 @@ def prompt_of(group: Any) -> list[int]:
 
     episodes: Any = ray.get(group.ref)
     return episodes.episodes[0].prompt_ids.tolist()
+
+
+def prediction(config: Any, measured: dict[str, Any], card: Path) -> dict[str, float]:
+    """Returns the seconds of each stage and of an iteration by the cost model, for the lengths that were measured."""
+    from tgpo_ray.costs import estimate, parse_cluster
+
+    found = estimate(
+        config, parse_cluster(str(card)), mean_prompt=measured["mean_prompt"], mean_response=measured["mean_response"]
+    )
+    timing = found.timing(found.counts)
+    stages = {actor.kind: round(seconds, 2) for actor, seconds in zip(found.actors, timing.stages, strict=True)}
+    return {**stages, "iteration": round(timing.iteration, 2)}
 
 
 def bare_engine(config: Any, prompts: Path) -> dict[str, float]:
