@@ -225,9 +225,9 @@ def test_no_text_raises_and_every_outcome_is_typed(planets, text):
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("part", ["answer: ", "\\boxed{", "answer is\n", "\\text{", "*", " ", "x"])
-def test_a_megabyte_takes_no_longer_than_a_second(planets, part):
+def test_a_megabyte_takes_seconds_and_not_minutes(planets, part):
     env, text = MultipleChoiceEnv(planets), "\\boxed{" + part * (1_000_000 // len(part))
     for response in (text, text + "}"):
         start = time.process_time()  # of this process alone: the machine may be busy with other things
         step(env, 0, response)
-        assert time.process_time() - start < 1.0
+        assert time.process_time() - start < 5.0  # about 1 s; were it quadratic, an hour

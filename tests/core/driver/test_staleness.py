@@ -66,7 +66,8 @@ def test_a_batch_is_one_update_behind_the_weights_that_learn_from_it(run: Any):
     assert metrics[0]["policy/importance_weight"] == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("weight_update", [pytest.param("between_batches", marks=pytest.mark.slow), "in_flight"])
+@pytest.mark.slow
+@pytest.mark.parametrize("weight_update", ["between_batches", "in_flight"])
 def test_a_run_two_batches_ahead_trains_every_problem_once(run: Any, weight_update: str):
     algorithm = run(2, weight_update, groups_per_iteration=4)
     seen = []

@@ -23,7 +23,7 @@ def process_of(actor: Any) -> int:
 
 VICTIMS: dict[int, Callable[[TGPO], int]] = {  # the process to kill, by finished iterations
     1: lambda algorithm: process_of(algorithm.env_runners.runners[0]),
-    2: lambda algorithm: process_of(algorithm.teachers["teacher"].handles[0]),
+    2: lambda algorithm: process_of(next(iter(algorithm.teachers.values())).handles[0]),
     3: lambda algorithm: algorithm.learners.processes()[0][1],
 }
 
