@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from tests.algorithms.driver_parts import config_of, without_actors
+from tests.core.env_runners.answered_runners import AnsweredRunners, cursor
 from tests.episodes import group_of_rewards
 from tgpo_ray.driver.rollouts import Batches, OnPolicyRollouts
 from tgpo_ray.driver.sampler_watch import SamplerWatch
 from tgpo_ray.driver.stage_times import StageTimes
-from tgpo_ray.env_runners.cursor import Cursor
-from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.env_runners.sampling_session import SamplingSession
 from tgpo_ray.episode import SampledGroup, Task
 from tgpo_ray.kernels import TokenLoss
@@ -39,25 +38,13 @@ class AnsweredAtOnce(SamplingSession):
         pass
 
 
-class Rounds(EnvRunnerGroup):
+class Rounds(AnsweredRunners):
     """Runners that keep the tasks of each round."""
 
-    busy_s, num_overlong = 0.0, 0
-
-    def __init__(self) -> None:
-        self.rounds: list[list[Task]] = []
+    session = AnsweredAtOnce
 
     def rewards(self, task: Task) -> list[float]:
         return [0.0, 0.0] if task.problem_index % 2 == 0 else [1.0, 0.0]
-
-    def open_session(
-        self, group_size: int, sampling: Sampling, seed: int, *, stays_open: bool = False
-    ) -> SamplingSession:
-        return AnsweredAtOnce(self)
-
-
-def cursor() -> Cursor:
-    return Cursor([None], [1.0], seed=0)  # problems 0, 1, 2, ...
 
 
 def teaches(group: SampledGroup) -> bool:

@@ -80,7 +80,7 @@ class Learner:
 
     def remember_logprobs(self, micro_batches: Sequence[MicroBatch]) -> None:
         """Keep log pi(y_t) under the present weights, as the `old_logprobs` of the later updates of this iteration."""
-        for micro_batch in micro_batches:
+        for micro_batch in self._threads.working(micro_batches):
             self._old_logprobs |= self.logprobs(micro_batch)
 
     def logprobs(self, micro_batch: MicroBatch) -> dict[EpisodeKey, np.ndarray]:
@@ -98,7 +98,7 @@ class Learner:
     def sampler_gaps(self, micro_batches: Sequence[MicroBatch]) -> list[np.ndarray]:
         """Returns |learner - sampler| log-probs of the policy's tokens, by episode. Gradients stay."""
         gaps = []
-        for micro_batch in micro_batches:
+        for micro_batch in self._threads.working(micro_batches):
             logprobs = self.logprobs(micro_batch)
             for key, episode, *_ in episodes_of(micro_batch):
                 if episode.old_logprobs is not None:  # a teacher's trace has none

@@ -28,7 +28,8 @@ class IdleCores:
         self._all = max(own, machine_cores() if cores is None else cores)
         path = board or Path(tempfile.gettempdir(), f"tgpo-ray-cores-{os.getuid()}")
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._byte = os.getpid()
+        # drawn, because processes of two containers that share the file may have one number
+        self._byte = 1 + int.from_bytes(os.urandom(5), "big")
 
     def take(self) -> int:
         """Returns the number of threads for the next piece of work. The process counts as computing until `rest`."""

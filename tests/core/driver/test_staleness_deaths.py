@@ -21,24 +21,28 @@ def process_of(actor: Any) -> int:
     return ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
 
 
-VICTIMS: dict[int, Callable[[TGPO], int]] = {  # the process to kill, by finished iterations
-    1: lambda algorithm: process_of(algorithm.env_runners.runners[0]),
-    2: lambda algorithm: process_of(next(iter(algorithm.teachers.values())).handles[0]),
-    3: lambda algorithm: algorithm.learners.processes()[0][1],
-}
+def victims(algorithm: TGPO) -> dict[int, int]:
+    """The process to kill, by finished iterations. To ask before training: a runner in flight answers no other call."""
+    teacher = next(iter(algorithm.teachers.values()))
+    return {
+        1: process_of(algorithm.env_runners.runners[0]),
+        2: process_of(teacher.handles[0]),
+        3: algorithm.learners.processes()[0][1],
+    }
 
 
 @pytest.mark.parametrize("weight_update", ["between_batches", "in_flight"])
 def test_a_run_ahead_completes_when_runner_teacher_and_learner_are_killed(
     weight_update: str, ray_cluster: Any, make_config: Callable[..., Any], tmp_path: Any, monkeypatch: Any
 ):
-    train, killed = TGPO.train, []
+    train, processes, killed = TGPO.train, {}, []
 
     def killing_train(self: TGPO) -> dict[str, float]:
-        if (victim := VICTIMS.get(self.iteration)) and self.iteration not in killed:
+        if not processes:
+            processes.update(victims(self))
+        if self.iteration in processes and self.iteration not in killed:
             killed.append(self.iteration)
-            process = victim(self)
-            threading.Timer(0.3, os.kill, (process, signal.SIGKILL)).start()
+            threading.Timer(0.3, os.kill, (processes[self.iteration], signal.SIGKILL)).start()
         return train(self)
 
     monkeypatch.setattr(TGPO, "train", killing_train)
@@ -54,4 +58,6 @@ def test_a_run_ahead_completes_when_runner_teacher_and_learner_are_killed(
     trained = [row for row in rows if "loss/total" in row or "loss/policy" in row]
     assert [row["iteration"] for row in trained] == [1, 2, 3, 4, 5, 6]
     assert all(row["guidance/coverage"] > 0.9 for row in trained)
-    assert max(row["weights_version_lag"] for row in trained) <= 1.0
+    # a runner that restarts between two updates of an iteration gets weights of a version of their own
+    assert max(row["weights_version_lag"] for row in trained) <= 2.0
+    assert trained[-1]["weights_version_lag"] <= 1.0

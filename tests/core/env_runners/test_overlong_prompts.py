@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from tests.algorithms.driver_parts import config_of, without_actors
+from tests.core.env_runners.answered_runners import AnsweredRunners, cursor
 from tests.core.env_runners.runner_groups import ARITHMETIC, LONG_PROMPTS, SAMPLING, runner_spec
 from tests.episodes import group_of_rewards
 from tgpo_ray.driver.evaluation import evaluate
 from tgpo_ray.driver.rollouts import Rollouts
-from tgpo_ray.env_runners.cursor import Cursor
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.env_runners.sampling_session import MAX_OVERLONG_ROUNDS, SamplingSession
 from tgpo_ray.episode import SampledGroup, Task
-from tgpo_ray.models.engine_spec import Sampling
 from tgpo_ray.reporting.metrics import METRICS
 
 
@@ -37,26 +36,17 @@ class AnsweredAtOnce(SamplingSession):
         pass
 
 
-class Runners(EnvRunnerGroup):
-    busy_s, num_overlong = 0.0, 0
+class Runners(AnsweredRunners):
+    session = AnsweredAtOnce
 
     def __init__(self, first_short: int) -> None:
+        super().__init__()
         self.first_short = first_short
         self.num_problems_found: list[int | None] = []
-        self.rounds: list[list[int]] = []
 
     @property
     def num_problems(self) -> list[int | None]:
         return self.num_problems_found
-
-    def open_session(
-        self, group_size: int, sampling: Sampling, seed: int, *, stays_open: bool = False
-    ) -> SamplingSession:
-        return AnsweredAtOnce(self)
-
-
-def cursor() -> Cursor:
-    return Cursor([None], [1.0], seed=0)  # problems 0, 1, 2, ...
 
 
 def drawn(groups: list[SampledGroup]) -> list[tuple[int, int]]:
