@@ -55,7 +55,7 @@ def main() -> None:
         report = rehearse(options.runners[0], options)
     else:
         report = {
-            "settings": {name: value for name, value in vars(options).items() if name not in ("here", "out")},
+            "settings": {name: value for name, value in vars(options).items() if name not in ("here", "out", "card")},
             "machine": {"cores": os.cpu_count(), "load": round(os.getloadavg()[0], 2)},
             "goals": GOALS,
             "by_runners": {str(number): in_a_process_of_its_own(number) for number in options.runners},
@@ -118,8 +118,8 @@ def rehearse(num_runners: int, options: argparse.Namespace) -> dict[str, Any]:
             finally:
                 ray.shutdown()
         bare = bare_engine(config, prompts)
+        predicted = {"predicted_s": prediction(config, iterations[-1], options.card)} if options.card else {}
     runner = max(peak["peak_rss_mib"] for peak in watch.peaks["EnvRunner"])
-    predicted = {"predicted_s": prediction(config, iterations[-1], options.card)} if options.card else {}
     return predicted | {
         "start_s": round(started - start, 1),
         "iterations": iterations,
