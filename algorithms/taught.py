@@ -59,7 +59,10 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
             self._own(group)
 
     def begin_iteration(self) -> None:
-        """Releases the teachers once their weight stays 0, and starts them where they are needed again."""
+        """Releases the teachers once their weight stays 0, and starts them where they are needed again.
+
+        Ahead of the learners they may still score the batch before this one. Then a later iteration releases them.
+        """
         super().begin_iteration()
         if self.schedule(self.sampling_iteration) == 0.0:
             self._release_teachers()
@@ -70,7 +73,8 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
 
     def _release_teachers(self) -> None:
         last = self.schedule.last_step()
-        if last is not None and self.sampling_iteration >= last and self.teachers:
+        is_over = last is not None and self.sampling_iteration >= last
+        if is_over and self.teachers and not any(group.num_open for group in self.teachers.values()):
             for group in self.teachers.values():
                 self._disown(group)
             self.teachers = {}

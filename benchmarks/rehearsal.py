@@ -44,9 +44,7 @@ GOALS = {
     "slowest_stage_over_wall_at_staleness_1": 0.93,
 }
 VOCABULARY, MAX_PROMPT, TOKEN_BUDGET = 512, 1024, 16384
-SHAPE: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 2, "max_position_embeddings": 4096}
-POLICY: dict[str, Any] = {"intermediate_size": 128, "num_hidden_layers": 2, "num_key_value_heads": 2}
-TEACHER: dict[str, Any] = {"intermediate_size": 192, "num_hidden_layers": 3, "num_key_value_heads": 1, "head_dim": 32}
+SHAPE: dict[str, Any] = {"num_attention_heads": 2, "max_position_embeddings": 4096}
 
 
 def main() -> None:
@@ -72,6 +70,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=46_000)
     parser.add_argument("--mean-response", type=float, default=256.0, help="of the geometric law, in tokens")
     parser.add_argument("--max-response", type=int, default=2048)
+    parser.add_argument("--width", type=int, default=64, help="of the policy's and the teacher's layers")
     parser.add_argument("--max-staleness", type=int, help="training.max_staleness")
     parser.add_argument("--weight-update", help="env_runners.weight_update")
     parser.add_argument("--own-cores", action="store_true", help="ray.idle_cores: false, one thread for each actor")
@@ -136,8 +135,8 @@ def configuration(folder: Path, num_runners: int, options: argparse.Namespace) -
     rows = read_problems(options.path)
     tokenizer = byte_level_tokenizer([row["problem"] for row in rows], VOCABULARY)
     end = 1 / options.mean_response
-    policy = write_policy(folder / "policy", "qwen2", tokenizer, end, **SHAPE, **POLICY)
-    teacher = write_model(folder / "teacher", "qwen3", tokenizer, seed=1, **SHAPE, **TEACHER)
+    policy = write_policy(folder / "policy", "qwen2", tokenizer, end, **policy_shape(options.width))
+    teacher = write_model(folder / "teacher", "qwen3", tokenizer, seed=1, **teacher_shape(options.width))
     data: dict[str, Any] = {
         "algorithm": "TGPO",
         "model": {"path": str(policy)},
@@ -167,6 +166,16 @@ def configuration(folder: Path, num_runners: int, options: argparse.Namespace) -
     if options.weight_update is not None:
         data["env_runners"]["weight_update"] = options.weight_update
     return AlgorithmConfig.from_dict(data).check()
+
+
+def policy_shape(width: int) -> dict[str, Any]:
+    inner: dict[str, Any] = {"hidden_size": width, "intermediate_size": 2 * width}
+    return SHAPE | inner | {"num_hidden_layers": 2, "num_key_value_heads": 2}
+
+
+def teacher_shape(width: int) -> dict[str, Any]:
+    inner: dict[str, Any] = {"hidden_size": width, "intermediate_size": 3 * width, "head_dim": width // 2}
+    return SHAPE | inner | {"num_hidden_layers": 3, "num_key_value_heads": 1}
 
 
 def iterate(algorithm: Any, clock: ActorClock, options: argparse.Namespace) -> dict[str, Any]:

@@ -162,10 +162,8 @@ def _teachers(ray_cluster: Any, make_config: Callable[..., Any]) -> Iterator[dic
 
 @pytest.fixture(scope="module")
 def teachers(_teachers: dict[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """One pool, `default`, of one Teacher; a file begins with nothing asked and nothing counted."""
+    """One pool, `default`, of one Teacher."""
     pool = _teachers["default"]
-    pool.forget()
-    pool.take_counts()
     handles = pool.handles
     yield MappingProxyType(_teachers)
     assert pool.handles == handles, "a test has harmed the shared teacher"

@@ -20,7 +20,15 @@ from tests.scoring import given
 from tgpo_ray.episode import Guidance, SampledGroup
 from tgpo_ray.models import Scores, ScoringRequest, Want
 from tgpo_ray.models.engine_spec import EngineSpec, Sampling
-from tgpo_ray.teachers import ServerSpec, TeacherGroup, TeacherSpec, annotate
+from tgpo_ray.teachers import (
+    GroupRequest,
+    Scoring,
+    ScoringCounts,
+    ServerSpec,
+    TeacherGroup,
+    TeacherSpec,
+    annotate,
+)
 from tgpo_ray.teachers.backends.json_server import ServerError
 from tgpo_ray.teachers.backends.remote_backend import RemoteBackend
 from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
@@ -166,6 +174,13 @@ def forwarded(url: str) -> Callable[[str, dict[str, Any]], Answer]:
     return reply
 
 
+def scored(pool: TeacherGroup, group: SampledGroup) -> tuple[SampledGroup, ScoringCounts]:
+    with Scoring() as scoring:
+        scoring.submit(group, [GroupRequest("teacher", pool, ["argmax"])])
+        (found,) = scoring.drain()
+    return found, scoring.counts
+
+
 def test_a_server_in_trouble_costs_the_guidance_of_a_group_and_is_counted(
     make_pool: Callable[..., TeacherGroup], local: TransformersBackend
 ):
@@ -176,14 +191,13 @@ def test_a_server_in_trouble_costs_the_guidance_of_a_group_and_is_counted(
         garbage = {"choices": [{"prompt_logprobs": [None] * 3}]}
         for trouble in ((500, {}), (200, None), (200, garbage)):
             server.reply = lambda path, body, answer=trouble: answer  # pyright: ignore[reportAttributeAccessIssue]
-            (found,) = annotate([sampled_group(asked)], lambda _: pool, ["argmax"])
+            found, counts = scored(pool, sampled_group(asked))
             assert found.guidance == {}
-            counts = pool.take_counts()
             assert (counts.groups, counts.unguided, counts.retries, counts.restarts) == (1, 1, 1, 0)
         server.reply = works
-        (found,) = annotate([sampled_group(asked)], lambda _: pool, ["argmax"])
+        found, counts = scored(pool, sampled_group(asked))
         assert list(found.guidance) == ["teacher"]
-        assert pool.take_counts().unguided == 0
+        assert counts.unguided == 0
 
 
 # ---- the example

@@ -153,8 +153,9 @@ def learner_work(
 ) -> Work:
     """Returns one rank's work in an iteration.
 
-        6 n and attention for each token in the padded layout, 2 n more with checkpointing and with old log-probs
-        6 H V for each response token, 2 H V more with old log-probs              calls: layers of all micro-batches
+        6 n and attention for each token in the padded layout, 2 n more with checkpointing
+        6 H V for each response token                                             calls: layers of all micro-batches
+        2 n and 2 H V more with old log-probs for what the first update leaves, because its ratios are one
 
     Args:
         sequences: this rank's.
@@ -162,16 +163,17 @@ def learner_work(
     """
     width = prompt + response
     tokens = sequences * width / useful
-    passes = 3 + checkpointing + old_logprobs  # of 2 n; a backward pass is two
+    again = (updates - 1) / updates if old_logprobs else 0.0
+    passes = 3 + checkpointing + again  # of 2 n; a backward pass is two
     trunk = prefill_work(shape, tokens, tokens * width, 2 if state.half else 4)
-    head = 2.0 * shape.head * sequences * response * (3 + old_logprobs)
+    head = 2.0 * shape.head * sequences * response * (3 + again)
     logits = sequences * response * shape.vocabulary * 4.0
     own = shape.parameters / (state.num_learners if state.stage else 1)
     optimizer = 0.0 if state.offload != "none" else OPTIMIZER_BYTES * own * updates
     return Work(
         flops=passes * trunk.flops + head,
         bytes=optimizer,
-        activation_bytes=passes * trunk.activation_bytes + (3 + old_logprobs) * logits,
+        activation_bytes=passes * trunk.activation_bytes + (3 + again) * logits,
         calls=micro_batches * shape.layers * (passes / 3),
     )
 

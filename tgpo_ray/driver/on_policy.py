@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from tgpo_ray.config import OnPolicyConfig
 from tgpo_ray.driver.algorithm import Algorithm, Metrics
 from tgpo_ray.driver.handover import Handover
-from tgpo_ray.driver.rollouts import Batches, OnPolicyRollouts, Rollouts, RolloutsAhead, RolloutSource, Take
+from tgpo_ray.driver.rollouts import Batches, OnPolicyRollouts, Rollouts, RolloutSource, Take
+from tgpo_ray.driver.rollouts_ahead import RolloutsAhead
 from tgpo_ray.driver.sampler_watch import SamplerWatch
 from tgpo_ray.driver.stage_times import StageTimes
 from tgpo_ray.driver.verifier_failures import VerifierFailures
@@ -19,7 +20,7 @@ from tgpo_ray.env_runners import EnvRunnerGroup, training_sampling
 from tgpo_ray.episode import EpisodeInfo, SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.reporting import rollout_metrics
-from tgpo_ray.teachers import GroupRequest, Scoring, TeacherGroup, build_reference, scoring_metrics
+from tgpo_ray.teachers import GroupRequest, Scoring, TeacherGroup, build_reference
 
 OnPolicyConfigT = TypeVar("OnPolicyConfigT", bound=OnPolicyConfig)
 MAX_EMPTY_ITERATIONS = 3
@@ -45,8 +46,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         """Starts the frozen reference where the loss has a KL to it, or takes `teachers["reference"]`."""
         self.reference = None
         if self.config.uses_reference:
-            ready = (teachers or {}).get("reference")
-            self.reference = ready or self._own(build_reference(self.config))
+            self.reference = (teachers or {}).get("reference") or self._own(build_reference(self.config))
 
     def begin_iteration(self) -> None:
         """Starts or releases the actors of this iteration, before sampling. Does nothing by default."""
@@ -102,10 +102,10 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         training = self.config.training
         self.watch = SamplerWatch(self, ahead=training.max_staleness > 0)
         self.batches = Batches(self.cursor, training.groups_per_iteration)
+        in_flight = self.config.env_runners.weight_update == "in_flight"
         if training.max_staleness == 0:
             self.source = OnPolicyRollouts(self)
         else:
-            in_flight = self.config.env_runners.weight_update == "in_flight"
             self.source = RolloutsAhead(self, training.max_staleness, self.num_iterations, in_flight=in_flight)
 
     def before_evaluation(self) -> None:
@@ -145,10 +145,11 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         self.source.rest()
         return self.watch.of_probe()
 
-    def roll_out(self, iteration: int, take: Take, times: StageTimes) -> Rollouts:
+    def roll_out(self, iteration: int, take: Take, times: StageTimes, sampled: Callable[[], None]) -> Rollouts:
         """Samples, verifies, completes and scores the groups of an iteration. `take` gets each when it is scored.
 
-        With `training.max_staleness` a thread calls this, while earlier iterations are learned.
+        It calls `sampled` after the last group is sampled: with `training.max_staleness` the next iteration then begins
+        in another thread, while this one is still scored and earlier ones are learned.
         """
         self.sampling_iteration, self.refused = iteration, ()
         self.begin_iteration()
@@ -156,18 +157,18 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         overlong_before = self.env_runners.num_overlong
         with Scoring() as scoring:
             for group in times.waiting("sample", self.sample()):
-                verified = failures.passed(group)
-                if verified is not None:
+                if (verified := failures.passed(group)) is not None:
                     completed = self.complete(verified)
                     scoring.submit(completed, self.scoring_requests(completed))
                 for scored in scoring.finished():
                     take(scored)
             failures.check()  # raises before the wait for the slowest scorer
+            rollouts.infos, rollouts.refused = failures.infos, self.refused
+            rollouts.num_overlong = self.env_runners.num_overlong - overlong_before
+            sampled()
             for scored in times.waiting("guidance", scoring.drain()):
                 take(scored)
-        rollouts.infos, rollouts.refused = failures.infos, self.refused
-        rollouts.num_overlong = self.env_runners.num_overlong - overlong_before
-        rollouts.metrics = scoring_metrics(dict.fromkeys(self.scorers()))
+        rollouts.metrics = scoring.counts.metrics()
         return rollouts
 
     @property

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
     from tgpo_ray.teachers.backends.vllm_backend import VllmBackend
     from tgpo_ray.teachers.building import TEACHER_CONTEXT_SLACK, build_reference, build_teachers, teacher_spec
-    from tgpo_ray.teachers.counts import ScoringCounts, scoring_metrics
+    from tgpo_ray.teachers.counts import ScoringCounts
     from tgpo_ray.teachers.episode_translator import EpisodeTranslator, vocabulary_map
     from tgpo_ray.teachers.group import TeacherGroup
     from tgpo_ray.teachers.spec import ServerSpec, TeacherSpec
@@ -27,7 +27,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "backends.transformers_backend": ["TransformersBackend"],
         "backends.vllm_backend": ["VllmBackend"],
         "building": ["TEACHER_CONTEXT_SLACK", "build_reference", "build_teachers", "teacher_spec"],
-        "counts": ["ScoringCounts", "scoring_metrics"],
+        "counts": ["ScoringCounts"],
         "episode_translator": ["EpisodeTranslator", "vocabulary_map"],
         "group": ["TeacherGroup"],
         "spec": ["ServerSpec", "TeacherSpec"],

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Protocol
 
 
 @dataclass
 class ScoringCounts:
-    """The counts of a pool's work since they were last taken."""
+    """The counts of the work on one batch."""
 
     groups: int = 0  # submitted
     unguided: int = 0  # groups that went on without guidance
@@ -22,20 +20,14 @@ class ScoringCounts:
     def __add__(self, other: ScoringCounts) -> ScoringCounts:
         return ScoringCounts(*(getattr(self, count.name) + getattr(other, count.name) for count in fields(self)))
 
-
-class _Counting(Protocol):
-    def take_counts(self) -> ScoringCounts: ...
-
-
-def scoring_metrics(pools: Iterable[_Counting]) -> dict[str, float]:
-    """Returns the `guidance/...` metrics of these pools since the last call, or none where they did nothing."""
-    counts = sum((pool.take_counts() for pool in pools), ScoringCounts())
-    if not counts.groups:
-        return {}
-    return {
-        "guidance/unguided_groups": counts.unguided / counts.groups,
-        "guidance/retries": float(counts.retries),
-        "guidance/rejected_answers": float(counts.rejected),
-        "guidance/teacher_restarts": float(counts.restarts),
-        "guidance/cache_hits": counts.cached / max(1, counts.sequences),
-    }
+    def metrics(self) -> dict[str, float]:
+        """Returns the `guidance/...` metrics of these counts, or none where nothing was scored."""
+        if not self.groups:
+            return {}
+        return {
+            "guidance/unguided_groups": self.unguided / self.groups,
+            "guidance/retries": float(self.retries),
+            "guidance/rejected_answers": float(self.rejected),
+            "guidance/teacher_restarts": float(self.restarts),
+            "guidance/cache_hits": self.cached / max(1, self.sequences),
+        }

@@ -9,8 +9,8 @@ replica alive, requests wait.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from tgpo_ray.cluster import ACTOR_ERRORS, ActorStartError, actor, kill, root_ca
 from tgpo_ray.episode import Guidance, SampledGroup
 from tgpo_ray.models import Completion, Sampling, engine_environment
 from tgpo_ray.teachers.answers import AnswerCheck
+from tgpo_ray.teachers.batch_requests import BatchRequests
 from tgpo_ray.teachers.counts import ScoringCounts
 from tgpo_ray.teachers.replica import Replica
 from tgpo_ray.teachers.spec import TeacherSpec
@@ -31,6 +32,7 @@ MAX_TRIES = 2
 
 @dataclass(eq=False)
 class _Request:
+    batch: BatchRequests
     group: SampledGroup
     want: list[str]
     replica: Replica
@@ -41,7 +43,9 @@ class _Request:
 
 
 class TeacherGroup:
-    """A pool of Teachers behind one queue. `annotate` streams groups through it.
+    """A pool of Teachers behind one queue. `annotate` streams groups through it, `Scoring` through several.
+
+    Threads may use it together, each with a batch of its own.
 
     Args:
         spec: settings of each teacher.
@@ -74,10 +78,10 @@ class TeacherGroup:
         }
         self._timeout_s, self._start_timeout_s = timeout_s, start_timeout_s
         self._max_unguided_share = max_unguided_share
-        self._counts = ScoringCounts()
         self._busy_s = 0.0
-        self._submitted = self._unguided = 0  # groups since the last `drain`
         self._open: list[_Request] = []
+        self._lock = threading.RLock()  # of the open requests and of the replicas
+        self._lost = ""  # the reason for which a replica did not start again
         self.replicas = [Replica(f"teacher replica {i}", self._start) for i in range(num_replicas)]
         self._ready = False
 
@@ -111,18 +115,25 @@ class TeacherGroup:
 
     # ---- requests
 
-    def submit(self, group: SampledGroup, want: Collection[str]) -> None:
-        """Send this group to the least loaded replica. `finished` yields it."""
-        self._send(group, sorted(want), tries=1)
-        self._submitted += 1
-        self._counts.groups += 1
+    def batch(self, scorer: str) -> BatchRequests:
+        """Returns an empty batch, whose groups come back with guidance under the name `scorer`."""
+        return BatchRequests(self, scorer)
 
-    def _send(self, group: SampledGroup, want: list[str], tries: int, *, avoid: Replica | None = None) -> None:
-        replica = self.choose(group, avoid)
-        # two returns: the check is fetched, the tokens stay in the object store
-        method = replica.handle.annotate_checked.options(num_returns=2)
-        ref, check = method.remote(group.ref, want)
-        self._open.append(_Request(group, want, replica, ref, check, tries))
+    @property
+    def num_open(self) -> int:
+        """The number of requests that wait for an answer."""
+        return len(self._open)
+
+    def send(
+        self, batch: BatchRequests, group: SampledGroup, want: list[str], tries: int, avoid: Replica | None = None
+    ) -> None:
+        """Send this group of the batch to the least loaded replica."""
+        with self._lock:
+            replica = self.choose(group, avoid)
+            # two returns: the check is fetched, the tokens stay in the object store
+            method = replica.handle.annotate_checked.options(num_returns=2)
+            ref, check = method.remote(group.ref, want)
+            self._open.append(_Request(batch, group, want, replica, ref, check, tries))
 
     def choose(self, group: SampledGroup, avoid: Replica | None = None) -> Replica:
         """Returns the least loaded live replica. Among equals it is the problem's home, whose cache may know it."""
@@ -137,29 +148,31 @@ class TeacherGroup:
 
         return self.replicas[min(range(count), key=rank)]
 
-    def finished(self, scorer: str, *, wait_s: float) -> Iterator[SampledGroup]:
-        """Yields the groups whose scoring has ended, with guidance under `scorer`, or without it where scoring failed.
+    def collect(self, *, wait_s: float) -> None:
+        """Give the groups whose scoring has ended to their batches, after a wait for news of `wait_s` at most.
 
         Raises:
             ActorStartError: no replica is left.
         """
         self._wait_for_news(wait_s)
-        self._notice_starts()
-        refs = [request.check for request in self._open]
-        ready = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if refs else set()
-        for request in [request for request in self._open if request.check in ready]:
-            if request in self._open:  # an earlier death in this loop may have moved it
-                request.replica.heard = time.monotonic()
-                yield from self._answered(request, scorer)
-        for request in [request for request in self._open if request.check not in ready]:
-            if request in self._open and self._is_late(request):
-                print(f"{request.replica.name}: no answer within {self._timeout_s:g} s", flush=True)
-                yield from self._fail_over(request.replica)
+        with self._lock:
+            self._notice_starts()
+            refs = [request.check for request in self._open]
+            ready = set(ray.wait(refs, num_returns=len(refs), timeout=0)[0]) if refs else set()
+            for request in [request for request in self._open if request.check in ready]:
+                if request in self._open:  # an earlier death in this loop may have moved it
+                    request.replica.heard = time.monotonic()
+                    self._answered(request)
+            for request in [request for request in self._open if request.check not in ready]:
+                if request in self._open and self._is_late(request):
+                    print(f"{request.replica.name}: no answer within {self._timeout_s:g} s", flush=True)
+                    self._fail_over(request.replica)
 
     def _wait_for_news(self, wait_s: float) -> None:
         """Block until an answer or a start arrives, for `wait_s` seconds at most."""
-        refs = [request.check for request in self._open]
-        refs += [replica.start_ref for replica in self.replicas if not replica.alive]
+        with self._lock:
+            refs = [request.check for request in self._open]
+            refs += [replica.start_ref for replica in self.replicas if not replica.alive]
         if refs and wait_s:
             ray.wait(refs, num_returns=1, timeout=wait_s)
 
@@ -168,52 +181,52 @@ class TeacherGroup:
         replica = request.replica
         return replica.alive and time.monotonic() - max(request.since, replica.heard) > self._timeout_s
 
-    def _answered(self, request: _Request, scorer: str) -> Iterator[SampledGroup]:
-        """Yields the group of an answered request, unless it is tried again."""
+    def _answered(self, request: _Request) -> None:
+        """Pass an answered request's group on, or try it again."""
+        batch = request.batch
         try:
             check: Any = ray.get(request.check)
         except ACTOR_ERRORS:
             if request.replica.alive:  # `_notice_starts` handles a failed start
-                yield from self._fail_over(request.replica)
+                self._fail_over(request.replica)
             return
         except RayTaskError as error:
             reason = root_cause(error)
             with contextlib.suppress(RayTaskError):  # the same error: Ray prints those that nobody fetches
                 ray.get(request.ref)
         else:
-            self._counts.sequences += check.num_sequences
-            self._counts.cached += check.num_cached
+            batch.counts.sequences += check.num_sequences
+            batch.counts.cached += check.num_cached
             self._busy_s += check.busy_s
             if not check.flaw:
                 self._open.remove(request)
-                yield replace(request.group, guidance={**request.group.guidance, scorer: request.ref})
+                batch.done.append(replace(request.group, guidance={batch.scorer: request.ref}))
                 return
-            self._counts.rejected += 1
+            batch.counts.rejected += 1
             reason = f"its answer is refused: {check.flaw}"
         print(f"{request.replica.name}: {reason}", flush=True)
         self._open.remove(request)
-        yield from self._again(request)
+        self._again(request)
 
-    def _again(self, request: _Request) -> Iterator[SampledGroup]:
-        """Try a failed request once more, elsewhere if possible. After the last try, yields its group unguided."""
+    def _again(self, request: _Request) -> None:
+        """Try a failed request once more, elsewhere if possible. After the last try its group goes on unguided."""
         if request.tries < MAX_TRIES:
-            self._counts.retries += 1
-            self._send(request.group, request.want, request.tries + 1, avoid=request.replica)
+            request.batch.counts.retries += 1
+            self.send(request.batch, request.group, request.want, request.tries + 1, request.replica)
         else:
-            self._unguided += 1
-            self._counts.unguided += 1
-            yield request.group
+            request.batch.counts.unguided += 1
+            request.batch.done.append(request.group)
 
     # ---- replicas that fail
 
-    def _fail_over(self, replica: Replica) -> Iterator[SampledGroup]:
+    def _fail_over(self, replica: Replica) -> None:
         """Restart the replica and send its requests again. Only the one it worked on counts as failed."""
         failed, *waiting = self._taken_from(replica)  # an actor works in order, so the oldest is in work
         replica.restart()
-        self._counts.restarts += 1
-        yield from self._again(failed)
+        failed.batch.counts.restarts += 1
+        self._again(failed)
         for request in waiting:
-            self._send(request.group, request.want, request.tries)
+            self.send(request.batch, request.group, request.want, request.tries)
 
     def _taken_from(self, replica: Replica) -> list[_Request]:
         """Returns the replica's open requests, oldest first, and removes them from the queue."""
@@ -222,48 +235,36 @@ class TeacherGroup:
         return requests
 
     def _notice_starts(self) -> None:
-        """Update which replicas are alive. Replicas whose start failed start again, or are given up."""
+        """Update which replicas are alive. Those whose start failed start again or are given up; the last raises."""
         for replica in [replica for replica in self.replicas if not replica.alive]:
             reason = replica.check_start(self._start_timeout_s)
             if reason is None:
                 continue
             print(f"{replica.name} failed to start again: {reason}", flush=True)
             waiting = self._taken_from(replica)
+            self._lost = reason
             if not replica.try_again():
                 self.replicas.remove(replica)
-            if not self.replicas:
-                raise ActorStartError(f"no Teacher is left, the last failed to start again: {reason}. {self._hint}")
-            for request in waiting:
-                self._send(request.group, request.want, request.tries)
+            for request in waiting if self.replicas else ():
+                self.send(request.batch, request.group, request.want, request.tries)
+        if not self.replicas:  # every thread that waits hears of it
+            raise ActorStartError(f"no Teacher is left, the last failed to start again: {self._lost}. {self._hint}")
 
-    # ---- an iteration's end
+    def forget(self, batch: BatchRequests) -> None:
+        """Drop the batch's open requests."""
+        with self._lock:
+            self._open = [request for request in self._open if request.batch is not batch]
 
-    def forget(self) -> None:
-        """Drop the open requests, so the next iteration gets no answers of an abandoned one."""
-        self._open = []
-        self._unguided = self._submitted = 0
-
-    def drain(self, scorer: str) -> Iterator[SampledGroup]:
-        """Yields the groups that are still open, as their scoring ends.
-
-        Raises:
-            RuntimeError: more than `max_unguided_share` of the groups since the last drain got no guidance.
-        """
-        while self._open:
-            yield from self.finished(scorer, wait_s=0.2)
-        unguided, total = self._unguided, self._submitted
-        self._unguided = self._submitted = 0
-        if unguided > self._max_unguided_share * total:
+    def check_share(self, counts: ScoringCounts) -> None:
+        """Raises RuntimeError where more than `max_unguided_share` of a batch got no guidance."""
+        if counts.unguided > self._max_unguided_share * counts.groups:
             raise RuntimeError(
-                f"{unguided} of {total} groups got no guidance, above fault_tolerance.max_unguided_share = "
-                f"{self._max_unguided_share}: the teacher is dying or too slow for teacher_timeout_s = "
-                f"{self._timeout_s:g}; see the Teacher actors' logs"
+                f"{counts.unguided} of {counts.groups} groups got no guidance, above "
+                f"fault_tolerance.max_unguided_share = {self._max_unguided_share}: the teacher is dying or too slow "
+                f"for teacher_timeout_s = {self._timeout_s:g}; see the Teacher actors' logs"
             )
 
-    def take_counts(self) -> ScoringCounts:
-        """Returns the counts since the last call."""
-        counts, self._counts = self._counts, ScoringCounts()
-        return counts
+    # ---- other work
 
     @property
     def num_workers(self) -> int:
@@ -287,7 +288,6 @@ class TeacherGroup:
                 answers.append(ray.get(ref))
             except ACTOR_ERRORS:
                 replica.restart()
-                self._counts.restarts += 1
                 answers.append(ray.get(replica.handle.generate.remote(hand, sampling, n=n)))
         return [answers[i % len(refs)][i // len(refs)] for i in range(len(prompts))]
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 from tgpo_ray.episode import SampledGroup
+from tgpo_ray.teachers.batch_requests import BatchRequests
+from tgpo_ray.teachers.counts import ScoringCounts
 from tgpo_ray.teachers.group import TeacherGroup
 
 
@@ -38,7 +40,7 @@ class Scoring:
     """
 
     def __init__(self) -> None:
-        self._scorers: dict[TeacherGroup, str] = {}
+        self._batches: dict[TeacherGroup, BatchRequests] = {}
         self._open: dict[int, _OpenGroup] = {}  # by the group's ordinal
         self._ready: list[SampledGroup] = []
 
@@ -46,8 +48,13 @@ class Scoring:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pool in self._scorers:
-            pool.forget()
+        for batch in self._batches.values():
+            batch.forget()
+
+    @property
+    def counts(self) -> ScoringCounts:
+        """The counts of all pools."""
+        return sum((batch.counts for batch in self._batches.values()), ScoringCounts())
 
     def submit(self, group: SampledGroup, requests: Sequence[GroupRequest]) -> None:
         """Have each pool score the group."""
@@ -56,8 +63,9 @@ class Scoring:
             return
         self._open[group.ordinal] = _OpenGroup(group, len(requests))
         for scorer, pool, want in requests:
-            self._scorers[pool] = scorer
-            pool.submit(group, want)
+            if pool not in self._batches:
+                self._batches[pool] = pool.batch(scorer)
+            self._batches[pool].submit(group, want)
 
     def finished(self) -> list[SampledGroup]:
         """Returns the groups that are complete, without waiting.
@@ -65,8 +73,8 @@ class Scoring:
         Raises:
             ActorStartError: a pool has no replica left.
         """
-        for pool, scorer in self._scorers.items():
-            for answered in pool.finished(scorer, wait_s=0.0):
+        for batch in self._batches.values():
+            for answered in batch.finished():
                 self._join(answered)
         return self._take_ready()
 
@@ -78,8 +86,8 @@ class Scoring:
             ActorStartError: a pool has no replica left.
         """
         yield from self._take_ready()
-        for pool, scorer in self._scorers.items():
-            for answered in pool.drain(scorer):
+        for batch in self._batches.values():
+            for answered in batch.drain():
                 self._join(answered)
                 yield from self._take_ready()
 

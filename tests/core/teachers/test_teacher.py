@@ -241,18 +241,19 @@ def test_a_real_teacher_that_is_killed_or_hangs_in_the_middle_leaves_every_group
             work = [replace(group, ordinal=10 * turn + group.ordinal) for turn in range(4) for group in sampled]
             victim = process_of(pool.handles[0])
             os.kill(victim, signal.SIGSTOP)  # it holds its share of the work, then dies or stays as it is
+            batch = pool.batch("teacher")
             for group in work:
-                pool.submit(group, ["argmax"])
+                batch.submit(group, ["argmax"])
             os.kill(victim, harm)
-            found = {group.ordinal: group for group in pool.drain("teacher")}
+            found = {group.ordinal: group for group in batch.drain()}
             assert sorted(found) == sorted(group.ordinal for group in work)
-            counts = pool.take_counts()
+            counts = batch.counts
             assert (counts.unguided, counts.restarts) == (0, 1) and counts.retries > 0, harm
             for group in expected:
                 answers: list[Any] = [ray.get(it.guidance["teacher"]) for it in (found[group.ordinal], group)]
                 for said, unharmed in zip(*answers, strict=True):
                     np.testing.assert_array_equal(said.teacher_ids, unharmed.teacher_ids)
             while not all(replica.alive for replica in pool.replicas):  # the next round harms one that is up
-                list(pool.finished("teacher", wait_s=0.5))
+                pool.collect(wait_s=0.5)
     finally:
         pool.stop()

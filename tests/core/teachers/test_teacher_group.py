@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.episodes import make_episode, stored_group
 from tests.waiting import eventually
 from tgpo_ray.cluster.actors import ActorStartError
 from tgpo_ray.episode import SampledGroup
-from tgpo_ray.teachers import ScoringCounts, TeacherGroup, annotate, scoring_metrics
+from tgpo_ray.teachers import GroupRequest, Scoring, ScoringCounts, TeacherGroup, annotate
 
 
 @pytest.fixture(scope="module")
@@ -62,33 +63,40 @@ def ordinals(groups: list[SampledGroup], *, guided: bool) -> list[int]:
     return sorted(group.ordinal for group in groups if bool(group.guidance) == guided)
 
 
-def score(pool: TeacherGroup, groups: list[SampledGroup], **options: Any) -> list[SampledGroup]:
-    """The groups as they come out; each comes out once."""
-    found = list(annotate(groups, lambda _: pool, ["argmax", "logprob"], **options))
+def scored(pool: TeacherGroup, groups: list[SampledGroup]) -> tuple[list[SampledGroup], ScoringCounts]:
+    """The groups as they come out, each once, and the counts."""
+    with Scoring() as scoring:
+        for group in groups:
+            scoring.submit(group, [GroupRequest("teacher", pool, ["argmax", "logprob"])])
+        found = list(scoring.drain())
     assert sorted(group.ordinal for group in found) == [group.ordinal for group in groups]
-    return found
+    return found, scoring.counts
+
+
+def score(pool: TeacherGroup, groups: list[SampledGroup]) -> list[SampledGroup]:
+    """The groups as they come out; each comes out once."""
+    return scored(pool, groups)[0]
 
 
 # ---- answers that cannot be
 
 
 def test_garbage_of_every_kind_is_tried_again_counted_and_kept_from_the_loss(pool, capsys):
-    pool.take_counts()
-    found = score(pool, groups_of([*FLAWS, *range(7)]))
+    found, counts = scored(pool, groups_of([*FLAWS, *range(7)]))
     assert ordinals(found, guided=True) == list(range(len(FLAWS), len(FLAWS) + 7))
     said = capsys.readouterr().out
     assert [flaw for flaw in FLAWS.values() if f"its answer is refused: {flaw}" not in said] == []
-    assert scoring_metrics([pool]) == {
+    assert counts.metrics() == {
         "guidance/unguided_groups": 0.5, "guidance/retries": 7.0, "guidance/rejected_answers": 14.0,
         "guidance/teacher_restarts": 0.0, "guidance/cache_hits": 0.0,
     }  # fmt: skip
-    assert scoring_metrics([pool]) == {}  # each iteration's own
+    assert ScoringCounts().metrics() == {}
 
 
 def test_a_group_whose_scoring_raises_goes_on_without_guidance(pool):
-    pool.take_counts()
-    assert ordinals(score(pool, groups_of([1, RAISES, 2])), guided=False) == [1]
-    assert pool.take_counts() == ScoringCounts(groups=3, unguided=1, retries=1, sequences=2)
+    found, counts = scored(pool, groups_of([1, RAISES, 2]))
+    assert ordinals(found, guided=False) == [1]
+    assert counts == ScoringCounts(groups=3, unguided=1, retries=1, sequences=2)
 
 
 def test_too_many_groups_without_guidance_end_the_run(pool):
@@ -107,6 +115,18 @@ def test_an_iteration_that_is_given_up_answers_no_other(pool):
     score(pool, groups_of([1, 2, 3]))  # none of the groups above 100
 
 
+def test_two_iterations_are_scored_at_once_and_each_gets_its_own_groups_and_counts(pool):
+    """While a thread waits for the last answers of an iteration, another sends the first groups of the next."""
+    with ThreadPoolExecutor(2) as threads:
+        early = threads.submit(scored, pool, groups_of([SLOW, RAISES, *[SLOW] * 6]))
+        late = threads.submit(scored, pool, groups_of([*range(20)]))
+        (first, first_counts), (second, second_counts) = early.result(), late.result()
+    assert [ordinals(found, guided=False) for found in (first, second)] == [[1], []]
+    assert first_counts == ScoringCounts(groups=8, unguided=1, retries=1, sequences=7)
+    assert second_counts == ScoringCounts(groups=20, sequences=20)
+    assert pool.num_open == 0
+
+
 # ---- teachers that die or hang
 
 
@@ -116,9 +136,10 @@ def test_the_others_are_served_while_a_dead_teacher_starts_again(start, tmp_path
     (tmp_path / "slow_start").write_text("3")
     victim, other = pool.handles
     os.kill(process_of(victim), signal.SIGKILL)
-    assert ordinals(score(pool, groups_of([*range(40)])), guided=False) == []
+    found, counts = scored(pool, groups_of([*range(40)]))
+    assert ordinals(found, guided=False) == []
     assert [replica.alive for replica in pool.replicas] == [False, True]  # the new one was not waited for
-    assert pool.take_counts().restarts == 1
+    assert counts.restarts == 1
     assert eventually(lambda: bool(score(pool, groups_of([0]))) and all(replica.alive for replica in pool.replicas))
     assert other in pool.handles
     assert victim not in pool.handles
@@ -128,16 +149,16 @@ def test_the_others_are_served_while_a_dead_teacher_starts_again(start, tmp_path
 def test_with_none_alive_the_work_waits(start):
     pool = start()
     os.kill(process_of(pool.handles[0]), signal.SIGKILL)
-    assert ordinals(score(pool, groups_of([*range(10)])), guided=False) == []
-    assert pool.take_counts() == ScoringCounts(groups=10, retries=1, restarts=1, sequences=10)
+    found, counts = scored(pool, groups_of([*range(10)]))
+    assert ordinals(found, guided=False) == []
+    assert counts == ScoringCounts(groups=10, retries=1, restarts=1, sequences=10)
 
 
 @pytest.mark.slow
 def test_a_teacher_that_dies_in_the_middle_loses_what_it_was_working_on_once(start):
     pool = start(2, max_unguided_share=0.2)
-    found = score(pool, groups_of([SLOW, SLOW, DIES, *[SLOW] * 8]))
+    found, counts = scored(pool, groups_of([SLOW, SLOW, DIES, *[SLOW] * 8]))
     assert ordinals(found, guided=False) == [2]  # it kills whoever reads it, at both tries
-    counts = pool.take_counts()
     assert (counts.unguided, counts.restarts, counts.groups) == (1, 2, 11)
 
 
@@ -145,17 +166,18 @@ def test_a_teacher_that_dies_in_the_middle_loses_what_it_was_working_on_once(sta
 def test_a_teacher_that_hangs_is_replaced_and_every_group_is_guided(start):
     pool = start(timeout_s=1.0)
     os.kill(process_of(pool.handles[0]), signal.SIGSTOP)
-    assert ordinals(score(pool, groups_of([*range(20)])), guided=False) == []
-    assert pool.take_counts() == ScoringCounts(groups=20, retries=1, restarts=1, sequences=20)
+    found, counts = scored(pool, groups_of([*range(20)]))
+    assert ordinals(found, guided=False) == []
+    assert counts == ScoringCounts(groups=20, retries=1, restarts=1, sequences=20)
 
 
 @pytest.mark.slow
 def test_what_hangs_every_teacher_is_left_unguided_and_a_queue_is_no_hanging(start):
     pool = start(timeout_s=1.0, max_unguided_share=0.1)
     number = int(2.0 / SLOW_S)
-    found = score(pool, groups_of([SLOW] * number + [HANGS]))
+    found, counts = scored(pool, groups_of([SLOW] * number + [HANGS]))
     assert ordinals(found, guided=False) == [number]
-    assert pool.take_counts().restarts == 2  # at each of its two tries
+    assert counts.restarts == 2  # at each of its two tries
 
 
 @pytest.mark.slow
@@ -178,19 +200,26 @@ def test_equal_problems_go_to_the_same_teacher_and_others_to_the_least_loaded(po
     home = {pool.choose(group).name for group in groups_of([7] * 3)}
     assert len(home) == 1
     assert len({pool.choose(group).name for group in groups_of([*range(30)])}) == 2
+    batch = pool.batch("teacher")
     for group in groups_of([7] * 4):
-        pool.submit(group, ["argmax"])
+        batch.submit(group, ["argmax"])
     assert sorted(request.replica.name[-1] for request in pool._open) == ["0", "0", "1", "1"]
-    assert len(list(pool.drain("teacher"))) == 4
+    assert len(list(batch.drain())) == 4
 
 
 @pytest.mark.slow
 def test_each_group_goes_to_the_pool_of_its_environment(start):
     pools = [start(), start()]
     groups = [group_of(ordinal=i, env_index=i % 2) for i in range(10)]
-    found = list(annotate(groups, lambda group: pools[group.task.env_index], ["argmax"], scorer="two"))
+    chosen: list[int] = []
+
+    def pool_of(group: SampledGroup) -> TeacherGroup:
+        chosen.append(group.task.env_index)
+        return pools[group.task.env_index]
+
+    found = list(annotate(groups, pool_of, ["argmax"], scorer="two"))
+    assert sorted(chosen) == [0] * 5 + [1] * 5
     assert all(list(group.guidance) == ["two"] for group in found)
-    assert [pool.take_counts().groups for pool in pools] == [5, 5]
 
 
 def test_a_stopped_pool_returns_its_resources(start):
