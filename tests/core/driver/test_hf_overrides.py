@@ -23,6 +23,8 @@ from tgpo_ray.models import character_tokenizer, write_model
 from tgpo_ray.models.engine import engine_environment
 from tgpo_ray.teachers import Teacher, TeacherSpec
 
+pytestmark = pytest.mark.slow
+
 ORIGINAL_CONTEXT, CONTEXT, PROMPT, RESPONSE = 64, 256, 8, 192
 BASE = 40000.0
 OVERRIDES = {

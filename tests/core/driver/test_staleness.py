@@ -56,6 +56,7 @@ def test_two_runs_at_a_staleness_of_one_are_equal_bit_for_bit(run: Any):
                 assert metrics[name] == again[name], name
 
 
+@pytest.mark.slow
 def test_a_batch_is_one_update_behind_the_weights_that_learn_from_it(run: Any):
     metrics = [metrics for metrics, _ in trained(run(1), 3)]
     assert [row["weights_version_lag"] for row in metrics] == [0.0, 1.0, 1.0]
