@@ -95,7 +95,7 @@ METRICS: dict[str, MetricInfo] = {
     "process_reward/grad_norm": MetricInfo("", "norm of the process-reward model's gradient before clipping"),
     "optimizer/grad_norm": MetricInfo("", "norm of the gradient before clipping"),
     "optimizer/lr": MetricInfo("", "learning rate of the update"),
-    "time/sample_s": MetricInfo("s", "waiting for episodes and their rewards; sampled ahead: for scored batches"),
+    "time/sample_s": MetricInfo("s", "waiting for episodes and their rewards; sampled ahead: for sampled batches"),
     "time/guidance_s": MetricInfo("s", "waiting for scorers (teachers, reference) after the last episode"),
     "time/update_s": MetricInfo("s", "handing groups to the learners, and waiting for the optimizer step"),
     "time/sync_s": MetricInfo("s", "weights from learners to engines"),
