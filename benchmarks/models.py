@@ -220,7 +220,8 @@ def exported(learner: Learner, folder: Path) -> str:
 
 
 def _described(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:160]
+    text = str(error).replace(tempfile.gettempdir(), "...")
+    return f"{type(error).__name__}: {' '.join(text.split())}"[:160]
 
 
 def table(rows: Sequence[Row]) -> str:
