@@ -23,7 +23,7 @@ from tests.core.learners.learner_groups import (
 )
 from tests.weights import Weights, gap, weights_of
 from tgpo_ray.episode import SampledGroup
-from tgpo_ray.learners.group import LearnerError, LearnerGroup
+from tgpo_ray.learners import LearnerError, LearnerGroup
 from tgpo_ray.learners.learner import Learner
 from tgpo_ray.learners.planning import plan_micro_batches
 
