@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         wait_until_started,
     )
     from tgpo_ray.cluster.connection import connect, has_gpus, node_resources
+    from tgpo_ray.cluster.head_watch import watched_head
     from tgpo_ray.cluster.replacing import copy_over, move_into_place, refuse_foreign_folder, staging_folder
     from tgpo_ray.cluster.storage import absolute, copy_folder, is_folder, local_path, read_text
 
@@ -33,6 +34,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "wait_until_started",
         ],
         "connection": ["connect", "has_gpus", "node_resources"],
+        "head_watch": ["watched_head"],
         "replacing": ["copy_over", "move_into_place", "refuse_foreign_folder", "staging_folder"],
         "storage": ["absolute", "copy_folder", "is_folder", "local_path", "read_text"],
     },

@@ -7,14 +7,16 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tgpo_ray.checks import RunningAlgorithm, check_actors, refuse_failed
-from tgpo_ray.cluster import absolute, copy_folder
+from tgpo_ray.cluster import absolute, copy_folder, watched_head
 from tgpo_ray.driver.run_log import RunLog
-from tgpo_ray.driver.signals import terminated_by_signal, uninterrupted
-from tgpo_ray.learners import LearnersRestartedError
+from tgpo_ray.driver.signals import Notice, terminated_by_signal, uninterrupted
+from tgpo_ray.driver.way_on import way_on
+from tgpo_ray.learners import LearnerError, LearnersRestartedError
 from tgpo_ray.reporting import Progress, load_run, write_report
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ class Runnable(RunningAlgorithm, Protocol):
 
     @property
     def num_iterations(self) -> int: ...
+
+    @property
+    def between_updates(self) -> bool: ...
 
     def train(self) -> Metrics: ...
 
@@ -69,7 +74,7 @@ def fit(
         Exception: the error that ended the run. Its last checkpoint and metrics are on disk.
     """
     run = Run(config, resume)
-    with terminated_by_signal():
+    with terminated_by_signal(config.fault_tolerance.grace_s) as notice:
         try:
             algorithm = config.get_algo_class()(
                 config, env_runners=env_runners, teachers=teachers, run_folder=str(run.folder), session=run.session
@@ -78,7 +83,11 @@ def fit(
             run.discard_if_empty()
             raise
         try:
-            return run.go(algorithm)
+            with watched_head(lambda: run.way_on):
+                return run.go(algorithm, notice)
+        except BaseException as error:
+            error.add_note(run.way_on)
+            raise
         finally:
             with uninterrupted():
                 algorithm.stop()
@@ -99,8 +108,12 @@ class Run:
         self.session = self.restored["session"] + 1 if self.restored else 1
         self._checkpoint: str | None = None
 
-    def go(self, algorithm: Runnable) -> Result:
-        """The Result of the algorithm, run to its end, with the report on disk."""
+    def go(self, algorithm: Runnable, notice: Notice) -> Result:
+        """The Result of the algorithm, run to its end, with the report on disk.
+
+        A notice that the process is to end soon leaves a checkpoint of the last whole iteration.
+        """
+        notice.can_save = lambda: algorithm.between_updates
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.restored:
             self._checkpoint = str(self.folder / self.restored["checkpoint"])
@@ -115,7 +128,12 @@ class Run:
                 progress.note(f"run folder: {self.folder}")
                 if algorithm.config.fault_tolerance.preflight:
                     progress.note(f"preflight: {refuse_failed(check_actors(algorithm))} checks passed")
-                last = self._iterate(algorithm, log, progress)
+                last = self._iterate(algorithm, log, progress, notice)
+        except KeyboardInterrupt:
+            if notice.given and algorithm.iteration > 0 and algorithm.between_updates:
+                with notice.held(without_limit=True), suppress(LearnersRestartedError, LearnerError):
+                    self._save(algorithm)
+            raise
         finally:
             log.close()
             self._publish()
@@ -127,26 +145,37 @@ class Run:
         if self.folder.is_dir() and len(folders) == len(list(self.folder.iterdir())):
             shutil.rmtree(self.folder)
 
-    def _iterate(self, algorithm: Runnable, log: RunLog, progress: Progress) -> Metrics:
+    @property
+    def way_on(self) -> str:
+        """What a run that has ended early says of its last checkpoint."""
+        return way_on(str(self.folder), self._checkpoint)
+
+    def _iterate(self, algorithm: Runnable, log: RunLog, progress: Progress, notice: Notice) -> Metrics:
         metrics: Metrics = {}
         evaluation = algorithm.config.evaluation
         if algorithm.iteration == 0 and evaluation.at_start and evaluation.envs:
             metrics = _evaluate(algorithm, log)
             progress.update(algorithm.iteration, log.write(algorithm.iteration, metrics))
         while algorithm.iteration < algorithm.num_iterations:
+            notice.check()
             recoveries = algorithm.num_recoveries  # rises where `train` went back to a checkpoint
             metrics = algorithm.train()
             if algorithm.num_recoveries > recoveries:
                 log.take_back(algorithm.iteration - 1)
             try:
                 if evaluation.envs and _is_due(algorithm, evaluation.every, at_end=evaluation.at_end):
-                    metrics |= _evaluate(algorithm, log)
+                    with notice.held():
+                        metrics |= _evaluate(algorithm, log)
                 if _is_due(algorithm, algorithm.config.checkpointing.every):
-                    metrics |= self._save(algorithm)
+                    with notice.held(without_limit=True):
+                        metrics |= self._save(algorithm)
             except LearnersRestartedError as error:  # they died after the update, which is in no checkpoint
                 algorithm.recover(error)
                 log.take_back(algorithm.iteration)
                 continue
+            except KeyboardInterrupt:  # the evaluation has outlasted the grace of a notice: the iteration counts
+                log.write(algorithm.iteration, metrics)
+                raise
             row = log.write(algorithm.iteration, metrics)
             if _shows_samples(algorithm):
                 log.write_samples(algorithm.sampled[:2], algorithm.iteration, "train")
