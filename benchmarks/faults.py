@@ -1,8 +1,8 @@
 """The fault matrix: a process of a small TGPO run is killed at a stage; its figures and an undisturbed run's, as JSON.
 
-    python benchmarks/faults.py --out runs/faults/all.json                          # every cell, an hour on two cores
-    python benchmarks/faults.py --kinds mailbox controller --stages update sync     # some cells
-    python benchmarks/faults.py --table docs/reliability.md --reports runs/faults/*.json   # draws what has been run
+    python benchmarks/faults.py --folder runs/faults --out runs/faults.json           # every cell, an hour on two cores
+    python benchmarks/faults.py --folder runs/faults --kinds mailbox controller --stages update sync       # some cells
+    python benchmarks/faults.py --table docs/reliability.md --reports runs/faults.json         # draws what has been run
 
 The runs have five iterations of 4 x 4 episodes, two updates each, a checkpoint and an evaluation at every second one.
 kill -9 comes in the fourth, so that the third is repeated where a run goes back. Evaluation and checkpoint are those of
@@ -20,11 +20,12 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--limit", type=float, default=7200.0, help="seconds after which no cell goes on or begins")
-    parser.add_argument("--folder", type=Path, help="keep models and runs here")
+    parser.add_argument(
+        "--folder", type=Path, help="keep models and runs here; cells that have been run are not run again"
+    )
     parser.add_argument("--out", type=Path, help="also write the JSON here")
     parser.add_argument("--table", type=Path, help="write the table of `--reports` into this page, and run nothing")
     parser.add_argument("--reports", type=Path, nargs="+", default=[], help="files that `--out` has written")
@@ -86,7 +89,9 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def write_job(folder: Path) -> None:
-    """Write models, problems, reward and job.yaml into the folder."""
+    """Write models, problems, reward and job.yaml into the folder, if they are not there."""
+    if (folder / "job.yaml").is_file():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = character_tokenizer([*"0123456789+-*=,;", "\\boxed{", "}"])
     shape = {"num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 128}
@@ -120,44 +125,66 @@ def write_job(folder: Path) -> None:
 
 
 def matrix(folder: Path, kinds: Sequence[str], stages: Sequence[str], limit_s: float) -> dict[str, Any]:
-    """The report of the cells of these kinds and stages, as far as the time suffices."""
+    """The report of the cells of these kinds and stages that have been run in this folder, now or earlier."""
     end = time.monotonic() + limit_s
-    cells = [f"{kind}:{stage}" for kind in kinds if kind not in (*ALONE, "nothing") for stage in stages]
-    shared = ["nothing:first", *(["nothing:again"] if "nothing" in kinds else []), *cells]
-    reports = run_child(folder, shared, limit_s)
-    for kind, stage in [(kind, stage) for kind in ALONE if kind in kinds for stage in stages]:
+    shared = [f"{kind}:{stage}" for kind in kinds if kind not in (*ALONE, "nothing") for stage in stages]
+    run_cells(folder, ["nothing:first", *(["nothing:again"] if "nothing" in kinds else []), *shared], limit_s)
+    for cell in [f"{kind}:{stage}" for kind in ALONE if kind in kinds for stage in stages]:
         if time.monotonic() < end:
-            found = run_child(folder, [f"{kind}:{stage}"], min(400.0, end - time.monotonic()))
-            reports += [resumed(folder, kind, stage)] if kind == "driver" and not found else found
-    if not reports or reports[0]["error"]:
-        raise RuntimeError(f"the undisturbed run did not end; see {folder / 'output.txt'}: {reports[:1]}")
+            run_cells(folder, [cell], min(400.0, end - time.monotonic()))
+    reports = finished(folder)
+    first = reports.pop("nothing:first", {"error": "it has not ended"})
+    if first["error"]:
+        raise RuntimeError(f"the undisturbed run: {first['error']}; see {folder / 'output.txt'}")
     undisturbed = figures(folder / "runs" / "nothing-first")
-    cells = [cell | compared(undisturbed, folder / "runs" / f"{cell['kind']}-{cell['stage']}") for cell in reports]
     return {
         "what": "kill -9 of one process at one stage of a TGPO run of five iterations",
         "machine": {"cores": os.cpu_count()},
-        "undisturbed": {"seconds": cells[0]["seconds"], "last": undisturbed.get(5, {})},
-        "cells": cells[1:],
+        "undisturbed": {"seconds": first["seconds"], "last": undisturbed.get(5, {})},
+        "cells": [
+            cell | compared(undisturbed, folder / "runs" / f"{cell['kind']}-{cell['stage']}")
+            for cell in reports.values()
+        ],
     }
 
 
-def run_child(folder: Path, cells: Iterable[str], timeout_s: float) -> list[dict[str, Any]]:
-    """What the cells of one child process came to, those that had ended in time."""
+def finished(folder: Path) -> dict[str, dict[str, Any]]:
+    """What the cells came to that have been run in this folder."""
+    lines = (folder / "cells.jsonl").read_text().splitlines() if (folder / "cells.jsonl").is_file() else []
+    return {f"{cell['kind']}:{cell['stage']}": cell for cell in map(json.loads, lines)}
+
+
+def run_cells(folder: Path, cells: Sequence[str], limit_s: float) -> None:
+    """Run those of the cells that have not been run, in one process; cells.jsonl gets a line for each."""
+    done = finished(folder)
+    cells = [cell for cell in cells if cell not in done]
+    for cell in cells:
+        shutil.rmtree(folder / "runs" / cell.replace(":", "-"), ignore_errors=True)
+    if not cells:
+        return
+    run_child(folder, cells, limit_s)
+    kind, _, stage = cells[0].partition(":")
+    if kind == "driver" and cells[0] not in finished(folder):
+        with (folder / "cells.jsonl").open("a") as file:
+            file.write(json.dumps(resumed(folder, kind, stage)) + "\n")
+
+
+def run_child(folder: Path, cells: Sequence[str], limit_s: float) -> None:
+    """Run the cells in a child process, which writes what they came to, and kill it when the time is over."""
     with tempfile.TemporaryDirectory(prefix="fm", dir="/tmp", ignore_cleanup_errors=True) as ray_folder:
-        out, mark = Path(ray_folder) / "cells.jsonl", Path(ray_folder).name
-        command = [sys.executable, str(CELLS), str(folder), str(out), *cells]
+        mark = Path(ray_folder).name
+        command = [sys.executable, str(CELLS), str(folder), str(folder / "cells.jsonl"), *cells]
         environment = os.environ | {"RAY_TMPDIR": ray_folder, "OMP_NUM_THREADS": "1", MARK: mark}
-        if any(cell.startswith("raylet") for cell in command[4:]):
+        if cells[0].startswith("raylet"):
             environment["RAY_max_direct_call_object_size"] = "100"  # bytes: the episodes are on the node that is lost
         with (folder / "output.txt").open("a") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
             try:
-                process.wait(timeout_s)
+                process.wait(limit_s)
             except subprocess.TimeoutExpired:
                 process.kill()
             finally:
                 end_leftovers(mark)
-        return [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
 
 
 def end_leftovers(mark: str) -> None:
