@@ -91,18 +91,19 @@ def write_job(make_config: Callable[..., Any]) -> Callable[..., Path]:
 
 @pytest.fixture
 def start_train(tmp_path: Path, clean_environment: dict[str, str]) -> Iterator[Callable[..., TrainProcess]]:
-    """start_train(yaml, *overrides) -> the run, started in the YAML file's folder, with a Ray of its own."""
+    """start_train(yaml, *overrides, VARIABLE="1") -> the run, started in the YAML file's folder, with its own Ray."""
     started: list[TrainProcess] = []
     # Ray's sockets lie below its folder, and their paths must be short
     with tempfile.TemporaryDirectory(prefix="tr", dir="/tmp", ignore_cleanup_errors=True) as ray_folder:
 
-        def start(path: Path, *overrides: str) -> TrainProcess:
+        def start(path: Path, *overrides: str, **variables: str) -> TrainProcess:
             output = tmp_path / f"output-{len(started)}.txt"
             session = f"{tmp_path.name}-{os.getpid()}-{len(started)}"
             environment = clean_environment | {
                 "PYTHONPATH": str(ROOT),
                 "RAY_TMPDIR": ray_folder,
                 "TGPO_RAY_TEST_SESSION": session,
+                **variables,
             }
             with output.open("w") as file:
                 process = subprocess.Popen(

@@ -57,7 +57,7 @@ def train(path: str, overrides: Sequence[str], resume: str | None) -> int:
     except ConfigError as error:
         return _fail(f"configuration error: {error}", EXIT_USAGE)
     except KeyboardInterrupt as error:
-        return _fail(f"interrupted ({str(error) or 'Ctrl-C'}): all actors have ended", EXIT_INTERRUPTED)
+        return _fail(f"interrupted ({str(error) or 'Ctrl-C'}): all actors have ended{_notes(error)}", EXIT_INTERRUPTED)
     except Exception as error:
         return report_failure("the run failed", error)
     from tgpo_ray.cluster import shown
@@ -80,7 +80,12 @@ def report_failure(what: str, error: Exception) -> int:
 
     if not _raised_on_purpose(error):
         traceback.print_exception(error)
-    return _fail(f"{what}: {root_cause(error)}", EXIT_FAILED)
+    return _fail(f"{what}: {root_cause(error)}{_notes(error)}", EXIT_FAILED)
+
+
+def _notes(error: BaseException) -> str:
+    """What the run has added to the error: its last checkpoint, and the command that goes on."""
+    return "".join(f"; {note}" for note in getattr(error, "__notes__", []))
 
 
 def _raised_on_purpose(error: Exception) -> bool:

@@ -41,8 +41,9 @@ class VerifierPool:
 
     A verifier is a module-level function, or its name as `module:function` or `/path/file.py:function`. Its arguments
     are JSON values. It returns a bool, a number, or a mapping that `Verdict.from_value` accepts. A request that runs
-    out of time, raises, or ends its worker yields a `Verdict` with the outcome `timeout` or `error`. No request is
-    lost, and no failure becomes a silent zero. Workers start with the first request, all with the same PYTHONHASHSEED.
+    out of time, raises, or ends its worker yields a `Verdict` with the outcome `timeout` or `error`. A worker that is
+    killed from outside is replaced, and its request is tried once more. No request is lost, and no failure becomes a
+    silent zero. Workers start with the first request, all with the same PYTHONHASHSEED.
     The function's attribute `before_deadline` may load what the function needs. It is called first with the same
     arguments, and no deadline counts it.
 
@@ -158,11 +159,11 @@ class VerifierPool:
         while (request := self._queue.get()) is not None:
             if not request.future.set_running_or_notify_cancel():
                 continue
-            try:
-                worker = worker or self._started()
-                verdict = worker.call(request.target, request.args, request.deadline_s)
-            except Exception as failure:  # as when no process can start: the caller must still get an answer
-                verdict = Verdict.of_failure(failure)
+            verdict, worker = self._answered(request, worker)
+            if worker is not None and worker.killed:  # from outside, which says nothing about the request
+                worker = self._replaced(worker, request.target)
+                if worker is not None:
+                    verdict, worker = self._answered(request, worker)
             with self._lock:
                 self.outcomes[verdict.outcome] += 1
             request.future.set_result(verdict)
@@ -170,6 +171,14 @@ class VerifierPool:
                 worker = self._replaced(worker, request.target)
         if worker is not None:
             self._ended(worker)
+
+    def _answered(self, request: _Request, worker: WorkerProcess | None) -> tuple[Verdict, WorkerProcess | None]:
+        """Returns the verdict and the worker that gave it."""
+        try:
+            worker = worker or self._started()
+            return worker.call(request.target, request.args, request.deadline_s), worker
+        except Exception as failure:  # as when no process can start: the caller must still get an answer
+            return Verdict.of_failure(failure), worker
 
     def _started(self) -> WorkerProcess:
         with self._lock:  # so that `close` sees every worker

@@ -21,10 +21,13 @@ WATCHDOG_GRACE_S = 5.0  # seconds by which a worker without a parent outlives it
 
 
 class WorkerProcess:
-    """A started worker. Where `spent` is true, it must be killed and may be replaced."""
+    """A started worker. Where `spent` is true, it must be killed and may be replaced.
+
+    `killed` says that SIGKILL has ended it within a request, which this process did not send.
+    """
 
     def __init__(self, memory_bytes: int) -> None:
-        self.spent = False
+        self.spent = self.killed = False
         self._memory_bytes = memory_bytes
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -66,8 +69,9 @@ class WorkerProcess:
                 return Verdict(0.0, TIMEOUT, seconds=time.monotonic() - started, detail=detail)
             return Verdict(0.0, ERROR, detail=f"{target} was not ready within {START_TIMEOUT_S:g} s")
         except (OSError, EOFError, ValueError):  # ValueError: the frame was not JSON
-            self.spent = True
-            return Verdict(0.0, ERROR, seconds=_since(started), detail=f"the verifier's process {self._ending()}")
+            self.spent, ending = True, self._ending()
+            self.killed = self._process.returncode == -signal.SIGKILL
+            return Verdict(0.0, ERROR, seconds=_since(started), detail=f"the verifier's process {ending}")
         return self._verdict(reply, _since(started))
 
     def interrupt(self) -> None:

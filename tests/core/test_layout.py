@@ -241,6 +241,13 @@ def test_the_exceptions_for_long_files_and_functions_are_needed_and_have_a_reaso
         assert all(sizes.get(name, 0) > limit and reason for name, reason in exceptions.items())
 
 
+def test_no_decision_reads_the_wall_clock() -> None:
+    """A clock that jumps, as at a time server's correction, moves no deadline and no measured time."""
+    wall = re.compile(r"\btime\.time\(|\bdatetime\.(now|utcnow|today)\(")
+    found = [name_of(path) for path in real_files() if wall.search(path.read_text(encoding="utf-8"))]
+    assert [name for name in found if not name.startswith("tests/")] == []
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     assert not loaded_by("import tgpo_ray") & {*NOT_ON_A_LAPTOP, "numpy", "pydantic", "gymnasium"}
 

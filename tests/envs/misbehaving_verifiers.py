@@ -22,6 +22,11 @@ def sleep_forever() -> float:
     return 1.0
 
 
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return 0.25
+
+
 def spin_forever() -> float:
     while True:
         pass

@@ -89,6 +89,15 @@ def test_a_hung_verifier_is_killed_at_its_deadline(pool: VerifierPool, hang):
     assert eventually(lambda: pool.restarts == 1)
 
 
+def test_a_worker_that_is_killed_from_outside_is_replaced_and_its_request_tried_again(pool: VerifierPool):
+    os.kill(int(pool.verify(BAD + "worker_pid").score), signal.SIGKILL)  # idle: the next request finds it dead
+    assert pool.verify(BAD + "echo", 0.5).score == 0.5
+    victim = int(pool.verify(BAD + "worker_pid").score)
+    threading.Timer(0.3, os.kill, (victim, signal.SIGKILL)).start()
+    assert pool.verify(BAD + "nap", 1.0).score == 0.25
+    assert pool.restarts == 2 and pool.outcomes["error"] == 0
+
+
 @pytest.mark.parametrize(
     ("verifier", "detail"),
     [

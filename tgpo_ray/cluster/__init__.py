@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     )
     from tgpo_ray.cluster.claims import CLAIMS, Claim, ClaimedError
     from tgpo_ray.cluster.connection import address_problem, connect, has_gpus, node_resources
+    from tgpo_ray.cluster.head_watch import watched_head
     from tgpo_ray.cluster.places import free_bytes, nodes_without, write_problem
     from tgpo_ray.cluster.replacing import copy_over, move_into_place, refuse_foreign_folder, staging_folder
     from tgpo_ray.cluster.storage import (
@@ -53,6 +54,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "claims": ["CLAIMS", "Claim", "ClaimedError"],
         "connection": ["address_problem", "connect", "has_gpus", "node_resources"],
+        "head_watch": ["watched_head"],
         "places": ["free_bytes", "nodes_without", "write_problem"],
         "replacing": ["copy_over", "move_into_place", "refuse_foreign_folder", "staging_folder"],
         "storage": [

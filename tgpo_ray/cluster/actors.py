@@ -12,6 +12,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 PYDANTIC_LINK = "For further information visit"
 ACTOR_ERRORS = (ActorDiedError, ActorUnavailableError, RayActorError)
+ROLES = {
+    "EnvRunner": "an EnvRunner",
+    "Teacher": "a teacher or reference",
+    "RayTrainWorker": "a learner rank",
+    "TrainController": "Ray Train's controller of the learners",
+    "Mailbox": "the learners' mailbox",
+    "TaskQueue": "the runners' task queue",
+    "TransferChannel": "the channel of the weight transfer",
+    "TraceBook": "the actor with the teachers' traces",
+}
+"""What an actor of a class does in a run, as a message names it."""
+PLACES = (("process", "pid"), ("node", "ip"))
+KILLED = "its process was killed (by hand, or by the kernel for want of memory) or has crashed"
 
 
 def actor(kind: type, *arguments: object, **options: Any) -> Any:
@@ -35,13 +48,26 @@ class ActorStartError(RuntimeError):
 
 
 def root_cause(error: BaseException) -> str:
-    """Returns the last line of the innermost exception that Ray wraps, which is the line that a user can act on."""
+    """Returns the last line of the innermost exception that Ray wraps, which is the line that a user can act on.
+
+    Of an actor that has died it names the role, the process and the node.
+    """
     cause: BaseException = error
     while isinstance(cause, RayTaskError) and isinstance(cause.cause, BaseException) and cause.cause is not cause:
         cause = cause.cause
+    if isinstance(cause, ActorDiedError) and (name := re.search(r"class_name: (\S+)", str(cause))):
+        return _death(name[1], str(cause))
     # vLLM checks its arguments with pydantic, whose messages end in a link
     lines = [line.strip() for line in str(cause).splitlines() if line.strip() and PYDANTIC_LINK not in line]
     return re.sub(r" \[type=\w+, input_value=.*\]$", "", lines[-1]) if lines else type(cause).__name__
+
+
+def _death(class_name: str, text: str) -> str:
+    """Returns the line on an actor that has died. Ray's `text` names its class, process, address and a long cause."""
+    who = ROLES.get(class_name.rpartition(".")[2], f"the actor {class_name}")
+    where = [f"{word} {it[1]}" for word, key in PLACES if (it := re.search(rf"\b{key}: (\S+)", text))]
+    why = "its node was lost" if "its node has died" in text else KILLED
+    return f"{who} has died ({', '.join(where)}): {why}" if where else f"{who} has died: {why}"
 
 
 def wait_until_started(actors: Sequence[Any], what: str, hint: str, timeout_s: float) -> None:

@@ -257,6 +257,10 @@ class FaultToleranceConfig(Section):
     )
     sample_timeout_s: PositiveFloat = Field(default=600.0, description="Seconds in which a group must arrive.")
     start_timeout_s: PositiveFloat = Field(default=600.0, description="Seconds in which actors must be ready.")
+    grace_s: NonNegativeFloat = Field(
+        default=15.0,
+        description="Seconds after SIGTERM for an update or evaluation to end, before a last checkpoint; 0: none.",
+    )
 
 
 class ReportingConfig(Section):

@@ -15,11 +15,12 @@ from tgpo_ray.cluster import absolute, copy_folder
 from tgpo_ray.config import AlgorithmConfig, check_resources
 from tgpo_ray.driver.checkpoint_state import STATE_FILE, read_state, run_folder_of, state_text
 from tgpo_ray.driver.evaluation import evaluate
+from tgpo_ray.driver.recovery import go_back, surviving_step
 from tgpo_ray.driver.stage_times import StageTimes, with_rates
 from tgpo_ray.driver.weight_sync import WeightSync
 from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, build_env_runners, check_same_envs
 from tgpo_ray.episode import SampledGroup
-from tgpo_ray.learners import LearnersRestartedError, build_learners
+from tgpo_ray.learners import LearnerGroup, LearnersRestartedError, build_learners
 from tgpo_ray.models import local_model
 from tgpo_ray.teachers import TeacherGroup
 
@@ -103,8 +104,8 @@ class Algorithm(Generic[ConfigT]):
         except BaseException:
             self.stop()
             raise
-        self._last_state = self.state_dict()
-        self._last_checkpoint = ""
+        self._last_state, self._last_checkpoint = self.state_dict(), ""
+        self._steps_before = self.num_steps  # at the end of the last iteration
 
     @classmethod
     def fit(cls, config: AlgorithmConfig) -> Result:
@@ -166,16 +167,27 @@ class Algorithm(Generic[ConfigT]):
 
         If learners die, everything goes back to the last checkpoint and continues from there.
         """
-        start = time.monotonic()
-        self.times = StageTimes()
-        metrics = None
-        while metrics is None:
-            try:
-                metrics = self.training_step()
-            except LearnersRestartedError as error:
-                self.recover(error)
+        start, self.times = time.monotonic(), StageTimes()
+        metrics = surviving_step(self)
         self.iteration += 1
-        return with_rates(metrics | self.times.metrics(), time.monotonic() - start)
+        self._steps_before = self.num_steps
+        metrics |= {**self.times.metrics(), "recoveries": float(self.num_recoveries)}
+        return with_rates(metrics, time.monotonic() - start)
+
+    @property
+    def learner_groups(self) -> list[LearnerGroup]:
+        """Every group of learners that was started here: the policy's, and those that a method adds."""
+        return [group for group in self._owned if isinstance(group, LearnerGroup)]
+
+    @property
+    def num_steps(self) -> int:
+        """Updates that learners were asked for, of all groups."""
+        return sum(group.num_steps for group in self.learner_groups)
+
+    @property
+    def between_updates(self) -> bool:
+        """Whether the learners have the weights of the last whole iteration, so that a checkpoint may be made."""
+        return self.num_steps == self._steps_before
 
     def sampling_seed(self, iteration: int) -> int:
         """The seed of the episodes of an iteration."""
@@ -263,20 +275,10 @@ class Algorithm(Generic[ConfigT]):
         if self.has_runners:
             self.weights.sync(state["weights_version"])
 
-    def recover(self, error: LearnersRestartedError | None) -> None:
-        """Goes back to the last checkpoint, or the start, where Ray Train has put the learners."""
-        self.drop_rollouts()
-        while error is not None:
-            self.num_recoveries += 1
-            print(f"{error}: going back from iteration {self.iteration} to {self._last_state['iteration']}", flush=True)
-            self.load_state_dict(self._last_state)
-            try:
-                self.learners.wait_until_ready()
-                if self.has_runners:
-                    self.weights.sync()
-                error = None
-            except LearnersRestartedError as again:  # they died once more: Ray Train counts the restarts
-                error = again
+    def recover(self, error: LearnersRestartedError) -> None:
+        """Goes back to the last checkpoint, or to the start, with every group of learners."""
+        go_back(self, error, self._last_state)
+        self._steps_before = self.num_steps
 
     def export(self, path: str) -> str:
         """Returns the policy's Hugging Face folder. It replaces a model; ValueError refuses other things."""

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tgpo_ray.checks import RunningAlgorithm, check_actors, check_start, refuse_failed
-from tgpo_ray.cluster import absolute, join, root_cause, shown
+from tgpo_ray.cluster import absolute, join, root_cause, shown, watched_head
 from tgpo_ray.driver.checkpoint_state import refuse_misfit
 from tgpo_ray.driver.checkpoints import Checkpoints, without_damaged
 from tgpo_ray.driver.resuming import changed_keys, folder_of, restore_newest, whole_checkpoints
 from tgpo_ray.driver.run_folder import CONFIG_FILE
 from tgpo_ray.driver.run_log import RunLog
 from tgpo_ray.driver.saved_checkpoints import RunState, SavedCheckpoint, delete_others, next_session
-from tgpo_ray.driver.signals import terminated_by_signal, uninterrupted
+from tgpo_ray.driver.signals import Notice, terminated_by_signal, uninterrupted
+from tgpo_ray.driver.way_on import way_on
 from tgpo_ray.learners import LearnerError, LearnersRestartedError
 from tgpo_ray.reporting import Progress, load_run, write_report
 
@@ -41,6 +43,9 @@ class Runnable(RunningAlgorithm, Protocol):
 
     @property
     def num_iterations(self) -> int: ...
+
+    @property
+    def between_updates(self) -> bool: ...
 
     def train(self) -> Metrics: ...
 
@@ -76,7 +81,7 @@ def fit(
         Exception: the error that ended the run. Its last checkpoint and metrics are in its folder.
     """
     check_start(config)
-    with terminated_by_signal():
+    with terminated_by_signal(config.fault_tolerance.grace_s) as notice:
         run = Run(config, resume)
         try:
             algorithm = config.get_algo_class()(
@@ -86,7 +91,11 @@ def fit(
             run.discard_if_empty()
             raise
         try:
-            return run.go(algorithm)
+            with watched_head(lambda: run.way_on):
+                return run.go(algorithm, notice)
+        except BaseException as error:
+            error.add_note(run.way_on)
+            raise
         finally:
             with uninterrupted():
                 algorithm.stop()
@@ -113,22 +122,34 @@ class Run:
         self._state = self.restored or RunState(self.session, [])
         self._num_failed_evaluations = 0
         self._ending: Exception | None = None  # ends the run after the checkpoint of this iteration
+        self._checkpoints: Checkpoints | None = None
 
-    def go(self, algorithm: Runnable) -> Result:
-        """The Result of the algorithm, run to its end, with the report in the folder."""
+    def go(self, algorithm: Runnable, notice: Notice) -> Result:
+        """The Result of the algorithm, run to its end, with the report in the folder.
+
+        A notice that the process is to end soon leaves a checkpoint of the last whole iteration.
+        """
+        notice.can_save = lambda: algorithm.between_updates
         if self.restored:
             self._restore(algorithm)
         algorithm.config.to_yaml(self.folder.local / CONFIG_FILE)
         reporting = algorithm.config.reporting
         log = RunLog(self.folder.local, reporting, resume_after=algorithm.iteration if self.restored else None)
         checkpoints = Checkpoints(self.folder, self._state, self.session, algorithm.config.checkpointing, say)
+        self._checkpoints = checkpoints
         try:
             with Progress(
                 algorithm.num_iterations, algorithm.config.name or "run", enabled=reporting.progress
             ) as progress:
                 if algorithm.config.fault_tolerance.preflight:
                     progress.note(f"preflight: {refuse_failed(check_actors(algorithm))} checks passed")
-                last = self._iterate(algorithm, checkpoints, log, progress)
+                last = self._iterate(algorithm, checkpoints, log, progress, notice)
+        except KeyboardInterrupt:
+            if notice.given and algorithm.iteration > 0 and algorithm.between_updates:
+                with notice.held(without_limit=True), suppress(LearnersRestartedError, LearnerError):
+                    checkpoints.write(algorithm, {})
+                    checkpoints.record()
+            raise
         finally:
             log.close()
             self.folder.publish_or_keep(say)
@@ -152,7 +173,14 @@ class Run:
         """Gives the folder free. A second call is safe."""
         self.folder.close()
 
-    def _iterate(self, algorithm: Runnable, checkpoints: Checkpoints, log: RunLog, progress: Progress) -> Metrics:
+    @property
+    def way_on(self) -> str:
+        """What a run that has ended early says of its last checkpoint."""
+        return way_on(self.folder.path, self._checkpoints.last if self._checkpoints else None)
+
+    def _iterate(
+        self, algorithm: Runnable, checkpoints: Checkpoints, log: RunLog, progress: Progress, notice: Notice
+    ) -> Metrics:
         metrics: Metrics = {}
         evaluation = algorithm.config.evaluation
         if algorithm.iteration == 0 and evaluation.at_start and evaluation.envs:
@@ -160,19 +188,25 @@ class Run:
             progress.update(algorithm.iteration, log.write(algorithm.iteration, metrics))
             self._end_if_asked()
         while algorithm.iteration < algorithm.num_iterations:
+            notice.check()
             recoveries = algorithm.num_recoveries  # rises where `train` went back to a checkpoint
             metrics = algorithm.train()
             if algorithm.num_recoveries > recoveries:
                 log.take_back(algorithm.iteration - 1)
             try:
                 if evaluation.envs and _is_due(algorithm, evaluation.every, at_end=evaluation.at_end):
-                    metrics |= self._evaluate(algorithm, log)
+                    with notice.held():
+                        metrics |= self._evaluate(algorithm, log)
                 if self._ending or checkpoints.is_due(algorithm, metrics):
-                    metrics |= checkpoints.write(algorithm, metrics)
+                    with notice.held(without_limit=True):
+                        metrics |= checkpoints.write(algorithm, metrics)
             except LearnersRestartedError as error:  # they died after the update, which is in no checkpoint
                 algorithm.recover(error)
                 log.take_back(algorithm.iteration)
                 continue
+            except KeyboardInterrupt:  # the evaluation has outlasted the grace of a notice: the iteration counts
+                log.write(algorithm.iteration, metrics)
+                raise
             row = log.write(algorithm.iteration, metrics)
             if _shows_samples(algorithm):
                 log.write_samples(algorithm.sampled[:2], algorithm.iteration, "train")

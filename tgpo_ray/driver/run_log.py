@@ -26,7 +26,8 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, reporting: ReportingConfig, resume_after: int | None) -> None:
-        last = {} if resume_after is None else _last_row(folder / "metrics.jsonl", resume_after)
+        self._rows = folder / "metrics.jsonl"
+        last = {} if resume_after is None else _last_row(self._rows, resume_after)
         self._seconds_before: float = last.get("time/total_s", 0.0)
         self._tokens: float = last.get("tokens/total", 0.0)
         self._writers: list[MetricsWriter] = open_writers(reporting, folder, resume_after=resume_after)
@@ -50,11 +51,12 @@ class RunLog:
             self._samples.append(row)
 
     def take_back(self, iteration: int) -> None:
-        """Cuts the rows after `iteration`, to which the learners went back."""
+        """Cuts the rows after `iteration`, to which the learners went back, and their tokens."""
         # TensorBoard and W&B take no rows back: the repeated iterations overwrite theirs.
         for writer in [*self._writers, self._samples]:
             if isinstance(writer, JsonlWriter):
                 writer.truncate_after(iteration)
+        self._tokens = _last_row(self._rows, iteration).get("tokens/total", 0.0)
 
     def close(self) -> None:
         """Closes every writer."""

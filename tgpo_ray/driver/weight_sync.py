@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
 
-from tgpo_ray.cluster import actor_of_driver
+from tgpo_ray.cluster import ACTOR_ERRORS, actor_of_driver
 from tgpo_ray.env_runners import EnvRunnerGroup
 from tgpo_ray.learners import LearnerGroup
 from tgpo_ray.models import TransferChannel, WeightTransfer, WeightUpdate
@@ -85,13 +85,19 @@ class WeightSync:
         if self.backend is None:
             yield self._learners.weight_buckets()
             return
-        if self._channel is None:
-            # every waiting learner, watcher and engine needs a slot
-            self._channel = actor_of_driver(TransferChannel, max_concurrency=1000)
-        number: Any = ray.get(self._channel.begin.remote(members))
+        number = self._begin(members)
         try:
             transfer = WeightTransfer(self.backend, self._channel, number, tuple(members), self._num_workers)
             with self._learners.sending_weights(transfer):
                 yield transfer
         finally:
             self._channel.end.remote(number)
+
+    def _begin(self, members: Sequence[str]) -> int:
+        """Returns the number of a transfer that begins, on another channel if the present one has died."""
+        with suppress(*ACTOR_ERRORS):
+            if self._channel is not None:
+                return ray.get(self._channel.begin.remote(members))
+        # every waiting learner, watcher and engine needs a slot
+        self._channel = actor_of_driver(TransferChannel, max_concurrency=1000)
+        return ray.get(self._channel.begin.remote(members))

@@ -209,7 +209,7 @@ class EnvRunnerGroup:
         """Returns a session, of which there can be one at a time. With `stays_open` it goes on until it is closed."""
         self.wait_until_ready()
         if self.queue is None:
-            self.queue = actor_of_driver(TaskQueue, len(self.runners))
+            self.queue = actor_of_driver(TaskQueue, len(self.runners), max_restarts=-1, max_task_retries=-1)
         self._num_sessions += 1
         order = Order(group_size, sampling, seed, self.prefixes)
         self._session = SamplingSession(self._num_sessions, order, self, stays_open=stays_open)

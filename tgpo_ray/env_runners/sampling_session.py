@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -81,6 +81,7 @@ class SamplingSession:
         self._number, self._order, self._pool, self._stays_open = number, order, pool, stays_open
         self._streams: dict[Any, int] = {}  # the stream of each runner that works, and the runner's index
         self._unfinished: dict[TaskKey, Task] = {}
+        self._queue_life: str | None = None  # see `TaskQueue.put`
         self._early: dict[TaskKey, SampledGroup] = {}  # groups of a later batch
         self._since = time.monotonic()
         self._aborted = False
@@ -121,7 +122,20 @@ class SamplingSession:
         if not fresh:
             return
         self._unfinished |= fresh
-        ray.get(self._pool.queue.put.remote(self._number, list(fresh.values()), is_complete=not self._stays_open))
+        self._hand_over(fresh)
+
+    def _hand_over(self, tasks: Mapping[TaskKey, Task]) -> None:
+        """Put tasks on the queue, and have every runner that is idle begin.
+
+        A queue that was restarted has lost the earlier ones, and gets all that are unfinished. A task that a runner had
+        drawn before may then be sampled twice, with the same tokens.
+        """
+        put, is_complete = self._pool.queue.put.remote, not self._stays_open
+        life: Any = ray.get(put(self._number, list(tasks.values()), is_complete=is_complete))
+        if self._queue_life not in (None, life):
+            lost = [task for key, task in self._unfinished.items() if key not in tasks]
+            ray.get(put(self._number, lost, is_complete=is_complete))
+        self._queue_life = life
         self._since = time.monotonic()
         working = set(self._streams.values())
         for runner in range(len(self._pool.runners)):
@@ -176,7 +190,10 @@ class SamplingSession:
         """
         if self._aborted:
             raise SessionAbortedError("sampling was interrupted")
-        assert self._streams, "the runners ended their streams before the last group"
+        if not self._streams:  # the queue has died, and the runners found none of its tasks in the next one
+            life = self._queue_life
+            self._hand_over(dict(self._unfinished))
+            assert self._queue_life != life, "the runners ended their streams before the last group"
         ready, _ = ray.wait(list(self._streams), num_returns=1, timeout=POLL_S)
         if not ready:
             self._check_deadline()
@@ -193,14 +210,16 @@ class SamplingSession:
             self._start(runner)
         return None
 
-    def _read(self, stream: Any) -> SampledGroup:
+    def _read(self, stream: Any) -> SampledGroup | None:
         ref = next(stream)
         # A runner yields the group and then its figures, and only these are fetched. If it dies between the two, the
         # fetched `ref` is its error. With `ref` as the default of `next`, a lone error item raises here.
         finished: Finished = ray.get(next(stream, ref))
         self._since = time.monotonic()
         self._pool.busy_s += finished.busy_s
-        task = self._unfinished.pop(finished.key)
+        task = self._unfinished.pop(finished.key, None)
+        if task is None:  # another runner has sampled it too, see `_hand_over`
+            return None
         self._pool.queue.forget.remote([finished.key])
         return SampledGroup(task.ordinal, task, finished.infos, ref)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections import deque
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -25,20 +26,27 @@ class Helping(NamedTuple):
 class TaskQueue:
     """Async Ray actor with the tasks that no runner has begun. It remembers which runner drew which task.
 
+    Ray starts it again if its process dies. It then has no task and no session, so the runners' streams end, and the
+    session on the driver puts what is unfinished once more.
+
     A draw takes as much as the runner asks for, and no more than leaves work for the others: with R runners a helping
     is at most 1/2R of what is left. So nobody holds tasks that another could begin.
     """
 
     def __init__(self, num_runners: int) -> None:
         self._num_runners = num_runners
+        self._life = os.urandom(8).hex()
         self._session = 0
         self._tasks: deque[Task] = deque()
         self._drawn: dict[TaskKey, tuple[int, Task]] = {}
         self._is_complete = True  # no more tasks will be put
         self._changed = asyncio.Condition()
 
-    async def put(self, session: int, tasks: Sequence[Task], *, is_complete: bool) -> None:
-        """Append tasks. With `is_complete` the runners' streams end after them. A new session drops the old tasks."""
+    async def put(self, session: int, tasks: Sequence[Task], *, is_complete: bool) -> str:
+        """Returns a name of this process, after appending tasks. Another name says that earlier tasks were lost.
+
+        With `is_complete` the runners' streams end after these tasks. A new session drops the old tasks.
+        """
         async with self._changed:
             if session != self._session:
                 self._session = session
@@ -47,6 +55,7 @@ class TaskQueue:
             self._tasks.extend(tasks)
             self._is_complete = is_complete
             self._changed.notify_all()
+        return self._life
 
     async def draw(self, session: int, runner: int, most: int, *, wait: bool) -> Helping:
         """Returns the runner's next tasks, `most` at most, or none if nothing is left.

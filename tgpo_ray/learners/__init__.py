@@ -6,10 +6,11 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tgpo_ray.learners.building import build_learners, learner_spec
-    from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError
+    from tgpo_ray.learners.group import LearnerGroup
     from tgpo_ray.learners.layouts import LAYOUTS
     from tgpo_ray.learners.learner import Learner, LearnerSpec
     from tgpo_ray.learners.planning import Piece, plan_micro_batches
+    from tgpo_ray.learners.ranks import LearnerError, LearnersRestartedError
     from tgpo_ray.learners.saving import CheckpointError
     from tgpo_ray.learners.strategies import StrategyOptions
     from tgpo_ray.learners.tokens import Layout
@@ -19,10 +20,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "building": ["build_learners", "learner_spec"],
-        "group": ["LearnerError", "LearnerGroup", "LearnersRestartedError"],
+        "group": ["LearnerGroup"],
         "layouts": ["LAYOUTS"],
         "learner": ["Learner", "LearnerSpec"],
         "planning": ["Piece", "plan_micro_batches"],
+        "ranks": ["LearnerError", "LearnersRestartedError"],
         "saving": ["CheckpointError"],
         "strategies": ["StrategyOptions"],
         "tokens": ["Layout"],

@@ -2,7 +2,9 @@
 
 The driver posts a command with one payload for each rank and waits for the answers of all ranks. The ranks poll for the
 next command. Ray Train may restart the ranks at any time. Each start is an *incarnation* with its own token. A command
-that an earlier incarnation did not answer ends as `restarted`, so the driver knows that its update did not happen.
+that an earlier incarnation did not answer ends as `restarted`, so the driver knows that its update did not happen. So
+does every later command until the driver has taken notice of the restart: no rank works on weights that went back
+unseen.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
+    from ray.util.placement_group import PlacementGroup
 
 POLL_S = 10.0
 MAX_FINISHED = 64  # answered commands that stay readable
@@ -53,28 +56,40 @@ class _Ticket:
 
 
 class Mailbox:
-    """Async Ray actor that passes commands to ranks. It has no name, so two LearnerGroups can exist side by side."""
+    """Async Ray actor that passes commands to ranks. It has no name, so two LearnerGroups can exist side by side.
 
-    def __init__(self, num_ranks: int) -> None:
-        self._num_ranks = num_ranks
+    Args:
+        resume_from: the checkpoint from which the first incarnation starts.
+        num_restarts: restarts of the group before this mailbox.
+    """
+
+    def __init__(self, num_ranks: int, resume_from: str | None = None, num_restarts: int = 0) -> None:
+        self._num_ranks, self._resume_from, self._num_restarts = num_ranks, resume_from, num_restarts
         self._tickets: dict[int, _Ticket] = {}
         self._last = 0
         self._first_of_incarnation = 1
         self._token: str | None = None
         self._posted = asyncio.Condition()
-        self._resume_from: str | None = None
         self._processes: dict[int, tuple[str, int]] = {}
         self._ranks: dict[int, Any] = {}
+        self._placement: Any = None
         self._stopping = False
         self._failure: str | None = None
 
     # -- driver ------------------------------------------------------------------------------------------------------
 
-    async def post(self, name: str, payloads: list[Any]) -> int:
-        """Returns the number of the command that it queues; `payloads` has one entry for each rank."""
+    async def post(self, name: str, payloads: list[Any], accepted: int = 0) -> int:
+        """Returns the number of the command that it queues; `payloads` has one entry for each rank.
+
+        Args:
+            accepted: restarts that the driver knows of. With fewer than there were, no rank gets the command.
+        """
         async with self._posted:
             self._last += 1
             self._tickets[self._last] = _Ticket(name, payloads)
+            if accepted < self._num_restarts:
+                self._first_of_incarnation = self._last + 1
+                self._tickets[self._last].finish("restarted")
             if self._failure is not None:
                 self._tickets[self._last].finish("error", self._failure)
             self._posted.notify_all()
@@ -104,6 +119,10 @@ class Mailbox:
         """Set the checkpoint from which the next incarnation starts: the newest one that has the driver's state too."""
         self._resume_from = path
 
+    async def restarts(self) -> int:
+        """Returns the number of restarts of the group so far."""
+        return self._num_restarts
+
     async def processes(self) -> list[tuple[str, int]]:
         """Returns (node id, process id) of each rank of the present incarnation."""
         return [self._processes[rank] for rank in sorted(self._processes)]
@@ -111,6 +130,10 @@ class Mailbox:
     async def ranks(self) -> list[Any]:
         """Returns the actors of the present incarnation, none after the end of the training run."""
         return [] if self._failure is not None else [actor for actor in self._ranks.values() if actor is not None]
+
+    async def placement(self) -> Any:
+        """Returns the placement group of the present incarnation, None before the first."""
+        return self._placement
 
     async def stop(self) -> list[Any]:
         """Returns the actors of the ranks, which end after their present command.
@@ -126,7 +149,13 @@ class Mailbox:
     # -- ranks -------------------------------------------------------------------------------------------------------
 
     async def join(
-        self, token: str, rank: int, node_id: str, pid: int, worker: ActorHandle[Any] | None = None
+        self,
+        token: str,
+        rank: int,
+        node_id: str,
+        pid: int,
+        worker: ActorHandle[Any] | None = None,
+        placement: PlacementGroup | None = None,
     ) -> Start | None:
         """Returns what a rank starts from, or None if the group has been stopped. It is a rank's first call.
 
@@ -134,33 +163,39 @@ class Mailbox:
 
         Args:
             worker: the actor handle of the rank, which is needed to kill a rank that does not answer.
+            placement: the placement group of all ranks, which nobody would remove after the death of the controller.
         """
         if self._stopping:
             return None
         if token != self._token:
             if self._token is not None:  # commands posted before the first start of all are valid: they wait for it
                 self._first_of_incarnation = self._last + 1
+                self._num_restarts += 1
                 for ticket in self._tickets.values():
                     ticket.finish("restarted")
             self._token, self._processes, self._ranks = token, {}, {}
-        self._processes[rank], self._ranks[rank] = (node_id, pid), worker
+        self._processes[rank], self._ranks[rank], self._placement = (node_id, pid), worker, placement
         return Start(self._resume_from)
 
     async def next_command(self, token: str, rank: int, after: int) -> Command | None:
         """Returns the command after number `after`, or None if there is none within POLL_S seconds: then ask again."""
-        # a rank of a new incarnation counts from 0 and must skip the commands that the earlier one did not answer
-        number = max(after + 1, self._first_of_incarnation)
         if token != self._token:  # a rank of an earlier incarnation that Ray Train has not ended yet
-            return Command(number, "stop", None)
+            return Command(after + 1, "stop", None)
         try:
             async with asyncio.timeout(POLL_S), self._posted:
-                await self._posted.wait_for(lambda: self._stopping or number <= self._last)
+                await self._posted.wait_for(lambda: self._stopping or self._number(after) <= self._last)
         except TimeoutError:
             return None
+        number = self._number(after)
         if self._stopping:
             return Command(number, "stop", None)
         ticket = self._tickets[number]
         return Command(number, ticket.name, ticket.payloads[rank] if ticket.payloads else None)
+
+    def _number(self, after: int) -> int:
+        """Returns the number of the command that follows for a rank which has done those up to `after`."""
+        # a rank of a new incarnation counts from 0 and must skip the commands that the earlier one did not answer
+        return max(after + 1, self._first_of_incarnation)
 
     async def reply(self, token: str, rank: int, number: int, value: object, error: str = "") -> None:
         """Record the answer of a rank. Answers of an earlier incarnation are dropped."""

@@ -1,7 +1,8 @@
 """LearnerGroup: data-parallel learners as a Ray Train run, driven by commands through a mailbox.
 
 Ray Train does placement, process groups, restarts and checkpoint storage. The mailbox keeps the loop on the driver.
-Nothing here is a singleton, so a policy and a process-reward model can be two groups side by side.
+Where one of the two is lost, the group starts both again, as Ray Train does with ranks. Nothing here is a singleton, so
+a policy and a process-reward model can be two groups side by side.
 """
 
 from __future__ import annotations
@@ -9,38 +10,36 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import ray
 
-from tgpo_ray.cluster import ACTOR_ERRORS, actor_of_driver, any_died, join, root_cause
+from tgpo_ray.cluster import join
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
-from tgpo_ray.learners.command_mailbox import Mailbox
+from tgpo_ray.learners.group_plans import plan_of_groups
 from tgpo_ray.learners.learner import LearnerSpec, Sums
-from tgpo_ray.learners.planning import MicroBatch, Piece, plan_micro_batches
-from tgpo_ray.learners.reduction import by_index, losses, reduced
+from tgpo_ray.learners.ranks import LearnerError, LearnersRestartedError, Ranks, RanksLostError
+from tgpo_ray.learners.reduction import losses, reduced
 from tgpo_ray.learners.saving import CheckpointError
-from tgpo_ray.learners.train_run import Placement, TrainRun, make_trainer
+from tgpo_ray.learners.train_run import Placement, TrainRun, forget_checkpoints
 
 if TYPE_CHECKING:
-    from tgpo_ray.learners.planning import EpisodeKey
+    from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
     from tgpo_ray.models import Bucket, WeightTransfer
 
-POLL_S = 2.0
-KILL_S = 60.0  # Ray Train needs this long to notice that its ranks were killed
+GRACE_S = 20.0  # for ranks to end after their present command
 
 
-class LearnersRestartedError(RuntimeError):
-    """Ray Train has restarted the ranks from the last checkpoint. Pending commands did not happen."""
+class _Sent(NamedTuple):
+    """A command, and the ranks that got it."""
 
-
-class LearnerError(RuntimeError):
-    """A rank has failed on a command, or Ray Train has given up. The message has the cause."""
+    ranks: Ranks
+    number: int
 
 
 class LearnerGroup:
@@ -55,46 +54,54 @@ class LearnerGroup:
 
     def __init__(self, spec: LearnerSpec, placement: Placement, run: TrainRun, token_budget: int) -> None:
         self.spec, self.placement, self.run, self.token_budget = spec, placement, run, token_budget
-        # every rank has a poll open, and each needs a slot of the actor, beside the driver's own calls
-        self._mailbox = actor_of_driver(Mailbox, placement.num_learners, max_concurrency=1000)
-        self._error: BaseException | None = None
-        self._stopped = False
-        self._pending: list[tuple[int, Callable[[list[Any]], None]]] = []
+        self._resume_from: str | None = None
+        self._pending: list[tuple[_Sent, Callable[[list[Any]], None]]] = []
         self._sums: list[Sums] = []
         self.num_steps = 0  # updates that were asked for
         self._busy_s = 0.0
-        self._thread = threading.Thread(target=self._fit, name=f"{run.name}-fit", daemon=True)
-        self._thread.start()
-
-    def _fit(self) -> None:
-        """Run Ray Train for the life of the group. Outside the main thread it leaves SIGINT to the driver."""
-        try:
-            make_trainer(self._mailbox, self.spec, self.placement, self.run).fit()
-        except BaseException as error:
-            self._error = error
-        if not ray.is_initialized():  # the driver has shut Ray down, and any remote call would start a new cluster
-            return
-        with contextlib.suppress(*ACTOR_ERRORS):
-            if self._stopped:
-                ray.kill(self._mailbox)
-            elif self._error is not None:
-                ray.get(self._mailbox.fail_pending.remote(root_cause(self._error)))
+        self._renewing = threading.Lock()  # a runner that restarts asks for weights from another thread
+        self._ranks = Ranks(spec, placement, run)
 
     def wait_until_ready(self) -> None:
-        """Block until every rank holds its model.
+        """Block until every rank holds its model. Restarts up to here are noticed, and commands work again.
 
         Raises:
             LearnerError: a rank failed, or the ranks did not start within `run.start_timeout_s`.
         """
         placement, timeout_s = self.placement, self.run.start_timeout_s
+        ready = False
         try:
-            self._wait(self._send("ping", [None] * placement.num_learners), timeout_s)
+            while not ready:
+                # a death at this point loses nothing more, and the number of restarts has its limit
+                with contextlib.suppress(LearnersRestartedError):
+                    ranks = self._ranks
+                    with self._surviving(ranks):
+                        ranks.accept()
+                        ranks.wait(ranks.send("ping", [None] * placement.num_learners), timeout_s)
+                        ranks.remember()
+                    ready = True
         except TimeoutError:
             share = f"{placement.num_cpus:g} CPUs" + (f" and {placement.num_gpus:g} GPUs" if placement.num_gpus else "")
             raise LearnerError(
                 f"the learners did not start within {timeout_s:.0f} s (fault_tolerance.start_timeout_s): the nodes may "
                 f"lack {share} for each of the {placement.num_learners} (see `ray status`), or the model loads slowly"
             ) from None
+
+    def roll_back(self) -> None:
+        """Have every rank hold the last checkpoint again, or the model as it is on disk where there is none.
+
+        Every group of a run goes back together, also those whose ranks did not die.
+        """
+        ranks, path = self._ranks, self._resume_from
+        self._pending, self._sums = [], []
+        died = True
+        with contextlib.suppress(LearnersRestartedError), self._surviving(ranks):
+            died = ranks.has_restarted()
+        if not died and path is None:
+            self._renew(ranks, num_restarts=ranks.num_restarts)
+        self.wait_until_ready()
+        if not died and path is not None:
+            self.load(path)
 
     # -- updates -----------------------------------------------------------------------------------------------------
 
@@ -160,28 +167,7 @@ class LearnerGroup:
     def _plan(
         self, groups: Sequence[SampledGroup], advantages: Sequence[np.ndarray] | None = None
     ) -> list[list[MicroBatch]]:
-        """Micro-batches as [rank][step]; without `advantages`, which only a loss reads, they are 0."""
-        if advantages is None:
-            advantages = [np.zeros(len(group.infos), np.float32) for group in groups]
-        pieces = [
-            Piece(
-                group.ordinal,
-                group.ref,
-                group.guidance,
-                np.asarray(by_index(group, values), np.float32),
-                tuple(range(len(group.infos))) if group.members is None else group.members,
-            )
-            for group, values in zip(groups, advantages, strict=True)
-        ]
-        lengths = {group.ordinal: by_index(group, [info.num_tokens for info in group.infos]) for group in groups}
-        return plan_micro_batches(
-            pieces,
-            lengths,
-            self.placement.num_learners,
-            self.token_budget,
-            layout=self.spec.layout,
-            prompts={group.ordinal: max(info.num_prompt_tokens for info in group.infos) for group in groups},
-        )
+        return plan_of_groups(groups, advantages, self.placement.num_learners, self.token_budget, self.spec.layout)
 
     def _collect_sums(self, replies: list[Sums]) -> None:
         self._sums.extend(replies)
@@ -228,7 +214,10 @@ class LearnerGroup:
 
     def resume_from(self, path: str | None) -> None:
         """Set the checkpoint that restarted ranks load."""
-        ray.get(self._mailbox.set_resume.remote(path))
+        self._resume_from = path  # first: ranks that are started in the place of lost ones get it from here
+        ranks = self._ranks
+        with self._surviving(ranks):
+            ranks.set_resume(path)
 
     def export(self, path: str) -> None:
         """Write a Hugging Face folder at `path` (a folder or a URI)."""
@@ -236,7 +225,7 @@ class LearnerGroup:
 
     def processes(self) -> list[tuple[str, int]]:
         """Returns (node id, process id) of each rank."""
-        return ray.get(self._mailbox.processes.remote())
+        return self._ranks.processes()
 
     # -- commands ------------------------------------------------------------------------------------------------------
 
@@ -246,53 +235,57 @@ class LearnerGroup:
     def _post(self, name: str, payloads: list[Any], on_reply: Callable[[list[Any]], None]) -> None:
         self._pending.append((self._send(name, payloads), on_reply))
 
-    def _send(self, name: str, payloads: list[Any]) -> int:
-        number: Any = ray.get(self._mailbox.post.remote(name, payloads))
-        return number
+    def _send(self, name: str, payloads: list[Any]) -> _Sent:
+        ranks = self._ranks
+        with self._surviving(ranks):
+            return _Sent(ranks, ranks.send(name, payloads))
 
     def _drain(self) -> None:
         pending, self._pending = self._pending, []
-        for number, on_reply in pending:
-            on_reply(self._wait(number))
+        for sent, on_reply in pending:
+            on_reply(self._wait(sent))
 
-    def _wait(self, number: int, timeout_s: float = math.inf) -> list[Any]:
+    def _wait(self, sent: _Sent, timeout_s: float = math.inf) -> list[Any]:
         """Returns the replies of the ranks to a command; raises TimeoutError if one is missing after `timeout_s`."""
-        ref, end = self._mailbox.result.remote(number), time.monotonic() + timeout_s
-        # no rank answers after Ray Train's run has ended, so its thread is checked between the waits
-        while not ray.wait([ref], timeout=min(POLL_S, timeout_s))[0]:
-            if time.monotonic() > end:
-                raise TimeoutError
-            if not self._thread.is_alive():
-                raise LearnerError(f"the learners' Ray Train run has ended: {self._cause()}") from self._error
-        status, value = ray.get(ref)
-        if status == "done":
-            return value
-        self._pending, self._sums = [], []  # the gradients that they belong to are lost
-        if status == "error" and any_died(ray.get(self._mailbox.ranks.remote())):
-            # a rank died within a collective, and another answered with an error of its connection to it
-            with contextlib.suppress(LearnersRestartedError):
-                self._wait(self._send("ping", [None] * self.placement.num_learners))  # it ends at the restart
-            status = "restarted"
-        if status == "restarted":
-            raise LearnersRestartedError("the learners were restarted from their last checkpoint")
-        raise LearnerError(value) from self._error
+        with self._surviving(sent.ranks):
+            return sent.ranks.wait(sent.number, timeout_s)
 
-    def _cause(self) -> str:
-        return root_cause(self._error) if self._error else "no error was reported"
+    # -- deaths and the end --------------------------------------------------------------------------------------------
 
-    def stop(self, grace_s: float = 20.0) -> None:
+    @contextlib.contextmanager
+    def _surviving(self, ranks: Ranks) -> Iterator[None]:
+        """A block that asks these ranks. If their mailbox or their controller dies, others are started."""
+        try:
+            yield
+        except (LearnersRestartedError, LearnerError):
+            self._pending, self._sums = [], []  # the gradients that they belong to are lost
+            raise
+        except RanksLostError as lost:
+            self._pending, self._sums = [], []
+            if ranks.num_restarts >= self.run.max_restarts:
+                raise LearnerError(
+                    f"{lost}, and fault_tolerance.max_learner_restarts ({self.run.max_restarts}) is used up"
+                ) from lost
+            self._renew(ranks, num_restarts=ranks.num_restarts + 1)
+            raise LearnersRestartedError(f"{lost}, and the learners were started from their last checkpoint") from lost
+
+    def _renew(self, ranks: Ranks, *, num_restarts: int) -> None:
+        """End these ranks and start others in their place, unless another thread has done so."""
+        with self._renewing:
+            if self._ranks is not ranks:
+                return
+            ranks.end(GRACE_S)
+            if ranks.running:
+                raise LearnerError("the learners' ranks did not end after their mailbox had died")
+            forget_checkpoints(self.run)
+            run = replace(self.run, max_restarts=self.run.max_restarts - num_restarts)
+            accepted = num_restarts - 1  # fewer than there were: only `wait_until_ready` takes notice
+            self._ranks = Ranks(self.spec, self.placement, run, self._resume_from, num_restarts, accepted)
+
+    def stop(self, grace_s: float = GRACE_S) -> None:
         """End the ranks: ask them, wait, then kill their processes. A second call is safe.
 
         The call does not wait for ranks that are still starting or that wait for resources. The mailbox stays and ends
         them later.
         """
-        self._stopped = True
-        with contextlib.suppress(*ACTOR_ERRORS):
-            ranks: Any = ray.get(self._mailbox.stop.remote())
-            self._thread.join(grace_s)
-            if self._thread.is_alive() and ranks:  # they hang; Ray Train restarts them, and `join` ends the new ones
-                for rank in ranks:
-                    ray.kill(rank)
-                self._thread.join(KILL_S)
-        if not self._thread.is_alive():
-            ray.kill(self._mailbox)
+        self._ranks.end(grace_s)

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 import torch.distributed as dist
+from ray.exceptions import ObjectLostError
 
+from tgpo_ray.cluster import ACTOR_ERRORS
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.learner import Learner, LearnerSpec, Sums
 from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
@@ -34,14 +36,17 @@ class WorkerSpec:
 
 
 def run_rank(config: dict[str, WorkerSpec]) -> None:
-    """Join the present incarnation, load the model, and run commands until `stop`."""
-    worker = config["worker"]
+    """Join the present incarnation, load the model, and run commands until `stop`, or until the mailbox has died."""
+    with contextlib.suppress(MailboxLostError):  # an error would have Ray Train restart ranks that nobody commands
+        _serve(config["worker"])
+
+
+def _serve(worker: WorkerSpec) -> None:
     rank = dist.get_rank()
     token = _shared_token()
     context = ray.get_runtime_context()
-    start: Any = ray.get(
-        worker.mailbox.join.remote(token, rank, context.get_node_id(), os.getpid(), context.current_actor)
-    )
+    place = (context.get_node_id(), os.getpid(), context.current_actor, ray.util.get_current_placement_group())
+    start: Any = _answer(worker.mailbox.join.remote(token, rank, *place))
     if start is None:
         return
     try:
@@ -49,11 +54,23 @@ def run_rank(config: dict[str, WorkerSpec]) -> None:
     except Exception as error:  # a second load would fail too: returning keeps Ray Train from restarting the ranks
         traceback.print_exc()
         reason = f"learner rank {rank} cannot load {worker.learner.model!r}: {type(error).__name__}: {error}"
-        ray.get(worker.mailbox.fail_pending.remote(reason))
+        _answer(worker.mailbox.fail_pending.remote(reason))
         return
     if start.resume_from is not None:
         rank_loop.load(start.resume_from)
     rank_loop.run()
+
+
+class MailboxLostError(RuntimeError):
+    """The mailbox has died. The driver starts another group of ranks."""
+
+
+def _answer(ref: Any) -> Any:
+    """Returns the mailbox's answer."""
+    try:
+        return ray.get(ref)
+    except ACTOR_ERRORS as error:
+        raise MailboxLostError from error
 
 
 def _shared_token() -> str:
@@ -74,14 +91,14 @@ class RankLoop:
     def run(self) -> None:
         done = 0
         while True:
-            command: Any = ray.get(self._mailbox.next_command.remote(self._token, self._rank, done))
+            command: Any = _answer(self._mailbox.next_command.remote(self._token, self._rank, done))
             if command is None:  # no command within the mailbox's poll time
                 continue
             if command.name == "stop":
                 return
             done = command.number
             # the answer has no name here: it would keep references to weights until the next command
-            ray.get(
+            _answer(
                 self._mailbox.reply.remote(self._token, self._rank, done, *self._timed(command.name, command.payload))
             )
 
@@ -93,9 +110,16 @@ class RankLoop:
             self._busy_s += time.monotonic() - self._since
 
     def _obey(self, name: str, payload: object) -> tuple[object, str]:
-        """Returns (value, "") or (None, message). An error ends the command and not the rank; the driver decides."""
+        """Returns (value, "") or (None, message). An error ends the command and not the rank; the driver decides.
+
+        Raises:
+            RuntimeError: an actor or an object that the command needs was lost with its process or node. It ends the
+                rank, and Ray Train restarts all of them, where its controller was not what has died.
+        """
         try:
             return (getattr(self, name)(payload) if payload is not None else getattr(self, name)()), ""
+        except (*ACTOR_ERRORS, ObjectLostError) as error:
+            raise RuntimeError(f"learner rank {self._rank}, {name}: {type(error).__name__}") from error
         except Exception as error:
             traceback.print_exc()
             return None, f"learner rank {self._rank}, {name}: {type(error).__name__}: {error}"

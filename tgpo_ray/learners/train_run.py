@@ -7,6 +7,9 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import pyarrow.fs
+
+from tgpo_ray.cluster import absolute
 from tgpo_ray.learners.command_mailbox import Mailbox
 from tgpo_ray.learners.learner import LearnerSpec
 from tgpo_ray.learners.rank_loop import WorkerSpec, run_rank
@@ -61,3 +64,17 @@ def make_trainer(mailbox: ActorHandle[Mailbox], spec: LearnerSpec, placement: Pl
             checkpoint_config=CheckpointConfig(num_to_keep=run.keep_checkpoints),
         ),
     )
+
+
+def forget_checkpoints(run: TrainRun) -> None:
+    """Remove what Ray Train has noted of the checkpoints in the run's folder, and leave the checkpoints.
+
+    Ray Train refuses to start again in a folder where a noted checkpoint is gone, or whose notes were cut off when its
+    controller died. The ranks ask the mailbox what to load, and not these notes.
+    """
+    from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+
+    filesystem, folder = pyarrow.fs.FileSystem.from_uri(absolute(f"{run.storage_path}/{run.name}"))
+    notes = f"{folder}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}"
+    if filesystem.get_file_info(notes).type == pyarrow.fs.FileType.File:
+        filesystem.delete_file(notes)

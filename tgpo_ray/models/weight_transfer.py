@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from tgpo_ray.models.weight_buckets import Bucket, fetched
 
@@ -63,7 +63,10 @@ class WeightTransfer:
 
     def failure(self) -> str:
         """Returns why the transfer has failed, or "" where it has not so far."""
-        return self.ask("failure_so_far")
+        try:
+            return self.ask("failure_so_far")
+        except RayActorError:
+            return "the channel of the weight transfer has died"
 
     def ask(self, method: str, *arguments: object) -> Any:
         """Returns the channel's answer about this transfer.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import ObjectLostError, RayTaskError
 
 from tgpo_ray.cluster import ACTOR_ERRORS, ActorStartError, actor, kill, root_cause, wait_until_started
 from tgpo_ray.episode import Guidance, SampledGroup
@@ -190,6 +190,8 @@ class TeacherGroup:
             if request.replica.alive:  # `_notice_starts` handles a failed start
                 self._fail_over(request.replica)
             return
+        except ObjectLostError:  # of the group's episodes, with their node: no replica can read them
+            raise
         except RayTaskError as error:
             reason = root_cause(error)
             with contextlib.suppress(RayTaskError):  # the same error: Ray prints those that nobody fetches

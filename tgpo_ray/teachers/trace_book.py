@@ -112,7 +112,8 @@ class TraceShelf:
 
     def start(self) -> TraceShelf:
         """Returns this shelf, after starting the actor. Ray must be up."""
-        self._book = actor_of_driver(TraceBook, *self._arguments)
+        # Ray starts it again if its process dies: all that it knows are its arguments
+        self._book = actor_of_driver(TraceBook, *self._arguments, max_restarts=-1, max_task_retries=-1)
         return self
 
     def wait_until_ready(self) -> None:

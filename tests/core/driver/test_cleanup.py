@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -20,15 +21,32 @@ GONE_S = 10.0  # how long the last processes of a local Ray may take to end afte
 ENDLESS = {"num_iterations": 100_000, "updates_per_iteration": 1}
 
 
-def processes_of(session: str) -> list[str]:
-    """Command lines of all processes of a run (driver, gcs_server, raylet, workers): they inherit its environment."""
+def processes_of_kind(session: str, name: str) -> list[psutil.Process]:
+    """Processes of a run (driver, gcs_server, raylet, workers) with `name` in their command line.
+
+    They inherit its environment.
+    """
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("TGPO_RAY_TEST_SESSION") == session and process.status() != "zombie":
-                found.append(" ".join(process.cmdline()) or process.name())
+            ours = process.environ().get("TGPO_RAY_TEST_SESSION") == session and process.status() != "zombie"
+            if ours and name in line_of(process):
+                found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
+    return found
+
+
+def line_of(process: psutil.Process) -> str:
+    return " ".join(process.cmdline()) or process.name()
+
+
+def processes_of(session: str) -> list[str]:
+    """Command lines of all processes of a run."""
+    found = []
+    for process in processes_of_kind(session, ""):
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            found.append(line_of(process))
     return found
 
 
@@ -111,9 +129,33 @@ def assert_interrupted(
     time.sleep(0.3)
     run.signal(number)
     assert run.wait(60.0) == 130, run.text()
-    assert run.lines()[-1] == f"interrupted ({number.name}): all actors have ended"
+    said, _, way_on = run.lines()[-1].partition("; ")
+    assert said == f"interrupted ({number.name}): all actors have ended"
     rows = read_metrics(job.parent / "runs" / "job" / "metrics.jsonl")
     assert [row["iteration"] for row in rows] == list(range(1, len(rows) + 1))
+    if number == signal.SIGTERM:  # a notice: the checkpoint of the last whole iteration was made first
+        last = json.loads((job.parent / "runs" / "job" / "run.json").read_text())["iteration"]
+        assert (
+            rows[-1]["iteration"] == last and f"checkpoint_{last:06d}; go on with: python -m tgpo_ray.train " in way_on
+        )
+    else:
+        assert way_on == f"no checkpoint was finished in {job.parent / 'runs' / 'job'}: start the run again"
+    leaves_nothing(run.session)
+
+
+@pytest.mark.slow
+def test_the_loss_of_rays_head_ends_a_run_with_the_way_on(
+    write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    job = write_job(tmp_path / "job", training=ENDLESS, checkpointing={"storage_path": "runs", "every": 1})
+    run = start_train(job, "reporting.progress=true", RAY_gcs_rpc_server_reconnect_timeout_s="12")
+    run.wait_for("/100000  reward")
+    (head,) = processes_of_kind(run.session, "gcs_server")
+    head.kill()
+    assert run.wait(90.0) == 1, run.text()
+    reason = run.lines()[-1]
+    assert reason.startswith("the run failed: Ray's head process (GCS) at ") and "go on with: python -m" in reason
     leaves_nothing(run.session)
 
 

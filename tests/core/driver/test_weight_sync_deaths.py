@@ -22,7 +22,7 @@ from tests.waiting import eventually
 from tgpo_ray.driver.weight_sync import WeightSync
 from tgpo_ray.env_runners.group import EnvRunnerGroup
 from tgpo_ray.episode import SampledGroup
-from tgpo_ray.learners.group import LearnerGroup, LearnersRestartedError
+from tgpo_ray.learners import LearnerGroup, LearnersRestartedError
 from tgpo_ray.models import WeightTransferError
 
 LOGPROB_BOUND = 1e-4  # as in test_weight_sync: the largest difference seen is 7e-7

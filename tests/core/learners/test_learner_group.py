@@ -25,7 +25,7 @@ from tests.weights import Weights, gap, weights_of
 from tgpo_ray.cluster import files_below
 from tgpo_ray.costs import TrainingState, checkpoint_size, shape_of
 from tgpo_ray.episode import SampledGroup
-from tgpo_ray.learners.group import LearnerError, LearnerGroup
+from tgpo_ray.learners import LearnerError, LearnerGroup
 from tgpo_ray.learners.learner import Learner
 from tgpo_ray.learners.planning import plan_micro_batches
 

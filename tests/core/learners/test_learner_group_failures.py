@@ -32,8 +32,7 @@ from tests.core.learners.learner_groups import (
 from tests.waiting import eventually
 from tests.weights import gap, weights_of
 from tgpo_ray.episode import SampledGroup
-from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError
-from tgpo_ray.learners.saving import CheckpointError
+from tgpo_ray.learners import CheckpointError, LearnerError, LearnerGroup, LearnersRestartedError
 from tgpo_ray.learners.train_run import Placement, TrainRun
 
 
@@ -107,6 +106,9 @@ def test_killed_rank_restarts_the_group_from_its_last_checkpoint(pair, groups):
         while True:  # the accumulation may have ended before the rank did
             learners.step(num_tokens(groups), LR)
             learners.accumulate(groups, ADVANTAGES, LOSS)
+    with pytest.raises(LearnersRestartedError):  # until somebody has taken notice
+        weights_of(learners)
+    learners.wait_until_ready()
     assert gap(weights_of(learners), kept) == 0.0
     assert not {pid for _, pid in learners.processes()} & {pid for _, pid in before}
     assert np.isfinite(update(learners, groups)["optimizer/grad_norm"])
@@ -141,7 +143,7 @@ def test_rank_that_hangs_is_killed_by_stop_and_nothing_remains(groups, tiny_mode
     assert all(psutil.pid_exists(pid) for pid in pids)
     started = time.monotonic()
     hanging.stop(grace_s=1.0)
-    assert not hanging._thread.is_alive()
+    assert not hanging._ranks.running
     other.stop()
     assert time.monotonic() - started < 60.0
     assert eventually(lambda: train_processes() <= processes_before)
@@ -155,7 +157,7 @@ def test_group_stops_while_it_is_still_starting(ray_cluster, tiny_models, tmp_pa
     before = train_processes()
     learners = start(Setting("torch", 1), tiny_models["policy"], tmp_path)
     learners.stop(grace_s=0.0)
-    assert eventually(lambda: not learners._thread.is_alive(), 60.0)
+    assert eventually(lambda: not learners._ranks.running, 60.0)
     assert eventually(lambda: train_processes() <= before)
 
 

@@ -14,6 +14,7 @@ class MetricInfo(NamedTuple):
 
 METRICS: dict[str, MetricInfo] = {
     "iteration": MetricInfo("iterations", "updates of the policy's sampling weights so far; 0 is the base policy"),
+    "recoveries": MetricInfo("times", "that the run has gone back to its last checkpoint so far: learners had died"),
     "reward": MetricInfo("reward", "mean reward of the iteration's episodes"),
     "zero_advantage_groups": MetricInfo("share", "groups whose rewards are all equal: no advantage, guidance only"),
     "sampling/refused_groups": MetricInfo("share", "sampled groups that dynamic sampling replaced by others"),
