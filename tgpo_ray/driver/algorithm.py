@@ -278,10 +278,14 @@ class Algorithm(Generic[ConfigT]):
             except LearnersRestartedError as again:  # they died once more: Ray Train counts the restarts
                 error = again
 
-    def export(self, path: str) -> str:
-        """Returns the policy's Hugging Face folder. It replaces a model; ValueError refuses other things."""
+    def export(self, path: str, *, merge: bool = False) -> str:
+        """Returns the policy's Hugging Face folder. It replaces a model; ValueError refuses other things.
+
+        Args:
+            merge: with `model.lora`, write the whole model, with the adapters merged, in place of the adapters alone.
+        """
         cluster.refuse_foreign_folder(path)
-        self.learners.export(absolute(path))
+        self.learners.export(absolute(path), merge=merge)
         return absolute(path)
 
     def stop(self) -> None:

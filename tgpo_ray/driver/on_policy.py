@@ -44,7 +44,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         """Starts the frozen reference where the loss has a KL to it, or takes `teachers["reference"]`."""
         self.reference = None
-        if self.config.uses_reference:
+        if self.config.starts_reference:
             ready = (teachers or {}).get("reference")
             self.reference = ready or self._own(build_reference(self.config))
 

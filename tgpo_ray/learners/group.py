@@ -149,9 +149,18 @@ class LearnerGroup:
         replies = self._wait(self._send("logprobs", list(self._plan(groups))))
         return [ref for refs in replies for ref in refs]
 
-    def scale_weights(self, factor: float) -> None:
-        """Multiply every weight by a power of two. The next update may only follow after the factor is taken back."""
-        self._call("scale_weights", factor)
+    def base_logprobs(self, groups: Sequence[SampledGroup]) -> list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]:
+        """Returns the same of the model below the adapters, at temperature 1. Only with `model.lora`."""
+        replies = self._wait(self._send("base_logprobs", list(self._plan(groups))))
+        return [ref for refs in replies for ref in refs]
+
+    def change_weights(self) -> None:
+        """Change every weight that trains. The next update may only follow after `restore_weights`."""
+        self._call("change_weights")
+
+    def restore_weights(self) -> None:
+        """Undo `change_weights` to the last bit."""
+        self._call("restore_weights")
 
     def forget_logprobs(self) -> None:
         self._call("forget_logprobs")
@@ -231,9 +240,9 @@ class LearnerGroup:
         """Set the checkpoint that restarted ranks load."""
         ray.get(self._mailbox.set_resume.remote(path))
 
-    def export(self, path: str) -> None:
-        """Write a Hugging Face folder at `path` (a folder or a URI)."""
-        self._call("export", path)
+    def export(self, path: str, *, merge: bool = False) -> None:
+        """Write a Hugging Face folder at `path` (a folder or a URI): the model, or the adapters unless `merge`."""
+        self._call("export", (path, merge))
 
     def processes(self) -> list[tuple[str, int]]:
         """Returns (node id, process id) of each rank."""

@@ -106,9 +106,9 @@ def test_a_teacher_reads_each_prompt_once_and_a_learner_three_times_a_forward_pa
     assert teacher.flops == 2 * n * (4 * (100 + 7 * 4) + 32 * 200) + 2 * head * 32 * 200
     state = TrainingState(1, "torch", 0, "none", half=True)
     size = {"sequences": 32, "prompt": 100, "response": 200, "useful": 1.0, "micro_batches": 1, "updates": 1}
-    plain = learner_work(shape, state, **size, checkpointing=False, old_logprobs=False)
+    plain = learner_work(shape, state, **size, checkpointing=False, extra_passes=0)
     assert plain.flops == 6 * n * 32 * 300 + 6 * head * 32 * 200
-    more = learner_work(shape, state, **size, checkpointing=True, old_logprobs=True)
+    more = learner_work(shape, state, **size, checkpointing=True, extra_passes=1)
     assert more.flops == (6 + 2 + 2) * n * 32 * 300 + 8 * head * 32 * 200
 
 
