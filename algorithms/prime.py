@@ -132,7 +132,7 @@ class PRIME(GRPO[PRIMEConfig]):
         if not groups:
             return groups
         if self.base_is_reference:
-            base = self.judges.base_logprobs(groups)
+            base = self.judges.logprobs(groups, base=True)
             groups = with_values(groups, learners_logprobs, "reference", base, field="teacher_logprobs")
         before = self.config.process_reward.scores == "before_update"
         logprobs = self.judges.logprobs(groups) if before else []

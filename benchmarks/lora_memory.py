@@ -91,6 +91,7 @@ def measured(name: str, folder: str, rank: int) -> dict[str, float]:
     loaded = resident_mib()
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
     loss = PolicyLoss(kl_weight=0.1 if contestant["kl"] else 0.0, kl_estimator="k3")
+    norm = float("nan")
     for _ in range(2):  # the first makes the optimizer's state
         learner.accumulate([pieces()], loss)
         norm = learner.step(float(SEQUENCES * RESPONSE), 1e-4)["grad_norm"]

@@ -113,7 +113,7 @@ def check_changed_weights(algorithm: RunningAlgorithm) -> CheckResult:
         algorithm.weights.resend()
         return check_sampler(algorithm, sampled_probe(algorithm), f"learner and sampler, {changed}")
     finally:
-        algorithm.learners.restore_weights()
+        algorithm.learners.change_weights(back=True)
         algorithm.weights.resend()
 
 

@@ -279,11 +279,7 @@ class Algorithm(Generic[ConfigT]):
                 error = again
 
     def export(self, path: str, *, merge: bool = False) -> str:
-        """Returns the policy's Hugging Face folder. It replaces a model; ValueError refuses other things.
-
-        Args:
-            merge: with `model.lora`, write the whole model, with the adapters merged, in place of the adapters alone.
-        """
+        """Returns the policy's folder, which replaces a model alone: adapters, the whole with `merge` or without them."""
         cluster.refuse_foreign_folder(path)
         self.learners.export(absolute(path), merge=merge)
         return absolute(path)

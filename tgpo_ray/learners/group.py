@@ -22,13 +22,14 @@ from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.command_mailbox import Mailbox
 from tgpo_ray.learners.learner import LearnerSpec, Sums
-from tgpo_ray.learners.planning import MicroBatch, Piece, plan_micro_batches
+from tgpo_ray.learners.planning import EpisodeKey, MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.learners.reduction import by_index, losses, reduced
 from tgpo_ray.learners.train_run import Placement, TrainRun, make_trainer
 
 if TYPE_CHECKING:
-    from tgpo_ray.learners.planning import EpisodeKey
     from tgpo_ray.models import Bucket, WeightTransfer
+
+    LogProbs = list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]
 
 POLL_S = 2.0
 KILL_S = 60.0  # Ray Train needs this long to notice that its ranks were killed
@@ -144,23 +145,14 @@ class LearnerGroup:
         replies = self._wait(self._send("sampler_gaps", list(self._plan(groups))))
         return np.concatenate([np.zeros(0), *(gaps for reply in replies for gaps in reply)])
 
-    def logprobs(self, groups: Sequence[SampledGroup]) -> list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]:
-        """Returns a reference for each rank to {episode: (T,) log pi(y_t) under the present weights}."""
-        replies = self._wait(self._send("logprobs", list(self._plan(groups))))
+    def logprobs(self, groups: Sequence[SampledGroup], *, base: bool = False) -> LogProbs:
+        """Returns {episode: (T,) log pi(y_t) now} by reference, of each rank; `base`: below adapters, temperature 1."""
+        replies = self._wait(self._send("base_logprobs" if base else "logprobs", list(self._plan(groups))))
         return [ref for refs in replies for ref in refs]
 
-    def base_logprobs(self, groups: Sequence[SampledGroup]) -> list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]:
-        """Returns the same of the model below the adapters, at temperature 1. Only with `model.lora`."""
-        replies = self._wait(self._send("base_logprobs", list(self._plan(groups))))
-        return [ref for refs in replies for ref in refs]
-
-    def change_weights(self) -> None:
-        """Change every weight that trains. The next update may only follow after `restore_weights`."""
-        self._call("change_weights")
-
-    def restore_weights(self) -> None:
-        """Undo `change_weights` to the last bit."""
-        self._call("restore_weights")
+    def change_weights(self, *, back: bool = False) -> None:
+        """Change every weight that trains, and before the next update take that `back`, to the last bit."""
+        self._call("restore_weights" if back else "change_weights")
 
     def forget_logprobs(self) -> None:
         self._call("forget_logprobs")

@@ -21,7 +21,7 @@ Whole = Callable[[Sequence[nn.Parameter]], AbstractContextManager[object]]
 
 
 class Adapters:
-    """The adapters of a model, which they are put into. The model's other weights no longer ask for gradients.
+    """The adapters of a model, which they are put into. The model's other weights ask for no gradients.
 
     Args:
         model: a model of transformers, whose class stays. Its target layers become peft's, around the `base_layer`.

@@ -17,7 +17,14 @@ NAME = "Qwen/Qwen2.5-Math-1.5B"
 LORA = LoraSpec(16, 32.0)
 # 16 * (in + out) of q, k, v, o and the MLP's three, in 28 layers
 ADAPTERS = 28 * 16 * (2 * (1536 + 1536) + 2 * (1536 + 256) + 3 * (1536 + 8960))
-SIZE = {"sequences": 32, "prompt": 100, "response": 200, "useful": 1.0, "micro_batches": 1, "updates": 1}
+SIZE: dict[str, Any] = {
+    "sequences": 32,
+    "prompt": 100,
+    "response": 200,
+    "useful": 1.0,
+    "micro_batches": 1,
+    "updates": 1,
+}
 
 
 @pytest.fixture(scope="module")
@@ -93,4 +100,4 @@ def test_a_kl_to_the_model_below_is_a_pass_of_the_learners_and_no_actor():
     assert lora["learner"].shape.adapters == ADAPTERS
     full = kinds_of(config.models(lora=None))
     assert "reference" in full and full["learner"].extra_passes == 1
-    assert lora["learner"].memory(1).on_card < 0.5 * full["learner"].memory(1).on_card
+    assert lora["learner"].memory(1).optimizer == 8 * ADAPTERS

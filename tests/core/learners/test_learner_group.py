@@ -115,7 +115,7 @@ def test_halved_weights_are_sent_and_double_back_to_the_last_bit(learners, group
     learners.change_weights()
     halved = weights_of(learners)
     assert all((2 * halved[name] == weight).all() for name, weight in before.items())
-    learners.restore_weights()
+    learners.change_weights(back=True)
     assert gap(weights_of(learners), before) == 0.0
 
 

@@ -12,11 +12,11 @@ from tgpo_ray.models.adapters import Adapters
 from tgpo_ray.models.lora_spec import LoraSpec
 from tgpo_ray.models.lora_targets import TargetModulesError, target_names
 
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
     "num_key_value_heads": 1, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
 }  # fmt: skip
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "head_dim": 8}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "head_dim": 8}
 LORA = LoraSpec(2, 4.0)
 ATTENTION = ["k_proj", "o_proj", "q_proj", "v_proj"]
 
@@ -26,7 +26,7 @@ def model_of(kind: str) -> Any:
 
     torch.manual_seed(0)
     if kind == "gpt2":  # linear layers that store W (in, out)
-        ids = {"bos_token_id": None, "eos_token_id": None}
+        ids: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None}
         return tf.GPT2LMHeadModel(tf.GPT2Config(vocab_size=32, n_embd=16, n_layer=2, n_head=2, **ids)).eval()
     if kind == "qwen3_moe":
         return tf.Qwen3MoeForCausalLM(tf.Qwen3MoeConfig(**SHAPE, **EXPERTS)).eval()
