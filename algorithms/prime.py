@@ -19,7 +19,7 @@ from tgpo_ray.config import (
     named,
     section,
 )
-from tgpo_ray.driver import GroupTokens, placed, with_values
+from tgpo_ray.driver import GroupTokens, learners_logprobs, placed, with_values
 
 from .advantages import no_advantages
 from .grpo import GRPO
@@ -110,6 +110,8 @@ class PRIME(GRPO[PRIMEConfig]):
         options = self.config.process_reward
         place = (self.config, self.run_folder, self.session, "process-reward")
         self.judges = self._own(build_learners(*place, lr=options.lr, grad_clip=options.grad_clip))
+        # with adapters: no actor, and log-probs of the model below those of the judges
+        self.base_is_reference = not self.config.starts_reference
         self.judge_metrics: Metrics = {}
 
     def keep(self, group: SampledGroup) -> bool:
@@ -124,10 +126,14 @@ class PRIME(GRPO[PRIMEConfig]):
     def score_batch(self, groups: list[SampledGroup]) -> list[SampledGroup]:
         """The groups with their advantages, after an update of the process-reward model.
 
-        The reference has answered before: its log-probabilities are in the groups.
+        The reference has answered before, and its log-probabilities are in the groups. Where it is the model below the
+        adapters, it answers here.
         """
         if not groups:
             return groups
+        if self.base_is_reference:
+            base = self.judges.logprobs(groups, base=True)
+            groups = with_values(groups, learners_logprobs, "reference", base, field="teacher_logprobs")
         before = self.config.process_reward.scores == "before_update"
         logprobs = self.judges.logprobs(groups) if before else []
         self._update_judges(groups)

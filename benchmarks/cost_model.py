@@ -127,7 +127,7 @@ def work_of(stage: str, shape: ModelShape, result: dict[str, Any]) -> Work:
         return teacher_work(shape, groups=prompts, number_bytes=4, **size)
     return learner_work(
         shape, STATE, sequences=prompts * group_size, prompt=prompt, response=response, useful=1.0,
-        micro_batches=result["micro_batches"], updates=1, checkpointing=False, old_logprobs=False,
+        micro_batches=result["micro_batches"], updates=1, checkpointing=False, extra_passes=0,
     )  # fmt: skip
 
 

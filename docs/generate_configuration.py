@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tgpo_ray.algorithms import SFTConfig, TGPOConfig
-from tgpo_ray.config import EnvConfig, EvaluationEnvConfig, TeacherConfig, format_bytes
+from tgpo_ray.config import EnvConfig, EvaluationEnvConfig, LoraConfig, TeacherConfig, format_bytes
 
 PAGE = Path(__file__).with_name("configuration.md")
 FIRST = ("model", "teachers", "envs", "env_runners", "learners", "training", "guidance")
@@ -34,6 +34,8 @@ def sections() -> dict[str, type[BaseModel]]:
             models["teachers.<name>"] = TeacherConfig
         elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             models[name] = field.annotation
+        if name == "model":
+            models["model.lora"] = LoraConfig
         if name == "evaluation":
             models["evaluation.envs[i]"] = EvaluationEnvConfig
     for name in ("data", "training"):

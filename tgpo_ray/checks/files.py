@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tgpo_ray.checks.results import CheckResult, Finding, judged, skipped
 from tgpo_ray.config import format_bytes
+from tgpo_ray.costs import shape_of
 from tgpo_ray.models import context_length, kv_bytes, load_tokenizer, model_facts
 from tgpo_ray.teachers import TEACHER_CONTEXT_SLACK, teacher_spec, vocabulary_map
 
@@ -82,16 +83,25 @@ def check_memory(config: AlgorithmConfig) -> Iterator[CheckResult]:
         size, measured = _engine(config, it.path, it.dtype, kv, it.hf_overrides, scores=True)
         total += size * it.num_replicas
         yield CheckResult(f"memory of teacher {name}", "ok", measured, "stated")
-    if config.uses_reference:
+    if config.starts_reference:
         it = config.reference
         kv = it.kv_cache_memory if it.backend == "vllm" else 0
         size, measured = _engine(config, it.path or model.path, model.dtype, kv, model.hf_overrides, scores=True)
         total += size * it.num_replicas
         yield CheckResult("memory of the reference", "ok", measured, "stated")
     # ZeRO splits one copy of the training state over the ranks; without it each rank has a copy
-    training = _num_parameters(model.path) * TRAINING_BYTES[model.dtype]
+    training = _training_bytes(model)
     total += training * (1 if learners.zero_stage else learners.num_learners)
     yield _together(total, training, gpus=bool(learners.num_gpus_per_learner))
+
+
+def _training_bytes(model: ModelConfig) -> int:
+    """Returns the bytes of weights, gradients and optimizer of one copy. Frozen weights have neither of the two."""
+    parameters, each = _num_parameters(model.path), TRAINING_BYTES[model.dtype]
+    if model.lora is None:
+        return parameters * each
+    adapters = shape_of(model.path, model.hf_overrides, lora=model.lora.spec).adapters
+    return parameters * (4 if model.dtype == "float32" else 2) + adapters * each
 
 
 def _engine(

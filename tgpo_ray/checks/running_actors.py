@@ -105,14 +105,15 @@ def check_changed_weights(algorithm: RunningAlgorithm) -> CheckResult:
     """Returns whether learner and sampler are still one policy after every weight has changed.
 
     Weights that an engine does not take over would show otherwise only when training has moved them far enough. The
-    learners halve theirs, which doubling undoes to the last bit.
+    learners halve theirs, or give adapters random numbers, and undo that to the last bit.
     """
-    algorithm.learners.scale_weights(0.5)
+    changed = "weights halved" if algorithm.config.model.lora is None else "adapters changed"
+    algorithm.learners.change_weights()
     try:
         algorithm.weights.resend()
-        return check_sampler(algorithm, sampled_probe(algorithm), "learner and sampler, weights halved")
+        return check_sampler(algorithm, sampled_probe(algorithm), f"learner and sampler, {changed}")
     finally:
-        algorithm.learners.scale_weights(2.0)
+        algorithm.learners.change_weights(back=True)
         algorithm.weights.resend()
 
 

@@ -72,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
             sub.add_argument("--checkpoint", required=name == "export", help="checkpoint folder; default: the model")
         if name == "export":
             sub.add_argument("--to", required=True, help="folder or URI of the Hugging Face model to write")
+            sub.add_argument(
+                "--merge", action="store_true", help="with model.lora: the model, with its adapters merged"
+            )
     command("schema", _schema).add_argument("algorithm", nargs="?", help="one algorithm's schema; default: all")
     report = command("report", _report)
     report.add_argument("folders", nargs="+", help="run folders to compare")
@@ -179,12 +182,15 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    """Write a checkpoint as a Hugging Face folder."""
+    """Write a checkpoint as a Hugging Face folder, adapters as peft's."""
     from tgpo_ray.cluster import refuse_foreign_folder
+    from tgpo_ray.config import AlgorithmConfig
 
     refuse_foreign_folder(options.to)  # before anything starts
+    if options.merge and AlgorithmConfig.from_yaml(options.config, options.overrides).model.lora is None:
+        raise ValueError("--merge: needs model.lora, which is null: the whole model is exported without it")
     with _algorithm(options, with_runners=False) as algorithm:
-        print(algorithm.export(options.to))
+        print(algorithm.export(options.to, merge=options.merge))
     return 0
 
 

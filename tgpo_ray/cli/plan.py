@@ -80,7 +80,7 @@ def kv_cache_table(config: AlgorithmConfig, *, gpus: bool) -> Table:
     if config.needs_envs or config.evaluation.envs:
         engines.append(("env runner", runners, model))
     engines += [(f"teacher {name}", it, it) for name, it in config.teacher_pools().items() if it.backend == "vllm"]
-    if config.uses_reference and config.reference.backend == "vllm":
+    if config.starts_reference and config.reference.backend == "vllm":
         path = config.reference.path or model.path
         engines.append(("reference", config.reference, model.model_copy(update={"path": path})))
     table = Table(title="KV cache of an engine", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)

@@ -15,6 +15,7 @@ from tgpo_ray.cluster.storage import absolute, copy_folder, local_path
 # files that a loader of models reads; one that is left from an earlier model would be read with the new one
 MODEL_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".json", ".jinja", ".model", ".py")
 MODEL_NAMES = ("merges.txt", "vocab.txt")
+CONFIGS = ("config.json", "adapter_config.json")
 
 
 def of_a_model(name: str) -> bool:
@@ -26,7 +27,8 @@ def refuse_foreign_folder(path: str) -> None:
     """Refuse to replace a folder that is no model.
 
     Raises:
-        ValueError: there are files of a model's kinds and no config.json, or a file of that name.
+        ValueError: there are files of a model's kinds and no config.json or adapter_config.json, or a file of that
+            name.
     """
     folder = local_path(path)
     if folder is None or not folder.exists():
@@ -34,7 +36,7 @@ def refuse_foreign_folder(path: str) -> None:
     if not folder.is_dir():
         raise ValueError(f"export: {folder} is a file: name a folder")
     foreign = sorted(it.name for it in folder.iterdir() if it.is_file() and of_a_model(it.name))
-    if foreign and not (folder / "config.json").is_file():
+    if foreign and not any((folder / name).is_file() for name in CONFIGS):
         raise ValueError(
             f"export: {folder} holds {foreign[0]} and no config.json: it is not the folder of a model, which an export "
             "would replace; name a new or an empty folder"

@@ -4,6 +4,7 @@ from tgpo_ray.config.algorithm_config import AlgorithmConfig, named, section
 from tgpo_ray.config.env_sections import EnvConfig, EnvRunnersConfig, EvaluationEnvConfig
 from tgpo_ray.config.errors import ConfigError
 from tgpo_ray.config.loading import dump_yaml, load_file, load_yaml
+from tgpo_ray.config.lora_section import LoraConfig
 from tgpo_ray.config.on_policy_config import OldLogprobs, OnPolicyConfig, TrainingConfig
 from tgpo_ray.config.registry import import_object, known_algorithms, resolve_algorithm
 from tgpo_ray.config.resources import ActorDemand, check_resources, resource_plan
@@ -44,6 +45,7 @@ __all__ = [
     "EvaluationEnvConfig",
     "FaultToleranceConfig",
     "LearnersConfig",
+    "LoraConfig",
     "ModelConfig",
     "NonNegative",
     "NonNegativeFloat",

@@ -22,6 +22,7 @@ from tgpo_ray.models import (
     local_model,
     model_facts,
     model_problems,
+    target_problems,
 )
 
 
@@ -50,7 +51,7 @@ def loaded_models(config: RunConfig) -> Iterator[LoadedModel]:
     for name, teacher in config.teacher_pools().items():
         extra_tokens = int(teacher.backend != "transformers")
         yield LoadedModel(f"teachers.{name}", teacher, extra_tokens, teacher.backend != "remote")
-    if config.uses_reference:
+    if config.starts_reference:
         yield LoadedModel("reference", reference_model(config), 1)
 
 
@@ -103,6 +104,8 @@ def models_are_there(config: RunConfig) -> Iterator[str]:
             trust_remote_code=config.model.trust_remote_code,
         )
         yield from model_problems(source)
+    if config.model.lora is not None:
+        yield from target_problems(config.model.path, config.model.hf_overrides, config.model.lora.spec)
 
 
 def lengths_fit_the_context(config: RunConfig) -> Iterator[str]:
@@ -125,7 +128,7 @@ def kv_cache_holds_one_sequence(config: RunConfig) -> Iterator[str]:
         for name, teacher in config.teacher_pools().items()
         if teacher.backend == "vllm"
     ]
-    if config.uses_reference and config.reference.backend == "vllm":
+    if config.starts_reference and config.reference.backend == "vllm":
         engines.append(("reference", reference_model(config), config.reference.kv_cache_memory))
     if config.needs_envs or config.evaluation.envs:
         engines.append(("env_runners", config.model, config.env_runners.kv_cache_memory))

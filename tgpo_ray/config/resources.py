@@ -38,7 +38,7 @@ def resource_plan(config: AlgorithmConfig, *, gpus: bool) -> list[ActorDemand]:
         rows.append(ActorDemand("env runner", "env_runners", runners.num_env_runners, cpus, gpus_each))
     for name, teacher in config.teacher_pools().items():
         rows.append(_scorers(f"teacher {name}", f"teachers.{name}", teacher))
-    if config.uses_reference:
+    if config.starts_reference:
         rows.append(_scorers("reference", "reference", config.reference))
     return rows
 

@@ -88,6 +88,11 @@ class RunConfig(Strict):
         """Whether a frozen reference scores the episodes, for a KL term of the loss."""
         return self.training.uses_reference
 
+    @property
+    def starts_reference(self) -> bool:
+        """Whether the reference has actors of its own. Learners with adapters have its weights, frozen."""
+        return self.uses_reference and (self.model.lora is None or self.reference.path is not None)
+
     def teacher_pools(self) -> TeachersConfig:
         """Returns the teachers by name, none by default."""
         return TeachersConfig()

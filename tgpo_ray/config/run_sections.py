@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from tgpo_ray.config.env_sections import EvaluationEnvConfig
+from tgpo_ray.config.lora_section import LoraConfig
 from tgpo_ray.config.sampling_rules import greedy_problems, temperature_problems
 from tgpo_ray.config.sections import KV_CACHE_VALUES, RunView, Section
 from tgpo_ray.config.values import (
@@ -21,6 +22,7 @@ from tgpo_ray.config.values import (
     resolve_kv_cache,
 )
 from tgpo_ray.config.working_folder import RAY_RESULTS, RUNS, default_storage, storage_problem
+from tgpo_ray.models import MAX_ENGINE_RANK
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -51,7 +53,8 @@ class OptimizerConfig(Section):
 class ReferenceConfig(Section):
     """`reference`: the frozen model of a KL term, one more scorer. Started where `training.kl_weight` is above 0.
 
-    Tokenizer, dtype, hf_overrides and trust_remote_code are the policy's.
+    With `model.lora` and without a `path` nothing is started: the learners have the frozen model. Tokenizer, dtype,
+    hf_overrides and trust_remote_code are the policy's.
     """
 
     path: str | None = Field(default=None, description="Folder or id; null: the weights that the policy starts from.")
@@ -76,6 +79,8 @@ class ReferenceConfig(Section):
     def facts(self, run: RunView) -> dict[str, str]:
         if not run.uses_reference:
             return {}
+        if not run.starts_reference:
+            return {"reference": "the learners' frozen model, without its adapters: no actor of its own"}
         return {"reference": f"{self.path or run.model.path}, frozen, called in every iteration"}
 
 
@@ -189,13 +194,19 @@ class WeightSyncConfig(Section):
             "nccl and ipc are vLLM's and untested here."
         ),
     )
+    lora: Literal["merged", "adapter"] = Field(
+        default="merged",
+        description="With model.lora: engines get whole weights, adapters merged; or adapters alone, for vLLM's LoRA.",
+    )
 
     def fill_in(self, run: RunView, *, gpus: bool) -> None:
         if self.backend == "auto":
             own = all(amount is not None and amount >= least for _, amount, least in _gpus_of_both(run))
-            self.backend = "nccl" if own and not run.syncs_later else "object_store"
+            self.backend = "nccl" if own and not run.syncs_later and self.lora == "merged" else "object_store"
 
     def rules(self, run: RunView) -> Iterator[str]:
+        if self.lora == "adapter":
+            yield from self._adapter_rules(run.model.lora)
         known = [(key, amount, least) for key, amount, least in _gpus_of_both(run) if amount is not None]
         if self.backend in ("nccl", "ipc") and run.syncs_later:
             yield (
@@ -218,9 +229,25 @@ class WeightSyncConfig(Section):
                         "learner; write object_store, which works anywhere, or nccl with GPUs of their own"
                     )
 
+    def _adapter_rules(self, lora: LoraConfig | None) -> Iterator[str]:
+        if lora is None:
+            yield "weight_sync.lora: adapter needs model.lora, which is null: without adapters write merged"
+        elif lora.rank > MAX_ENGINE_RANK:
+            yield (
+                f"model.lora.rank: must be <= {MAX_ENGINE_RANK} with weight_sync.lora adapter, got {lora.rank}: vLLM "
+                "has no larger ones; write weight_sync.lora: merged"
+            )
+        if self.backend not in ("auto", "object_store"):
+            yield (
+                f"weight_sync.backend: {self.backend} sends whole weights, and weight_sync.lora is adapter: write "
+                "object_store, which is fast enough for adapters, or weight_sync.lora: merged"
+            )
+
     def facts(self, run: RunView) -> dict[str, str]:
         if not run.needs_envs:
             return {}
+        if self.lora == "adapter":
+            return {"weight sync": "adapters alone, over the object store"}
         return {"weight sync": WEIGHT_SYNC_AUTO if self.backend == "auto" else self.backend}
 
 

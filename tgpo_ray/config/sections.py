@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tgpo_ray.config.errors import ConfigError, problems_of
+from tgpo_ray.config.lora_section import LoraConfig
 from tgpo_ray.config.values import (
     LAYOUTS,
     Dtype,
@@ -104,6 +105,9 @@ class ModelConfig(Section):
         default=None, description="Context of the engine in tokens; null: max_prompt_tokens + max_response_tokens."
     )
     trust_remote_code: bool = Field(default=False, description="Run Python code that ships with the model.")
+    lora: LoraConfig | None = Field(
+        default=None, description="Train adapters over the frozen model; null: train all weights."
+    )
 
     def fill_in(self, run: RunView, *, gpus: bool) -> None:
         self.dtype = resolve_dtype(self.dtype, gpus=gpus)
@@ -111,6 +115,11 @@ class ModelConfig(Section):
     def rules(self, run: RunView) -> Iterator[str]:
         if not self.path:
             yield "model.path: required (folder or Hugging Face id of the policy)"
+        if self.lora is not None:
+            yield from self.lora.broken_rules(samples=run.needs_envs)
+
+    def facts(self, run: RunView) -> dict[str, str]:
+        return {} if self.lora is None else {"LoRA": self.lora.fact}
 
 
 class LearnersConfig(Section):
@@ -221,6 +230,9 @@ class RunView(Protocol):
 
     @property
     def uses_reference(self) -> bool: ...
+
+    @property
+    def starts_reference(self) -> bool: ...
 
     @property
     def syncs_later(self) -> bool: ...

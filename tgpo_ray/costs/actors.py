@@ -125,6 +125,8 @@ class Engines(Place):
 class Runners(Engines):
     """`env_runners`."""
 
+    takes_adapters: bool = False  # from the learners, in place of whole weights
+
     def memory(self, count: int) -> Memory:
         return self._memory(3.0 * self.max_num_seqs * self.shape.vocabulary * 4 / self.tensor_parallel_size)
 
@@ -171,7 +173,7 @@ class Learners(Place):
     state: TrainingState
     token_budget: int
     checkpointing: bool
-    old_logprobs: bool
+    extra_passes: float  # forward passes of all tokens beside the loss
     with_entropy: bool
     num_groups: int = 1
 
@@ -202,7 +204,7 @@ class Learners(Place):
             micro_batches=micro_batches,
             updates=updates,
             checkpointing=self.checkpointing,
-            old_logprobs=self.old_logprobs,
+            extra_passes=self.extra_passes,
         )
         link = self.cluster.link(count) * card.efficiency.link
         exchanged = exchanged_bytes(self.shape, state, micro_batches=micro_batches, updates=updates) / link

@@ -45,7 +45,8 @@ def batch_of(config: OnPolicyConfig, mean_prompt: float | None, mean_response: f
 def actors_of(config: AlgorithmConfig, cluster: Cluster, batch: Batch, shapes: Shapes | None = None) -> list[Actor]:
     """Returns learners, runners and scorers of a configuration that is resolved for the cluster."""
     assert isinstance(config, OnPolicyConfig)
-    policy = shape_of(config.model.path, config.model.hf_overrides, shapes)
+    lora = None if config.model.lora is None else config.model.lora.spec
+    policy = shape_of(config.model.path, config.model.hf_overrides, shapes, lora)
     runners, number_bytes = config.env_runners, 4 if config.model.dtype == "float32" else 2
     common = {"cluster": cluster, "batch": batch}
     actors: list[Actor] = [
@@ -60,6 +61,7 @@ def actors_of(config: AlgorithmConfig, cluster: Cluster, batch: Batch, shapes: S
             tensor_parallel_size=runners.tensor_parallel_size,
             kv_cache=runners.kv_cache_memory,
             max_num_seqs=runners.max_num_seqs,
+            takes_adapters=config.weight_sync.lora == "adapter",
             **common,
         ),
     ]
@@ -72,7 +74,7 @@ def actors_of(config: AlgorithmConfig, cluster: Cluster, batch: Batch, shapes: S
             share = weights.get(name, 0.0)
             keys = f"teachers.{name}"
             actors.append(_scorers(f"teacher {name}", keys, pool, pool.dtype, shape, share, **common))
-    if config.uses_reference:
+    if config.starts_reference:
         reference = config.reference
         shape = shape_of(reference.path or config.model.path, config.model.hf_overrides, shapes)
         actors.append(_scorers("reference", "reference", reference, config.model.dtype, shape, 1.0, **common))
@@ -91,12 +93,21 @@ def checkpoint_bytes(config: AlgorithmConfig) -> float | None:
 def _state(config: AlgorithmConfig) -> TrainingState:
     learners = config.learners
     return TrainingState(
-        learners.num_learners, learners.engine, learners.zero_stage, learners.offload, config.model.dtype == "bfloat16"
+        learners.num_learners,
+        learners.engine,
+        learners.zero_stage,
+        learners.offload,
+        half=config.model.dtype == "bfloat16",
+        frozen=config.model.lora is not None,
     )
 
 
 def _learners(config: OnPolicyConfig, cluster: Cluster, batch: Batch, shape: Any) -> Learners:
     learners, groups = config.learners, len(config.learner_groups)
+    base_is_reference = config.uses_reference and not config.starts_reference
+    updates = config.training.updates_per_iteration
+    # the first update's ratios are one, so it needs no old log-probs
+    old_logprobs = (updates - 1) / updates if config.training.resolved_old_logprobs() == "learner" else 0.0
     cards = _cards(learners.num_gpus_per_learner, learners.num_cpus_per_learner, cluster, "learners")
     assert learners.token_budget is not None  # `resolved` has filled it in
     return Learners(
@@ -110,7 +121,7 @@ def _learners(config: OnPolicyConfig, cluster: Cluster, batch: Batch, shape: Any
         state=_state(config),
         token_budget=learners.token_budget,
         checkpointing=learners.gradient_checkpointing,
-        old_logprobs=config.training.resolved_old_logprobs() == "learner",
+        extra_passes=old_logprobs + base_is_reference,
         with_entropy=config.training.entropy_weight > 0,
         num_groups=groups,
     )

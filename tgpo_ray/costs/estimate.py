@@ -50,7 +50,8 @@ class Estimate:
     def sync_seconds(self) -> float:
         """Returns the seconds of new weights on their way through the host's memory, and over the network."""
         runners = next(actor for actor in self.actors if isinstance(actor, Runners))
-        card, size = self.cluster.card, runners.shape.parameters * runners.number_bytes
+        sent = runners.shape.adapters if runners.takes_adapters else runners.shape.parameters
+        card, size = self.cluster.card, sent * runners.number_bytes
         across = size / card.network if self.cluster.nodes > 1 else 0.0
         return (2 * size / card.host_link + across) / card.efficiency.link
 

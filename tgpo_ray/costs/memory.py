@@ -41,6 +41,7 @@ class TrainingState:
     zero_stage: int
     offload: str
     half: bool  # bfloat16
+    frozen: bool = False  # adapters train, over weights that stay in the model's precision
 
     @property
     def stage(self) -> int:
@@ -50,7 +51,7 @@ class TrainingState:
     @property
     def number_bytes(self) -> int:
         """Bytes of a weight in the forward pass."""
-        return 2 if self.half and self.engine == "deepspeed" else 4
+        return 2 if self.half and (self.engine == "deepspeed" or self.frozen) else 4
 
 
 def training_memory(shape: ModelShape, state: TrainingState) -> Memory:
@@ -61,12 +62,15 @@ def training_memory(shape: ModelShape, state: TrainingState) -> Memory:
     over the ranks from stage 1 on, the 2 of gradients from stage 2 on. In stage 3 the weights are too, beside the
     largest module, gathered, and the 2 of gradients are gone. These are the sums of DeepSpeed's own
     `estimate_zero2_model_states_mem_needs` and `estimate_zero3_...`, without its factor for buffers.
+
+    Gradients and optimizer are those of what trains. Frozen weights have 4 or 2 bytes.
     """
-    n, ranks, stage = shape.parameters, state.num_learners, state.stage
+    n, ranks, stage, number = shape.trained, state.num_learners, state.stage, state.number_bytes
+    frozen = shape.parameters if shape.adapters else 0
     if state.engine == "torch":
-        return Memory(weights=(6 if state.half else 4) * n, gradients=4.0 * n, optimizer=8.0 * n)
-    number = state.number_bytes
-    whole = n / ranks if stage == 3 else n
+        weights = number * frozen + (6 if state.half else 4) * n
+        return Memory(weights=weights, gradients=4.0 * n, optimizer=8.0 * n)
+    whole = (frozen + n) / ranks if stage == 3 else frozen + n
     gathered = 2 * number * shape.largest if stage == 3 else 0
     sharded = n / ranks if stage else n
     # in float32 a gradient is kept once; in bfloat16 beside a float32 one, in stage 3 only as that
@@ -99,7 +103,7 @@ def layer_bytes(shape: ModelShape, width: int, state: TrainingState) -> float:
     """
     number = 2 if state.half else 4
     norm = (
-        12 if not state.half else (8 if state.engine == "deepspeed" else 13)
+        12 if not state.half else (8 if state.number_bytes == 2 else 13)
     )  # autocast casts the output for each of five products
     norms = 2 * shape.hidden * norm
     if shape.norms_heads:
@@ -130,9 +134,12 @@ def activation_memory(
 
 
 def loss_memory(shape: ModelShape, rows: int, state: TrainingState, device: str, *, with_entropy: bool) -> float:
-    """Returns the bytes of the head's loss: a chunk of logits, the rows' states and gradients, the head's gradient."""
+    """Returns the bytes of the head's loss: a chunk of logits, the rows' states and gradients, the head's gradient.
+
+    A frozen head has no gradient.
+    """
     chunk = min(LOSS_CHUNK[device], rows * shape.vocabulary * 4 * (2 if with_entropy else 1))
-    return chunk + rows * shape.hidden * (state.number_bytes + 4) + 4.0 * shape.head
+    return chunk + rows * shape.hidden * (state.number_bytes + 4) + (0.0 if shape.adapters else 4.0 * shape.head)
 
 
 def engine_memory(

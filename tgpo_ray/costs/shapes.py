@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tgpo_ray.config import ConfigError
-from tgpo_ray.models import kv_bytes, model_facts
+from tgpo_ray.models import LoraSpec, TargetModulesError, kv_bytes, model_facts
 
 _QWEN = {"tie_word_embeddings": False, "max_position_embeddings": 32768, "vocab_size": 151936}
 
@@ -60,11 +60,17 @@ class ModelShape:
     norms_heads: bool = False  # queries and keys are normalised
     expert_share: float = 1.0  # of the experts, that one token visits
     experts_per_token: int = 0
+    adapters: int = 0  # parameters of the adapters that train, the others frozen; 0: all train
     facts: Mapping[str, Any] = field(default_factory=dict, hash=False, compare=False)  # config.json
 
     @property
     def parameters(self) -> int:
         return self.trunk + self.embedding
+
+    @property
+    def trained(self) -> int:
+        """Parameters that have gradients and an optimizer."""
+        return self.adapters or self.parameters
 
     @property
     def head(self) -> int:
@@ -86,14 +92,21 @@ class ModelShape:
 
 
 def shape_of(
-    path: str, hf_overrides: Mapping[str, Any], shapes: Mapping[str, dict[str, Any]] | None = None
+    path: str,
+    hf_overrides: Mapping[str, Any],
+    shapes: Mapping[str, dict[str, Any]] | None = None,
+    lora: LoraSpec | None = None,
 ) -> ModelShape:
     """Returns the shape of a model folder, of a known or cached Hugging Face model, or of `shapes[path]`.
 
     Parameters are counted on torch's meta device, which allocates nothing.
 
+    Args:
+        lora: the adapters that train in it.
+
     Raises:
-        ConfigError: nothing here says what the model looks like, or transformers does not know its kind.
+        ConfigError: nothing here says what the model looks like, transformers does not know its kind, or `lora` names
+            modules that it does not have.
     """
     facts = {**_facts(path, shapes or {}), **hf_overrides}
     from transformers import AutoConfig
@@ -103,7 +116,7 @@ def shape_of(
         config = AutoConfig.for_model(kind, **{key: value for key, value in facts.items() if key != "model_type"})
     except (ValueError, KeyError) as error:
         raise ConfigError([f"{path}: transformers does not know the model_type {kind!r}: {error}"]) from None
-    return _counted(config.to_dict() | facts, config)
+    return _counted(config.to_dict() | facts, config, lora)
 
 
 def facts_of(path: str, hf_overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +146,7 @@ def _cached(path: str) -> dict[str, Any]:
         return {}
 
 
-def _counted(facts: dict[str, Any], config: Any) -> ModelShape:
+def _counted(facts: dict[str, Any], config: Any, lora: LoraSpec | None) -> ModelShape:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -148,6 +161,8 @@ def _counted(facts: dict[str, Any], config: Any) -> ModelShape:
     share = visited / number if number and experts else 1.0
     heads = config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    largest = max(sum(it.numel() for it in module.parameters(recurse=False)) for module in model.modules())
+    norms_heads = any("q_norm" in name for name, _ in model.named_parameters())
     return ModelShape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -158,9 +173,21 @@ def _counted(facts: dict[str, Any], config: Any) -> ModelShape:
         trunk=trunk,
         active=trunk - experts + int(experts * share),
         embedding=outside,
-        largest=max(sum(it.numel() for it in module.parameters(recurse=False)) for module in model.modules()),
-        norms_heads=any("q_norm" in name for name, _ in model.named_parameters()),
+        largest=largest,
+        norms_heads=norms_heads,
         expert_share=share,
         experts_per_token=visited if share < 1 else 0,
+        adapters=0 if lora is None else _num_adapted(model, lora),
         facts=facts,
     )
+
+
+def _num_adapted(model: Any, lora: LoraSpec) -> int:
+    """Returns the number of parameters of the adapters, which the model on the meta device gets."""
+    from tgpo_ray.models import Adapters
+
+    try:
+        adapters = Adapters(model, lora, meta=True)
+    except TargetModulesError as error:
+        raise ConfigError([str(error)]) from None
+    return sum(it.numel() for it in adapters.parameters())

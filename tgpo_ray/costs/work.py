@@ -149,31 +149,33 @@ def learner_work(
     micro_batches: float,
     updates: int,
     checkpointing: bool,
-    old_logprobs: bool,
+    extra_passes: float,
 ) -> Work:
     """Returns one rank's work in an iteration.
 
-        6 n and attention for each token in the padded layout, 2 n more with checkpointing
-        6 H V for each response token                                             calls: layers of all micro-batches
-        2 n and 2 H V more with old log-probs for what the first update leaves, because its ratios are one
+        6 n and attention for each token in the padded layout, 2 n more with checkpointing and for each extra pass
+        6 H V for each response token, 2 H V more for each extra pass             calls: layers of all micro-batches
+
+    Frozen weights and a frozen head have no gradients of their own: 4 n and 4 H V, and 6 for the adapters.
 
     Args:
         sequences: this rank's.
         useful: share of the padded tokens that are tokens.
+        extra_passes: forward passes beside the loss: for old log-probs, and for those of the model below adapters.
     """
     width = prompt + response
     tokens = sequences * width / useful
-    again = (updates - 1) / updates if old_logprobs else 0.0
-    passes = 3 + checkpointing + again  # of 2 n; a backward pass is two
+    least = 2 if shape.adapters else 3  # of 2 n; a backward pass is two, with frozen weights one
+    passes = least + checkpointing + extra_passes
     trunk = prefill_work(shape, tokens, tokens * width, 2 if state.half else 4)
-    head = 2.0 * shape.head * sequences * response * (3 + again)
+    head = 2.0 * shape.head * sequences * response * (least + extra_passes)
     logits = sequences * response * shape.vocabulary * 4.0
-    own = shape.parameters / (state.num_learners if state.stage else 1)
+    own = shape.trained / (state.num_learners if state.stage else 1)
     optimizer = 0.0 if state.offload != "none" else OPTIMIZER_BYTES * own * updates
     return Work(
-        flops=passes * trunk.flops + head,
+        flops=passes * trunk.flops + head + 6.0 * shape.adapters * tokens,
         bytes=optimizer,
-        activation_bytes=passes * trunk.activation_bytes + (3 + again) * logits,
+        activation_bytes=passes * trunk.activation_bytes + (3 + extra_passes) * logits,
         calls=micro_batches * shape.layers * (passes / 3),
     )
 
@@ -184,12 +186,13 @@ def exchanged_bytes(shape: ModelShape, state: TrainingState, *, micro_batches: f
     A ring moves (R - 1) / R of what is gathered or reduced. ZeRO-3 gathers the weights twice a micro-batch and reduces
     the gradients in each; stages 0 to 2 sum the gradients once an update and stage 1 and 2 gather the new weights.
     """
-    ranks, n = state.num_learners, shape.parameters
+    ranks, n = state.num_learners, shape.trained
     if ranks == 1:
         return 0.0
     ring, number = (ranks - 1) / ranks, state.number_bytes
     if state.stage == 3:
-        return ring * (WEIGHT_COPIES + 1) * number * n * micro_batches
+        held = shape.parameters + shape.adapters
+        return ring * number * (WEIGHT_COPIES * held + n) * micro_batches
     return ring * (2 * number * n) * updates
 
 
@@ -200,7 +203,7 @@ def offload_seconds(shape: ModelShape, state: TrainingState, card: Card, *, upda
     """
     if state.offload == "none":
         return 0.0
-    own = shape.parameters / state.num_learners
+    own = shape.trained / state.num_learners
     moved = 2 * state.number_bytes * own / card.host_link
     return updates * (moved + OPTIMIZER_BYTES * own * ranks_per_node / HOST_BANDWIDTH)
 

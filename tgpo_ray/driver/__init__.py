@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tgpo_ray.driver.handover import Handover
     from tgpo_ray.driver.on_policy import OnPolicyAlgorithm, OnPolicyConfigT
     from tgpo_ray.driver.run import fit
-    from tgpo_ray.driver.token_values import GroupTokens, placed, with_values
+    from tgpo_ray.driver.token_values import GroupTokens, learners_logprobs, placed, with_values
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -18,6 +18,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "handover": ["Handover"],
         "on_policy": ["OnPolicyAlgorithm", "OnPolicyConfigT"],
         "run": ["fit"],
-        "token_values": ["GroupTokens", "placed", "with_values"],
+        "token_values": ["GroupTokens", "learners_logprobs", "placed", "with_values"],
     },
 )

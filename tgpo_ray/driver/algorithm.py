@@ -280,10 +280,10 @@ class Algorithm(Generic[ConfigT]):
         go_back(self, error, self._last_state)
         self._steps_before = self.num_steps
 
-    def export(self, path: str) -> str:
-        """Returns the policy's Hugging Face folder. It replaces a model; ValueError refuses other things."""
+    def export(self, path: str, *, merge: bool = False) -> str:
+        """Returns the policy's folder, which replaces a model alone: adapters, or the whole with `merge`."""
         cluster.refuse_foreign_folder(path)
-        self.learners.export(absolute(path))
+        self.learners.export(absolute(path), merge=merge)
         return absolute(path)
 
     def stop(self) -> None:

@@ -45,7 +45,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         """Starts the frozen reference where the loss has a KL to it, or takes `teachers["reference"]`."""
         self.reference = None
-        if self.config.uses_reference:
+        if self.config.starts_reference:
             self.reference = (teachers or {}).get("reference") or self._own(build_reference(self.config))
 
     def begin_iteration(self) -> None:

@@ -51,8 +51,9 @@ def with_values(
     compute: Compute,
     scorer: str,
     logprobs: Sequence[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]] = (),
+    field: str = "values",
 ) -> list[SampledGroup]:
-    """The groups with `compute`'s numbers under `scorer`, as `Guidance.values`.
+    """The groups with `compute`'s numbers under `scorer`, as this field of `Guidance`.
 
     Args:
         compute: takes all groups and returns a (T,) array for each episode. It must be picklable: a function of a
@@ -64,10 +65,15 @@ def with_values(
     task: Any = ray.remote(_values).options(num_cpus=0, num_returns=len(groups))
     places = [(group.ordinal, group.members) for group in groups]
     refs = task.remote(
-        compute, places, [group.ref for group in groups], [group.guidance for group in groups], list(logprobs)
+        compute, places, [group.ref for group in groups], [group.guidance for group in groups], list(logprobs), field
     )
     refs = [refs] if len(groups) == 1 else refs  # Ray returns a bare reference where num_returns is 1
     return [replace(group, guidance={**group.guidance, scorer: ref}) for group, ref in zip(groups, refs, strict=True)]
+
+
+def learners_logprobs(groups: Sequence[GroupTokens]) -> list[list[np.ndarray]]:
+    """(T,) for each episode, the log-probs that learners gave to `with_values`: a `compute` that changes nothing."""
+    return [[np.zeros(0) if it is None else it for it in group.logprobs] for group in groups]
 
 
 def _values(
@@ -76,6 +82,7 @@ def _values(
     refs: Sequence[ray.ObjectRef[EpisodeGroup]],
     guidance: Sequence[Mapping[str, ray.ObjectRef[list[Guidance]]]],
     logprobs: Sequence[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]],
+    field: str,
 ) -> list[list[Guidance]] | list[Guidance]:
     """A list of Guidance for each group, with a row for every episode behind its reference, trained or not."""
     logprobs_by_key: dict[EpisodeKey, np.ndarray] = {}
@@ -102,6 +109,6 @@ def _values(
         row_by_index = dict(zip(indices, rows, strict=True))
         zeros = [np.zeros(len(episode.response_ids), np.float32) for episode in group.episodes]  # (T,) each
         scores.append(
-            [Guidance(values=np.asarray(row_by_index.get(i, zeros[i]), np.float32)) for i in range(len(group))]
+            [Guidance(**{field: np.asarray(row_by_index.get(i, zeros[i]), np.float32)}) for i in range(len(group))]
         )
     return scores[0] if len(scores) == 1 else scores

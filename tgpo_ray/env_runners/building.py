@@ -26,7 +26,8 @@ def engine_spec(config: AlgorithmConfig) -> EngineSpec:
         gpus=runners.num_gpus_per_env_runner,
         idle_cores=config.ray.idle_cores,
     )
-    return replace(spec, weight_transfer=None if backend == "object_store" else backend)
+    adapter = model.lora.spec if model.lora is not None and config.weight_sync.lora == "adapter" else None
+    return replace(spec, weight_transfer=None if backend == "object_store" else backend, lora=adapter)
 
 
 def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:

@@ -46,7 +46,7 @@ def fused_divergence(
     caps of both heads count.
 
     Args:
-        hidden, head: (N, D) and the (V, D) of the policy.
+        hidden, head: (N, D) and the (V, D) of the policy, whose GEMM is skipped where it is frozen.
         teacher_hidden, teacher_head: (N, D_T) and the (V_T, D_T) of the teacher, without gradient.
         row_weights: (N,) factor of each row. The divergence of rows with factor 0 is given as 0.
         beta: weight of the teacher in m, in [0, 1].
@@ -85,7 +85,8 @@ class _FusedDivergence(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor, bias: Tensor | None, request: _Request):
         with torch.autocast(hidden.device.type, enabled=False):
-            gradients, values = _visit_chunks(hidden, HeadWeights(weight, bias, request.transform), request)
+            head = HeadWeights(weight, bias, request.transform)
+            gradients, values = _visit_chunks(hidden, head, request, with_weight=ctx.needs_input_grad[1])
         # kept on `ctx`, not by `save_for_backward`: these are finished gradients, and no graph leads to them
         ctx.gradients = gradients
         ctx.mark_non_differentiable(values)
@@ -98,15 +99,15 @@ class _FusedDivergence(torch.autograd.Function):
         return *(None if gradient is None else gradient.mul_(grad_loss) for gradient in gradients), None
 
 
-def _visit_chunks(hidden: Tensor, head: HeadWeights, request: _Request):
-    """Returns the gradients (dHidden (N, D), dWeight (V, D), dBias (V,) | None) and the divergences (N,)."""
+def _visit_chunks(hidden: Tensor, head: HeadWeights, request: _Request, *, with_weight: bool):
+    """Returns the gradients (dHidden (N, D), dWeight (V, D) | None, dBias (V,) | None) and the divergences (N,)."""
     dtype = torch.promote_types(hidden.dtype, torch.float32)
     shared = min(len(head.weight), len(request.teacher_head.weight))  # U ids
     policy, teacher = head.first(shared), request.teacher_head.first(shared)
     policy = replace(policy, weight=policy.weight.to(hidden.dtype))  # a copy only under autocast
-    by_hidden, by_weight = torch.zeros_like(hidden), torch.zeros(head.weight.shape, dtype=dtype, device=hidden.device)
-    by_bias = None if head.bias is None else by_weight.new_zeros(len(head.bias))
-    values = torch.zeros(len(hidden), dtype=dtype, device=hidden.device)
+    by_hidden, values = torch.zeros_like(hidden), torch.zeros(len(hidden), dtype=dtype, device=hidden.device)
+    by_weight = values.new_zeros(head.weight.shape) if with_weight else None
+    by_bias = None if head.bias is None else values.new_zeros(len(head.bias))
     indices = _rows_to_visit(request.row_weights)  # (M,) of the N rows
     budget, buffers = chunk_budget(hidden, request.chunk_bytes), BUFFERS + (head.transform.cap is not None)
     for rows in indices.split(max(1, budget // (buffers * shared * dtype.itemsize))):
@@ -126,9 +127,11 @@ def _visit_chunks(hidden: Tensor, head: HeadWeights, request: _Request):
         part = states.new_empty(states.shape, dtype=dtype)  # (n, D)
         matmul_into(part, gradient, policy.weight)
         by_hidden[rows] = part.to(by_hidden.dtype)
-        add_matmul_(by_weight[:shared], gradient.t(), states)
+        if by_weight is not None:
+            add_matmul_(by_weight[:shared], gradient.t(), states)
     by_bias = None if by_bias is None or head.bias is None else by_bias.to(head.bias.dtype)
-    return (by_hidden, by_weight.to(head.weight.dtype), by_bias), values
+    by_weight = None if by_weight is None else by_weight.to(head.weight.dtype)
+    return (by_hidden, by_weight, by_bias), values
 
 
 def _rows_to_visit(row_weights: Tensor) -> Tensor:

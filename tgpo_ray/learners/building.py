@@ -44,6 +44,10 @@ def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
         threads=learners.threads_per_learner,
         cores=_cores(config),
         seed=config.seed,
+        lora=None if model.lora is None else model.lora.spec,
+        # a method with several groups of learners has one of them score for all
+        base_is_reference=config.uses_reference and not config.starts_reference and len(config.learner_groups) == 1,
+        sends_adapters=model.lora is not None and config.weight_sync.lora == "adapter",
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tgpo_ray.cluster import copy_over, local_path, move_into_place, refuse_foreign_folder, staging_folder
 from tgpo_ray.models import (
+    ADAPTER_WEIGHTS,
     load_headers,
     load_tokenizer,
     saved_buffers,
@@ -21,6 +22,7 @@ from tgpo_ray.models import (
     stored_tensors,
     tensor_problems,
     weight_files,
+    write_adapter,
 )
 
 
@@ -65,15 +67,40 @@ def export_model(exported: ExportedModel, path: str) -> None:
         ValueError: the folder holds something else than a model.
         ExportError: what was read back is not what was written.
     """
+    _replace(path, lambda folder: write_checked(exported, folder))
+
+
+def export_adapter(config: Mapping[str, Any], tensors: Mapping[str, Tensor], path: str) -> None:
+    """Write an adapter to a folder or a URI, as `export_model` does a model, without the model below it.
+
+    Args:
+        config: adapter_config.json.
+        tensors: (peft's name -> A or B on the CPU).
+
+    Raises:
+        ValueError, ExportError: as for a model.
+    """
+
+    def write(folder: Path) -> None:
+        write_adapter(folder, config, tensors)
+        problems = _other_values([folder / ADAPTER_WEIGHTS], tensors)
+        if problems or stored_tensors([folder / ADAPTER_WEIGHTS]).keys() != tensors.keys():
+            raise ExportError(f"the export is not the adapter, and nothing was replaced: {'; '.join(problems)}")
+
+    _replace(path, write)
+
+
+def _replace(path: str, write: Callable[[Path], None]) -> None:
+    """Have `write` fill an empty folder, and put that in the place of what is at `path`."""
     refuse_foreign_folder(path)
     target = local_path(path)
     if target is None:
         with tempfile.TemporaryDirectory() as folder:
-            write_checked(exported, Path(folder))
+            write(Path(folder))
             copy_over(folder, path)
         return
     with staging_folder(target) as folder:
-        write_checked(exported, folder)
+        write(folder)
         move_into_place(folder, target)
 
 

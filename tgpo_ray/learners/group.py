@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
     from tgpo_ray.models import Bucket, WeightTransfer
 
+    LogProbs = list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]
+
 GRACE_S = 20.0  # for ranks to end after their present command
 
 
@@ -152,14 +154,14 @@ class LearnerGroup:
         replies = self._wait(self._send("sampler_gaps", list(self._plan(groups))))
         return np.concatenate([np.zeros(0), *(gaps for reply in replies for gaps in reply)])
 
-    def logprobs(self, groups: Sequence[SampledGroup]) -> list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]:
-        """Returns a reference for each rank to {episode: (T,) log pi(y_t) under the present weights}."""
-        replies = self._wait(self._send("logprobs", list(self._plan(groups))))
+    def logprobs(self, groups: Sequence[SampledGroup], *, base: bool = False) -> LogProbs:
+        """Returns {episode: (T,) log pi(y_t) now} by reference, of each rank; `base`: below adapters, temperature 1."""
+        replies = self._wait(self._send("base_logprobs" if base else "logprobs", list(self._plan(groups))))
         return [ref for refs in replies for ref in refs]
 
-    def scale_weights(self, factor: float) -> None:
-        """Multiply every weight by a power of two. The next update may only follow after the factor is taken back."""
-        self._call("scale_weights", factor)
+    def change_weights(self, *, back: bool = False) -> None:
+        """Change every weight that trains, and before the next update take that `back`, to the last bit."""
+        self._call("restore_weights" if back else "change_weights")
 
     def forget_logprobs(self) -> None:
         self._call("forget_logprobs")
@@ -219,9 +221,9 @@ class LearnerGroup:
         with self._surviving(ranks):
             ranks.set_resume(path)
 
-    def export(self, path: str) -> None:
-        """Write a Hugging Face folder at `path` (a folder or a URI)."""
-        self._call("export", path)
+    def export(self, path: str, *, merge: bool = False) -> None:
+        """Write a Hugging Face folder at `path` (a folder or a URI): the model, or the adapters unless `merge`."""
+        self._call("export", (path, merge))
 
     def processes(self) -> list[tuple[str, int]]:
         """Returns (node id, process id) of each rank."""

@@ -13,7 +13,7 @@ from tgpo_ray.learners.batch import TrainBatch
 from tgpo_ray.learners.strategies import StrategyOptions
 from tgpo_ray.learners.threads import Cores
 from tgpo_ray.learners.tokens import Layout
-from tgpo_ray.models import flash_attention, load_model, logit_transform
+from tgpo_ray.models import LoraSpec, flash_attention, load_model, logit_transform
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,9 @@ class LearnerSpec:
     threads: int | None = None
     cores: Cores | None = None  # of a machine without GPUs; None: a rank has its `threads` and tells nobody
     seed: int = 0
+    lora: LoraSpec | None = None  # adapters train, over a frozen model
+    base_is_reference: bool = False  # losses that ask for a reference get the log-probs without the adapters
+    sends_adapters: bool = False  # to the engines, and not the weights with the adapters merged
 
 
 class PolicyModule(nn.Module):
@@ -41,28 +44,59 @@ class PolicyModule(nn.Module):
     The loss is inside, because ZeRO-3 gathers the head's weight only during a module's forward and backward.
     """
 
-    def __init__(self, model: nn.Module, temperature: float) -> None:
+    def __init__(self, model: nn.Module, temperature: float, *, adapters_only: bool = False) -> None:
         super().__init__()
         self.model: Any = model
         self.temperature = temperature
         head = self.model.get_output_embeddings()
         transform = logit_transform(self.model.config)
         self.model.set_output_embeddings(FusedHead(head.weight, getattr(head, "bias", None), transform))
+        if adapters_only:
+            self.register_state_dict_post_hook(_without_frozen)
+            self.register_load_state_dict_post_hook(_expecting_no_frozen)
 
     @property
     def head(self) -> FusedHead:
         return self.model.get_output_embeddings()
 
     def forward(
-        self, batch: TrainBatch, loss: TokenLoss | None = None, teacher_head: HeadWeights | None = None
+        self,
+        batch: TrainBatch,
+        loss: TokenLoss | None = None,
+        teacher_head: HeadWeights | None = None,
+        temperature: float | None = None,
     ) -> LossOutput | Tensor:
-        """Returns the LossOutput of the micro-batch, or (N,) log-probs of the sampled tokens if `loss` is None."""
+        """Returns the LossOutput of the micro-batch, or (N,) log-probs of the sampled tokens if `loss` is None.
+
+        Args:
+            temperature: of these log-probs, in place of the sampler's.
+        """
+        temperature = temperature or self.temperature
         hidden = batch.tokens.states(self.model.base_model)  # (N, D)
         with torch.autocast(hidden.device.type, enabled=False):  # the kernel chooses its own precisions
             if loss is None:
-                logprobs, _ = self.head(hidden, targets=batch.rows.targets[:, :1], temperature=self.temperature)
+                logprobs, _ = self.head(hidden, targets=batch.rows.targets[:, :1], temperature=temperature)
                 return logprobs[:, 0]
-            return token_loss_pass(self.head, hidden, batch.rows, loss, self.temperature, teacher_head)
+            return token_loss_pass(self.head, hidden, batch.rows, loss, temperature, teacher_head)
+
+
+def _without_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _metadata: object) -> None:
+    """Take what does not train out of a state: the folder of the model has it."""
+    for name in _frozen(module):
+        state.pop(f"{prefix}{name}", None)
+
+
+def _expecting_no_frozen(module: nn.Module, keys: Any) -> None:
+    """Let a strict load of a state miss only what trains."""
+    frozen = _frozen(module)
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]
+
+
+def _frozen(module: nn.Module) -> set[str]:
+    """The names in the module's state of weights that do not train, and of buffers; of a tied weight, every name."""
+    trained = {name for name, it in module.named_parameters(remove_duplicate=False) if it.requires_grad}
+    every = (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))
+    return {name for name, _ in every} - trained
 
 
 def load_policy(spec: LearnerSpec) -> nn.Module:
@@ -72,8 +106,10 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
         ValueError: the model changes its logits after the head in a way that the fused head would miss. Or an override
             is not in the model's configuration, which transformers would ignore silently.
     """
-    # TorchStrategy needs float32 weights for autocast; DeepSpeed makes its own float32 copy of bfloat16 weights
-    half = spec.options.strategy == "deepspeed" and spec.options.dtype == "bfloat16"
+    # TorchStrategy needs float32 weights for autocast; DeepSpeed makes its own float32 copy of bfloat16 weights.
+    # Weights that no update changes lose nothing by being bfloat16.
+    frozen = spec.lora is not None
+    half = spec.options.dtype == "bfloat16" and (spec.options.strategy == "deepspeed" or frozen)
     model: Any = load_model(
         spec.model,
         dtype=torch.bfloat16 if half else torch.float32,

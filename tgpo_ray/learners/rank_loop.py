@@ -141,11 +141,21 @@ class RankLoop:
             logprobs |= self._learner.logprobs(micro_batch)
         return [ray.put(logprobs)]
 
+    def base_logprobs(self, payload: list[MicroBatch]) -> list[ray.ObjectRef[dict[EpisodeKey, np.ndarray]]]:
+        """Returns a reference in a list, as `logprobs` does."""
+        logprobs: dict[EpisodeKey, np.ndarray] = {}
+        for micro_batch in payload:
+            logprobs |= self._learner.base_logprobs(micro_batch)
+        return [ray.put(logprobs)]
+
     def sampler_gaps(self, payload: list[MicroBatch]) -> list[np.ndarray]:
         return self._learner.sampler_gaps(payload)
 
-    def scale_weights(self, factor: float) -> None:
-        self._learner.scale_weights(factor)
+    def change_weights(self) -> None:
+        self._learner.change_weights()
+
+    def restore_weights(self) -> None:
+        self._learner.restore_weights()
 
     def forget_logprobs(self) -> None:
         self._learner.forget_logprobs()
@@ -175,8 +185,9 @@ class RankLoop:
         with _local(path) as folder:
             self._learner.load(folder)
 
-    def export(self, path: str) -> None:
-        self._learner.export(path)
+    def export(self, payload: tuple[str, bool]) -> None:
+        path, merge = payload
+        self._learner.export(path, merge=merge)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +49,14 @@ class TorchStrategy:
     """
 
     def __init__(self, module: nn.Module, options: StrategyOptions, device: torch.device) -> None:
-        self._policy = module.to(device=device, dtype=torch.float32)
+        trained = _trained(module)
+        # frozen weights stay in the precision that they were loaded in, and adapters in float32
+        whole = all(it.requires_grad for it in module.parameters())
+        self._policy = module.to(device=device, dtype=torch.float32 if whole else None)
         self.module: nn.Module = self._policy
         self._options, self._device = options, device
         self._optimizer = torch.optim.AdamW(
-            module.parameters(), lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
+            trained, lr=options.lr, betas=options.betas, weight_decay=options.weight_decay
         )
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -65,7 +68,7 @@ class TorchStrategy:
 
     def step(self, denominator: float, lr: float) -> float:
         """Returns the norm of sum(gradients) / denominator before clipping, and applies that gradient."""
-        parameters = [p for p in self._policy.parameters() if p.requires_grad]
+        parameters = _trained(self._policy)
         for parameter in parameters:  # a rank without rows has no gradients, but must join the all-reduce
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         norm = reduce_gradients(parameters, denominator)
@@ -78,6 +81,14 @@ class TorchStrategy:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         yield from self._policy.named_parameters()
+
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """The context in which the parameters are whole tensors, as they always are here."""
+        return contextlib.nullcontext()
+
+    def writing(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """The context in which every rank writes the same into the whole parameters."""
+        return contextlib.nullcontext()
 
     def scale_weights(self, factor: float) -> None:
         """Multiply every weight."""
@@ -119,7 +130,7 @@ class DeepSpeedStrategy:
         self._policy = module.to(device=device, dtype=dtype)
         initialize: Any = deepspeed.initialize
         self.module, self._optimizer, *_ = initialize(
-            model=self._policy, model_parameters=list(module.parameters()), config=_deepspeed_config(options)
+            model=self._policy, model_parameters=_trained(module), config=_deepspeed_config(options)
         )
         self._scaled = hasattr(self._optimizer, "override_loss_scale")
         # stage 0 has no ZeRO optimizer that could unscale, so `step` sums and divides the gradients itself
@@ -154,23 +165,28 @@ class DeepSpeedStrategy:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         for name, parameter in self._policy.named_parameters():
-            if not hasattr(parameter, "ds_id"):
+            with self.whole([parameter]):
                 yield name, parameter
-                continue
-            # ZeRO-3: a rank holds only a shard; each parameter is whole only inside this block
-            with self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=None):
-                yield name, parameter
+
+    def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """The context in which the parameters are whole tensors; with ZeRO-3 a rank holds only a shard."""
+        if not any(hasattr(it, "ds_id") for it in parameters):
+            return contextlib.nullcontext()
+        return self._deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None)
+
+    def writing(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
+        """The context in which every rank writes the same; with ZeRO-3 each then takes its shard from rank 0."""
+        return self._deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=0)
 
     def scale_weights(self, factor: float) -> None:
         """Multiply every weight of the forward pass. The optimizer's own copy stays as it is."""
         for parameter in self._policy.parameters():
-            # with ZeRO-3 every rank takes its shard from rank 0; otherwise the block does nothing
-            with self._deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+            with self.writing([parameter]), torch.no_grad():
                 parameter.mul_(factor)
 
     def save(self, folder: Path) -> None:
         """Write this rank's shard; every rank must call it."""
-        self.module.save_checkpoint(str(folder), tag="deepspeed")
+        self.module.save_checkpoint(str(folder), tag="deepspeed", exclude_frozen_parameters=True)
 
     def load(self, folder: Path) -> None:
         if not (folder / "deepspeed").is_dir():
@@ -232,6 +248,10 @@ def _deepspeed_config(options: StrategyOptions) -> dict[str, Any]:
 def process_rank() -> int:
     """Returns this process's rank; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
 def _world_size() -> int:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from tgpo_ray.models.adapters import Adapters
     from tgpo_ray.models.architectures import PROVEN, REFUSED, architecture_fact, architecture_problem
     from tgpo_ray.models.attention import flash_attention
     from tgpo_ray.models.chat_template_kwargs import template_kwargs_problems
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from tgpo_ray.models.lm_head import StoredHead, find_head
     from tgpo_ray.models.loading import load_model
     from tgpo_ray.models.logit_transform import logit_transform
+    from tgpo_ray.models.lora_spec import ADAPTER_WEIGHTS, MAX_ENGINE_RANK, LoraSpec, write_adapter
+    from tgpo_ray.models.lora_targets import TargetModulesError, target_problems
     from tgpo_ray.models.overrides import UnknownOverrideError, load_config
     from tgpo_ray.models.prompt_text import text_prompt_ids, whole_text, without_end, without_second_beginning
     from tgpo_ray.models.scoring import MAX_TOP_K, Scores, ScoringBackend, ScoringRequest, Want
@@ -55,6 +58,7 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "adapters": ["Adapters"],
         "architectures": ["PROVEN", "REFUSED", "architecture_fact", "architecture_problem"],
         "attention": ["flash_attention"],
         "chat_template_kwargs": ["template_kwargs_problems"],
@@ -83,6 +87,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "lm_head": ["StoredHead", "find_head"],
         "loading": ["load_model"],
         "logit_transform": ["logit_transform"],
+        "lora_spec": ["ADAPTER_WEIGHTS", "MAX_ENGINE_RANK", "LoraSpec", "write_adapter"],
+        "lora_targets": ["TargetModulesError", "target_problems"],
         "overrides": ["UnknownOverrideError", "load_config"],
         "prompt_text": ["text_prompt_ids", "whole_text", "without_end", "without_second_beginning"],
         "scoring": ["MAX_TOP_K", "Scores", "ScoringBackend", "ScoringRequest", "Want"],

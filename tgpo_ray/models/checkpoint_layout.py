@@ -29,19 +29,20 @@ class CheckpointLayout:
     """The way from a model's parameters to the weights of its checkpoint.
 
     Args:
-        model: a model of transformers. The way is found with tensors that have no memory, so its parameters may be
-            shards (ZeRO-3).
+        model: a model of transformers, before it gets adapters. The way is found with tensors that have no memory, so
+            its parameters may be shards (ZeRO-3).
     """
 
     def __init__(self, model: nn.Module) -> None:
         self._model: Any = model
         self._renamed: dict[str, str] = {}  # a weight that goes as it is, and its name in the checkpoint
         self._part_of: dict[str, frozenset[str]] = {}  # a weight that is converted, and all that are with it
-        for names in _by_layer(parameter_name for parameter_name, _ in model.named_parameters()):
+        self._stand_ins = {name: _stand_in(parameter) for name, parameter in model.named_parameters()}
+        for names in _by_layer(self._stand_ins):
             self._plan(names)
 
     def _plan(self, names: list[str]) -> None:
-        stand_ins = {name: _stand_in(self._model.get_parameter(name)) for name in names}
+        stand_ins = {name: self._stand_ins[name] for name in names}
         name_of = {id(tensor): name for name, tensor in stand_ins.items()}
         for name, tensor in self._reverted(stand_ins).items():
             if id(tensor) in name_of:  # the very same tensor: nothing was done to it
@@ -76,7 +77,7 @@ class CheckpointLayout:
 
     def sent(self, dtype: torch.dtype) -> list[SentWeight]:
         """Returns what `weights` yields for parameters of this type, in its order."""
-        stand_ins = ((name, _stand_in(it).to(dtype)) for name, it in self._model.named_parameters())
+        stand_ins = ((name, it.to(dtype)) for name, it in self._stand_ins.items())
         return [SentWeight(name, tuple(it.shape), it.dtype) for name, it in self.weights(stand_ins)]
 
 

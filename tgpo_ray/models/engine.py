@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from tgpo_ray.models.engine_adapter import EngineAdapter
 from tgpo_ray.models.engine_spec import EngineSpec, Sampling
 from tgpo_ray.models.idle_cores import IdleCores
 from tgpo_ray.models.scoring import SCORED_INDEX, Scores, ScoringRequest, Want, needs_logits
@@ -80,6 +81,8 @@ def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
         arguments["gpu_memory_utilization"] = CARD_SHARE * spec.card_share
     else:
         raise ValueError("kv_cache_memory must be bytes on a CPU, got auto: vLLM would take a share of the machine")
+    if spec.lora is not None:
+        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": spec.lora.engine_rank}
     if spec.weight_transfer is not None:
         arguments["weight_transfer_config"] = {"backend": trainer_info_class(spec.weight_transfer).backend}
     if not gpu:  # on a CPU the default block has 128 ids, and the prefix cache shares only whole blocks
@@ -99,6 +102,7 @@ class Engine:
 
         self.spec = spec
         self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(spec, gpu=gpu)))
+        self._adapter = None if spec.lora is None else EngineAdapter(self._engine, spec.lora)
         self._next_id = 0
         self._score_calls = count()
         # with tensor parallelism the threads are those of other processes
@@ -220,7 +224,8 @@ class Engine:
         self._next_id += 1
         # `type` marks an input that is ready for the engine: ids need no renderer
         prompt: Any = {"type": "token", "prompt_token_ids": np.asarray(token_ids).tolist(), **options}
-        self._engine.add_request(request_id, prompt, params)
+        adapter = None if self._adapter is None else self._adapter.request
+        self._engine.add_request(request_id, prompt, params, lora_request=adapter)
         return request_id
 
     def step(self) -> Iterator[RequestOutput]:
@@ -267,12 +272,15 @@ class Engine:
         self._engine.collective_rpc("tgpo_seed", args=(seed,))
 
     def load_weights(self, update: WeightUpdate, version: int = 0) -> None:
-        """Replace the model's weights, and drop every cached key and value, because the old weights computed it.
+        """Replace the model's weights, or its adapter, and drop every cached key and value of the old ones.
 
         Responses that are being written go on. Their prompts and tokens so far are computed again, so that each further
         token comes from the new weights alone. `completions` says which version wrote which tokens.
         """
-        load_update(update, self._engine.collective_rpc, in_process=self.spec.tensor_parallel_size == 1)
+        if self._adapter is not None:
+            self._adapter.load(update)
+        else:
+            load_update(update, self._engine.collective_rpc, in_process=self.spec.tensor_parallel_size == 1)
         self._engine.reset_prefix_cache(reset_running_requests=self.busy)
         if hasattr(self._engine, "set_weight_version"):  # vLLM >= 0.32
             self._engine.set_weight_version(str(version))

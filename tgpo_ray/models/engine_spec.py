@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from tgpo_ray.models.folder import local_model
+from tgpo_ray.models.lora_spec import LoraSpec
 
 
 class ModelSection(Protocol):
@@ -60,6 +61,7 @@ class EngineSpec:
     max_logprobs: int = 20
     card_share: float = 1.0  # of each card that the engine runs on
     idle_cores: bool = False  # on a CPU: compute on cores that no other actor uses, see `IdleCores`
+    lora: LoraSpec | None = None  # the updates are adapters over the folder's weights
     weight_transfer: str | None = None  # nccl, ipc or `module:Class`, see `trainer_info_class`; buckets always work
 
     @classmethod

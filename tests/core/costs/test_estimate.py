@@ -105,11 +105,11 @@ def test_a_teacher_reads_each_prompt_once_and_a_learner_three_times_a_forward_pa
     teacher = teacher_work(shape, groups=4, group_size=8, prompt=100, unshared=4, response=200, number_bytes=2)
     assert teacher.flops == 2 * n * (4 * (100 + 7 * 4) + 32 * 200) + 2 * head * 32 * 200
     state = TrainingState(1, "torch", 0, "none", half=True)
-    size = {"sequences": 32, "prompt": 100, "response": 200, "useful": 1.0, "micro_batches": 1}
-    plain = learner_work(shape, state, **size, updates=1, checkpointing=False, old_logprobs=True)
-    assert plain.flops == 6 * n * 32 * 300 + 6 * head * 32 * 200  # the only update's ratios are one
-    more = learner_work(shape, state, **size, updates=4, checkpointing=True, old_logprobs=True)
-    assert more.flops == (6 + 2 + 1.5) * n * 32 * 300 + 7.5 * head * 32 * 200
+    size = {"sequences": 32, "prompt": 100, "response": 200, "useful": 1.0, "micro_batches": 1, "updates": 1}
+    plain = learner_work(shape, state, **size, checkpointing=False, extra_passes=0)
+    assert plain.flops == 6 * n * 32 * 300 + 6 * head * 32 * 200
+    more = learner_work(shape, state, **size, checkpointing=True, extra_passes=1)
+    assert more.flops == (6 + 2 + 2) * n * 32 * 300 + 8 * head * 32 * 200
 
 
 def test_seconds_are_work_over_what_the_stage_reaches():

@@ -114,10 +114,10 @@ def test_weights_are_published_under_their_hugging_face_names_tied_ones_once(lea
 
 def test_halved_weights_are_sent_and_double_back_to_the_last_bit(learners, groups):
     before = weights_of(learners)
-    learners.scale_weights(0.5)
+    learners.change_weights()
     halved = weights_of(learners)
     assert all((2 * halved[name] == weight).all() for name, weight in before.items())
-    learners.scale_weights(2.0)
+    learners.change_weights(back=True)
     assert gap(weights_of(learners), before) == 0.0
 
 
