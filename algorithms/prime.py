@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from tgpo_ray.cluster import copy_folder, is_folder
+from tgpo_ray.cluster import copy_folder, is_folder, join, parent
 from tgpo_ray.config import (
     NonNegativeFloat,
     Positive,
@@ -164,16 +164,22 @@ class PRIME(GRPO[PRIMEConfig]):
             self.judge_checkpoint = judge = self.judges.save(name, {})
         saved = super().save(path)
         if path is not None:
-            copy_folder(judge, f"{saved}/{JUDGE_FOLDER}")
+            copy_folder(judge, join(saved, JUDGE_FOLDER))
         return saved
 
     def state_dict(self) -> dict[str, Any]:
-        return super().state_dict() | {"process_reward": self.judge_checkpoint}
+        run = self.run_folder.partition("?")[0]
+        name = (self.judge_checkpoint or "").partition("?")[0].removeprefix(f"{run}/")  # a run's folder may be moved
+        return super().state_dict() | {"process_reward": name or None}
+
+    def checkpoint_folders(self) -> list[str]:
+        return [*super().checkpoint_folders(), *filter(None, [self.judge_checkpoint])]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
-        copy = f"{self._last_checkpoint}/{JUDGE_FOLDER}"  # only a copied checkpoint has it
-        self.judge_checkpoint = copy if is_folder(copy) else state.get("process_reward")
+        copy = join(self._last_checkpoint, JUDGE_FOLDER)  # only a copied checkpoint has it
+        name, run = state.get("process_reward"), parent(parent(self._last_checkpoint))
+        self.judge_checkpoint = copy if is_folder(copy) else join(run, name) if name else None
         if self.judge_checkpoint is not None:
             self.judges.load(self.judge_checkpoint)
 

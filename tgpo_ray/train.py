@@ -1,4 +1,4 @@
-"""One run from a YAML file: `python -m tgpo_ray.train yaml/x.yaml [key=value ...] [--resume FOLDER]`.
+"""One run from a YAML file: `python -m tgpo_ray.train yaml/x.yaml [key=value ...] [--resume FOLDER|URI|auto]`.
 
 `ray job submit --working-dir . -- python -m tgpo_ray.train yaml/x.yaml` executes it on a cluster. If the run fails, the
 last line of its output is the reason.
@@ -31,7 +31,12 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="YAML file of the run")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as training.lr=1e-4")
     parser.add_argument("--no-preflight", action="store_true", help="do not check the actors first")
-    parser.add_argument("--resume", metavar="FOLDER", help="continue the run in this folder from its last checkpoint")
+    parser.add_argument(
+        "--resume",
+        metavar="FOLDER",
+        help="continue the run in this folder or URI from its last checkpoint; auto: the newest run of this name in "
+        "checkpointing.storage_path, or a new run where none has a checkpoint",
+    )
 
 
 def train_overrides(options: argparse.Namespace) -> list[str]:
@@ -55,7 +60,9 @@ def train(path: str, overrides: Sequence[str], resume: str | None) -> int:
         return _fail(f"interrupted ({str(error) or 'Ctrl-C'}): all actors have ended", EXIT_INTERRUPTED)
     except Exception as error:
         return report_failure("the run failed", error)
-    print(f"done: {result.path}", flush=True)
+    from tgpo_ray.cluster import shown
+
+    print(f"done: {shown(result.path)}", flush=True)
     return 0
 
 
@@ -88,8 +95,10 @@ def _raised_on_purpose(error: Exception) -> bool:
 
 
 def _fail(message: str, status: int) -> int:
+    from tgpo_ray.cluster import shown
+
     sys.stdout.flush()  # so that the reason is the last line where both streams go to one file
-    print(message, file=sys.stderr, flush=True)
+    print(shown(message), file=sys.stderr, flush=True)
     return status
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from tgpo_ray.checks.prompts import check_environments, left_out
     from tgpo_ray.checks.results import MAX_SHOWN, CheckResult
     from tgpo_ray.checks.running_actors import RunningAlgorithm, check_actors, sampled_probe
+    from tgpo_ray.checks.start import check_start, refuse_unshared, storage_facts
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -23,5 +24,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "prompts": ["check_environments", "left_out"],
         "results": ["CheckResult", "MAX_SHOWN"],
         "running_actors": ["RunningAlgorithm", "check_actors", "sampled_probe"],
+        "start": ["check_start", "refuse_unshared", "storage_facts"],
     },
 )

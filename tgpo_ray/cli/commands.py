@@ -119,8 +119,8 @@ def _plan(options: argparse.Namespace) -> int:
     """Print the resolved configuration, who gets which CPUs and GPUs, and the teacher's last step."""
     from rich.console import Console
 
-    from tgpo_ray.checks import check_environments, check_models, left_out
-    from tgpo_ray.cli.plan import render_plan
+    from tgpo_ray.checks import check_environments, check_models, check_start, left_out, storage_facts
+    from tgpo_ray.cli.plan import facts_table, render_plan
     from tgpo_ray.config import AlgorithmConfig
 
     config = AlgorithmConfig.from_yaml(options.config, options.overrides)
@@ -133,6 +133,8 @@ def _plan(options: argparse.Namespace) -> int:
     Console().print(render_plan(config))
     check_models(config.check())
     left_out(config, check_environments(config))
+    check_start(config)
+    Console().print(facts_table("Results", storage_facts(config)))
     return 0
 
 

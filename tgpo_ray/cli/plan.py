@@ -59,10 +59,15 @@ def resources_table(config: AlgorithmConfig, cluster: Mapping[str, float]) -> Ta
 
 def step_table(config: AlgorithmConfig) -> Table:
     """Returns the size of an iteration, the denominators of the loss, and the last step of the teacher."""
-    table = Table(title="One iteration", title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
+    return facts_table("One iteration", config.facts())
+
+
+def facts_table(title: str, facts: Mapping[str, str]) -> Table:
+    """Returns a table of texts by name."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_header=False)
     table.add_column("what")
-    table.add_column("value")
-    for what, value in config.facts().items():
+    table.add_column("value", overflow="fold")
+    for what, value in facts.items():
         table.add_row(what, value)
     return table
 

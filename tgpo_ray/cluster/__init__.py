@@ -15,9 +15,28 @@ if TYPE_CHECKING:
         root_cause,
         wait_until_started,
     )
-    from tgpo_ray.cluster.connection import connect, has_gpus, node_resources
+    from tgpo_ray.cluster.claims import CLAIMS, Claim, ClaimedError
+    from tgpo_ray.cluster.connection import address_problem, connect, has_gpus, node_resources
+    from tgpo_ray.cluster.places import free_bytes, nodes_without, write_problem
     from tgpo_ray.cluster.replacing import copy_over, move_into_place, refuse_foreign_folder, staging_folder
-    from tgpo_ray.cluster.storage import absolute, copy_folder, is_folder, local_path, read_text
+    from tgpo_ray.cluster.storage import (
+        absolute,
+        copy_folder,
+        delete,
+        files_below,
+        is_file,
+        is_folder,
+        is_uri,
+        join,
+        local_path,
+        names_in,
+        parent,
+        read_bytes,
+        read_text,
+        replace_file,
+        shown,
+        write_text,
+    )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -32,8 +51,27 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "root_cause",
             "wait_until_started",
         ],
-        "connection": ["connect", "has_gpus", "node_resources"],
+        "claims": ["CLAIMS", "Claim", "ClaimedError"],
+        "connection": ["address_problem", "connect", "has_gpus", "node_resources"],
+        "places": ["free_bytes", "nodes_without", "write_problem"],
         "replacing": ["copy_over", "move_into_place", "refuse_foreign_folder", "staging_folder"],
-        "storage": ["absolute", "copy_folder", "is_folder", "local_path", "read_text"],
+        "storage": [
+            "absolute",
+            "copy_folder",
+            "delete",
+            "files_below",
+            "is_file",
+            "is_folder",
+            "is_uri",
+            "join",
+            "local_path",
+            "names_in",
+            "parent",
+            "read_bytes",
+            "read_text",
+            "replace_file",
+            "shown",
+            "write_text",
+        ],
     },
 )

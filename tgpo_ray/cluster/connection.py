@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,8 @@ import ray
 
 if TYPE_CHECKING:
     from tgpo_ray.config import RayConfig
+
+ANSWER_S = 5.0  # in which the head of a cluster takes a connection
 
 
 def connect(config: RayConfig) -> bool:
@@ -28,10 +32,10 @@ def connect(config: RayConfig) -> bool:
         return False
     # with state tracking Ray Train prints a second report of what the run prints itself
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
-    address = config.address or os.environ.get("RAY_ADDRESS")
+    address, source = _address(config)
     with _own_sigterm():
         if address:
-            _join(address, "ray.address" if config.address else "RAY_ADDRESS")
+            _join(address, source)
             return False
         ray.init(
             "local",  # without an address Ray would join a cluster that happens to run on this machine
@@ -43,15 +47,44 @@ def connect(config: RayConfig) -> bool:
     return True
 
 
-def _join(address: str, source: str) -> None:
-    from tgpo_ray.config import ConfigError
+def _address(config: RayConfig) -> tuple[str | None, str]:
+    """The address of the cluster, None for a local one, and the name of the key or variable that holds it."""
+    return config.address or os.environ.get("RAY_ADDRESS") or None, "ray.address" if config.address else "RAY_ADDRESS"
 
+
+def address_problem(config: RayConfig) -> str:
+    """Returns why the cluster cannot be joined, or an empty text. Takes seconds; Ray's own retries take minutes."""
+    address, source = _address(config)
+    if address is None or address == "local" or ray.is_initialized():
+        return ""
+    if re.match(r"https?://", address):
+        return (
+            f"{source}: {address!r} is a dashboard, which `ray job submit` talks to; a run that joins the cluster by "
+            "itself needs host:port of its head, as 10.0.0.1:6379"
+        )
+    found = re.fullmatch(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d+)", address)
+    if not found:  # `auto` and names of other kinds: Ray looks where it has noted the cluster of this machine
+        return ""
+    try:
+        socket.create_connection((found[1], int(found[2])), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        return f"{_no_answer(address, source)} ({type(error).__name__}: {error})"
+    return ""
+
+
+def _no_answer(address: str, source: str) -> str:
+    return f"{source}: no Ray cluster answers at {address!r}: start one with `ray start --head`, or drop the address"
+
+
+def _join(address: str, source: str) -> None:
+    from tgpo_ray.config import ConfigError, RayConfig
+
+    if problem := address_problem(RayConfig(address=address)):
+        raise ConfigError([problem.replace("ray.address", source, 1)])
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except ConnectionError as error:
-        raise ConfigError(
-            [f"{source}: no Ray cluster answers at {address!r}: start one with `ray start --head`, or drop the address"]
-        ) from error
+        raise ConfigError([_no_answer(address, source)]) from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
@@ -19,6 +20,7 @@ from tgpo_ray.config.values import (
     Share,
     resolve_kv_cache,
 )
+from tgpo_ray.config.working_folder import RAY_RESULTS, RUNS, default_storage, storage_problem
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -96,6 +98,10 @@ class EvaluationConfig(Section):
     )
     num_samples: Positive = Field(default=1, description="Responses to each problem (n of avg@n).")
     max_problems: Positive | None = Field(default=None, description="Problems of each set; null: all.")
+    on_failure: Literal["continue", "end"] = Field(
+        default="continue",
+        description="An evaluation that raises is counted and shown; end: the run ends too, after a checkpoint.",
+    )
     envs: list[EvaluationEnvConfig] = Field(default_factory=list, description="The held-out sets.")
 
     def rules(self, run: RunView) -> Iterator[str]:
@@ -119,11 +125,44 @@ class EvaluationConfig(Section):
 
 
 class CheckpointingConfig(Section):
-    """`checkpointing`: where the run's folder is and how often it is saved."""
+    """`checkpointing`: where the run's folder is, how often it is saved, and which checkpoints stay."""
 
-    storage_path: str = Field(default="runs", description="Folder or URI; the run writes <storage_path>/<name>.")
-    every: Positive | None = Field(default=None, description="Iterations between checkpoints; null: only the last.")
-    keep: Positive = Field(default=2, description="Checkpoints kept; older ones are deleted.")
+    storage_path: str | None = Field(
+        default=None,
+        description=f"Folder or URI; the run writes <storage_path>/<name>. null: {RUNS}, in a Ray job {RAY_RESULTS}.",
+    )
+    every: Positive | None = Field(default=None, description="Iterations between checkpoints; null: by time alone.")
+    every_minutes: PositiveFloat | None = Field(
+        default=30.0, description="Most minutes between checkpoints, at an iteration's end; null: by iterations alone."
+    )
+    keep: Positive = Field(default=2, description="Newest checkpoints that are kept; older ones are deleted.")
+    keep_best: str | None = Field(
+        default="evaluation/reward",
+        description="Metric whose best checkpoint is kept beside them, made at each best evaluation; -loss/sft: the "
+        "lowest; null: none.",
+    )
+
+    def fill_in(self, run: RunView, *, gpus: bool) -> None:
+        if self.storage_path is None:
+            self.storage_path = default_storage()
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        if self.storage_path is not None and (problem := storage_problem(self.storage_path)):
+            yield f"checkpointing.storage_path: {problem}"
+        if self.keep_best is not None and not is_metric(self.keep_best.removeprefix("-")):
+            yield (
+                f"checkpointing.keep_best: no metric has the name {self.keep_best!r}: write one of docs/metrics.md, as "
+                "evaluation/accuracy, or -loss/sft for the lowest"
+            )
+
+
+def is_metric(name: str) -> bool:
+    """Returns whether a run may write a metric of this name, such as that of one of several held-out sets."""
+    from tgpo_ray.reporting import METRICS
+
+    of_a_set = re.fullmatch(r"evaluation/[^/]+/(.+)", name)
+    plain = f"evaluation/{of_a_set[1]}" if of_a_set else name
+    return plain in METRICS or re.fullmatch(r"evaluation/pass_at_\d+", plain) is not None
 
 
 WEIGHT_SYNC_AUTO = "auto: nccl where runners and learners have GPUs of their own, else object_store"

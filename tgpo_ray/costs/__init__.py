@@ -9,6 +9,7 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tgpo_ray.costs.actors import Actor, Batch, Engines, Learners, Runners, Scorers, fits
+    from tgpo_ray.costs.building import checkpoint_bytes
     from tgpo_ray.costs.cards import KNOWN_CARDS, Card, Cluster, Efficiency, Rates, parse_cluster, shapes_from_file
     from tgpo_ray.costs.estimate import Estimate, Timing, estimate
     from tgpo_ray.costs.lengths import response_lengths
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
         Memory,
         TrainingState,
         activation_memory,
+        checkpoint_size,
         loss_memory,
         training_memory,
     )
@@ -27,6 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "actors": ["Actor", "Batch", "Engines", "Learners", "Runners", "Scorers", "fits"],
+        "building": ["checkpoint_bytes"],
         "cards": ["KNOWN_CARDS", "Card", "Cluster", "Efficiency", "Rates", "parse_cluster", "shapes_from_file"],
         "estimate": ["Estimate", "Timing", "estimate"],
         "lengths": ["response_lengths"],
@@ -35,6 +38,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "Memory",
             "TrainingState",
             "activation_memory",
+            "checkpoint_size",
             "loss_memory",
             "training_memory",
         ],

@@ -8,7 +8,7 @@ from typing import Any
 from tgpo_ray.config import AlgorithmConfig, ConfigError, OnPolicyConfig, ReferenceConfig, TeacherConfig
 from tgpo_ray.costs.actors import Actor, Batch, Learners, Runners, Scorers
 from tgpo_ray.costs.cards import Cluster
-from tgpo_ray.costs.memory import TrainingState
+from tgpo_ray.costs.memory import TrainingState, checkpoint_size
 from tgpo_ray.costs.shapes import shape_of
 
 Shapes = Mapping[str, dict[str, Any]]
@@ -79,11 +79,24 @@ def actors_of(config: AlgorithmConfig, cluster: Cluster, batch: Batch, shapes: S
     return actors
 
 
-def _learners(config: OnPolicyConfig, cluster: Cluster, batch: Batch, shape: Any) -> Learners:
-    learners, groups = config.learners, len(config.learner_groups)
-    state = TrainingState(
+def checkpoint_bytes(config: AlgorithmConfig) -> float | None:
+    """Returns the bytes of one checkpoint, or None where nothing here says what the model looks like."""
+    try:
+        shape = shape_of(config.model.path, config.model.hf_overrides)
+    except ConfigError:
+        return None
+    return len(config.learner_groups) * checkpoint_size(shape, _state(config))
+
+
+def _state(config: AlgorithmConfig) -> TrainingState:
+    learners = config.learners
+    return TrainingState(
         learners.num_learners, learners.engine, learners.zero_stage, learners.offload, config.model.dtype == "bfloat16"
     )
+
+
+def _learners(config: OnPolicyConfig, cluster: Cluster, batch: Batch, shape: Any) -> Learners:
+    learners, groups = config.learners, len(config.learner_groups)
     cards = _cards(learners.num_gpus_per_learner, learners.num_cpus_per_learner, cluster, "learners")
     assert learners.token_budget is not None  # `resolved` has filled it in
     return Learners(
@@ -94,7 +107,7 @@ def _learners(config: OnPolicyConfig, cluster: Cluster, batch: Batch, shape: Any
         cluster=cluster,
         batch=batch,
         shape=shape,
-        state=state,
+        state=_state(config),
         token_budget=learners.token_budget,
         checkpointing=learners.gradient_checkpointing,
         old_logprobs=config.training.resolved_old_logprobs() == "learner",

@@ -80,6 +80,16 @@ def training_memory(shape: ModelShape, state: TrainingState) -> Memory:
     return Memory(weights=weights_here + gathered, host=host)
 
 
+def checkpoint_size(shape: ModelShape, state: TrainingState) -> float:
+    """Returns the bytes of one checkpoint of all ranks together: weights and AdamW's two moments.
+
+    Torch writes 4 + 8 bytes a parameter. DeepSpeed writes its weights, and from stage 1 on 4 more of the optimizer's
+    float32 weights. tests/core/costs/test_memory.py compares with files.
+    """
+    weights = 4 if state.engine == "torch" else state.number_bytes + (4 if state.stage else 0)
+    return (weights + 8.0) * shape.parameters
+
+
 def layer_bytes(shape: ModelShape, width: int, state: TrainingState) -> float:
     """Returns the bytes a token that autograd keeps of one layer of a transformers model (Llama's kind).
 

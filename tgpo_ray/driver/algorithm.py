@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 import ray
 
 from tgpo_ray import cluster
-from tgpo_ray.checks import check_environments, check_models, left_out
+from tgpo_ray.checks import check_environments, check_models, left_out, refuse_unshared
 from tgpo_ray.cluster import absolute, copy_folder
 from tgpo_ray.config import AlgorithmConfig, check_resources
-from tgpo_ray.driver.checkpoint_state import STATE_FILE, read_state
+from tgpo_ray.driver.checkpoint_state import STATE_FILE, read_state, run_folder_of, state_text
 from tgpo_ray.driver.evaluation import evaluate
-from tgpo_ray.driver.stage_times import StageTimes
+from tgpo_ray.driver.stage_times import StageTimes, with_rates
 from tgpo_ray.driver.weight_sync import WeightSync
 from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, build_env_runners, check_same_envs
 from tgpo_ray.episode import SampledGroup
@@ -52,7 +51,8 @@ class Algorithm(Generic[ConfigT]):
         config: checked here, before Ray starts.
         env_runners, teachers: ready groups to use instead of new ones. `stop` leaves them running.
         run_folder: the folder of the checkpoints, by default `<checkpointing.storage_path>/<name>`.
-        session: the number of this start of the run, counted from 1. Each start has its own checkpoint folder.
+        session: the number of this start of a run, counted from 1. Each start has its own checkpoint folder. The run
+            deletes old checkpoints; None: there is no run, and the newest `checkpointing.keep` stay.
         with_runners: False starts no engines, for uses that need only the weights (export).
 
     Raises:
@@ -74,7 +74,7 @@ class Algorithm(Generic[ConfigT]):
         env_runners: EnvRunnerGroup | None = None,
         teachers: Mapping[str, TeacherGroup] | None = None,
         run_folder: str | None = None,
-        session: int = 1,
+        session: int | None = None,
         with_runners: bool = True,
     ) -> None:
         config.check()
@@ -94,7 +94,9 @@ class Algorithm(Generic[ConfigT]):
             check_resources(config, ray.cluster_resources(), cluster.node_resources())
             self.config = config.resolved(gpus=cluster.has_gpus())
             self.config.model.path = local_model(self.config.model.path)
-            self.run_folder = run_folder or f"{absolute(self.config.checkpointing.storage_path)}/{self.config.name}"
+            self.run_folder = run_folder or run_folder_of(self.config)
+            if session is not None:
+                refuse_unshared(self.config, self.run_folder)
             check_same_envs(self.config, env_runners)
             self.learners = self._own(build_learners(self.config, self.run_folder, session))
             self._build(env_runners, teachers, with_runners=with_runners)
@@ -173,13 +175,7 @@ class Algorithm(Generic[ConfigT]):
             except LearnersRestartedError as error:
                 self.recover(error)
         self.iteration += 1
-        seconds = time.monotonic() - start
-        metrics |= self.times.metrics()
-        if "tokens/response" in metrics:
-            metrics["throughput/response_tokens_per_s"] = metrics["tokens/response"] / seconds
-        if "tokens/trained" in metrics and "time/update_s" in metrics:
-            metrics["throughput/trained_tokens_per_s"] = metrics["tokens/trained"] / metrics["time/update_s"]
-        return metrics | {"time/iteration_s": seconds}
+        return with_rates(metrics | self.times.metrics(), time.monotonic() - start)
 
     def sampling_seed(self, iteration: int) -> int:
         """The seed of the episodes of an iteration."""
@@ -241,12 +237,16 @@ class Algorithm(Generic[ConfigT]):
             name += f"_{self.num_recoveries}"
         if not self._last_checkpoint.endswith(name):
             state = self.state_dict()
-            self._last_checkpoint = self.learners.save(name, {STATE_FILE: json.dumps(state)})
+            self._last_checkpoint = self.learners.save(name, {STATE_FILE: state_text(self.config, state)})
             self._last_state = state  # after the save: one that fails is nothing to go back to
         if path is None:
             return self._last_checkpoint
         copy_folder(self._last_checkpoint, path)
         return absolute(path)
+
+    def checkpoint_folders(self) -> list[str]:
+        """The folders of the last checkpoint: its path, then those of other learner groups that belong to it."""
+        return [self._last_checkpoint]
 
     def restore(self, path: str) -> None:
         """Restores a checkpoint: weights, optimizer, step, schedule, cursor and random state.

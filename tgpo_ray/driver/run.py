@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from tgpo_ray.checks import RunningAlgorithm, check_actors, refuse_failed
-from tgpo_ray.cluster import absolute, copy_folder
+from tgpo_ray.checks import RunningAlgorithm, check_actors, check_start, refuse_failed
+from tgpo_ray.cluster import absolute, join, root_cause, shown
+from tgpo_ray.driver.checkpoint_state import refuse_misfit
+from tgpo_ray.driver.checkpoints import Checkpoints, without_damaged
+from tgpo_ray.driver.resuming import changed_keys, folder_of, restore_newest, whole_checkpoints
+from tgpo_ray.driver.run_folder import CONFIG_FILE
 from tgpo_ray.driver.run_log import RunLog
+from tgpo_ray.driver.saved_checkpoints import RunState, SavedCheckpoint, delete_others, next_session
 from tgpo_ray.driver.signals import terminated_by_signal, uninterrupted
-from tgpo_ray.learners import LearnersRestartedError
+from tgpo_ray.learners import LearnerError, LearnersRestartedError
 from tgpo_ray.reporting import Progress, load_run, write_report
 
 if TYPE_CHECKING:
@@ -25,8 +25,12 @@ if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
     from tgpo_ray.teachers import TeacherGroup
 
-RUN_FILE = "run.json"
 Metrics = dict[str, float]
+
+
+def say(text: str) -> None:
+    """Prints a sentence at once, without the password of a URI."""
+    print(shown(text), flush=True)
 
 
 class Runnable(RunningAlgorithm, Protocol):
@@ -43,6 +47,8 @@ class Runnable(RunningAlgorithm, Protocol):
     def evaluate(self) -> tuple[Metrics, list[SampledGroup]]: ...
 
     def save(self) -> str: ...
+
+    def checkpoint_folders(self) -> list[str]: ...
 
     def restore(self, path: str) -> None: ...
 
@@ -61,18 +67,20 @@ def fit(
     """Returns Ray Train's Result of the whole job: last metrics, last checkpoint, the run's folder.
 
     Args:
-        resume: the folder of an earlier run, which continues there from its last checkpoint.
+        resume: the folder or URI of an earlier run, which continues there from its last whole checkpoint; `auto`: the
+            newest run of this name, or a new run where none has a checkpoint.
         env_runners, teachers: ready groups to use, as in Algorithm. They keep running.
 
     Raises:
         ConfigError, ActorStartError: the run did not start. It leaves no folder.
-        Exception: the error that ended the run. Its last checkpoint and metrics are on disk.
+        Exception: the error that ended the run. Its last checkpoint and metrics are in its folder.
     """
-    run = Run(config, resume)
+    check_start(config)
     with terminated_by_signal():
+        run = Run(config, resume)
         try:
             algorithm = config.get_algo_class()(
-                config, env_runners=env_runners, teachers=teachers, run_folder=str(run.folder), session=run.session
+                config, env_runners=env_runners, teachers=teachers, run_folder=run.folder.path, session=run.session
             )
         except BaseException:
             run.discard_if_empty()
@@ -82,57 +90,75 @@ def fit(
         finally:
             with uninterrupted():
                 algorithm.stop()
+                run.close()
 
 
 class Run:
-    """The folder of one run, with everything that is written into it."""
+    """The folder of one run, with everything that is written into it. No other process writes there until `close`."""
 
     def __init__(self, config: AlgorithmConfig, resume: str | None) -> None:
-        storage = config.checkpointing.storage_path
-        self.remote = storage if "://" in storage else None  # a URI, to which the local folder is copied at the end
-        self.restored = _read_run_file(resume) if resume else None
-        if resume:
-            self.folder = Path(resume).resolve()
-        else:
-            base = Path("runs") if self.remote else Path(storage).expanduser()
-            self.folder = free_folder(base.resolve() / (config.resolved(gpus=False).name or "run"))
-        self.session = self.restored["session"] + 1 if self.restored else 1
-        self._checkpoint: str | None = None
+        config = config.resolved(gpus=False)
+        self.folder, self.restored = folder_of(config, resume, say)
+        self._whole: list[SavedCheckpoint] = []
+        try:
+            if self.restored:
+                self._whole = whole_checkpoints(self.folder, self.restored, say)
+                refuse_misfit(config, join(self.folder.path, self._whole[0].folders[0]))
+        except BaseException:
+            self.folder.close()
+            raise
+        if config.reporting.progress:
+            say(f"run folder: {self.folder.path}")
+        self.session = next_session(self.folder.path, self.restored) if self.restored else 1
+        self._state = self.restored or RunState(self.session, [])
+        self._num_failed_evaluations = 0
+        self._ending: Exception | None = None  # ends the run after the checkpoint of this iteration
 
     def go(self, algorithm: Runnable) -> Result:
-        """The Result of the algorithm, run to its end, with the report on disk."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """The Result of the algorithm, run to its end, with the report in the folder."""
         if self.restored:
-            self._checkpoint = str(self.folder / self.restored["checkpoint"])
-            algorithm.restore(self._checkpoint)
-        algorithm.config.to_yaml(self.folder / "config.yaml")
+            self._restore(algorithm)
+        algorithm.config.to_yaml(self.folder.local / CONFIG_FILE)
         reporting = algorithm.config.reporting
-        log = RunLog(self.folder, reporting, resume_after=algorithm.iteration if self.restored else None)
+        log = RunLog(self.folder.local, reporting, resume_after=algorithm.iteration if self.restored else None)
+        checkpoints = Checkpoints(self.folder, self._state, self.session, algorithm.config.checkpointing, say)
         try:
             with Progress(
                 algorithm.num_iterations, algorithm.config.name or "run", enabled=reporting.progress
             ) as progress:
-                progress.note(f"run folder: {self.folder}")
                 if algorithm.config.fault_tolerance.preflight:
                     progress.note(f"preflight: {refuse_failed(check_actors(algorithm))} checks passed")
-                last = self._iterate(algorithm, log, progress)
+                last = self._iterate(algorithm, checkpoints, log, progress)
         finally:
             log.close()
-            self._publish()
-        return self._result(last)
+            self.folder.publish_or_keep(say)
+        return self._result(last, checkpoints)
+
+    def _restore(self, algorithm: Runnable) -> None:
+        assert self.restored is not None
+        for line in changed_keys(self.folder, algorithm.config):
+            say(f"changed since the last session: {line}")
+        found = restore_newest(algorithm, self.folder, self._whole, say)
+        delete_others(self.folder.path, self.restored)  # halves, but not what is damaged: that goes with the next save
+        self._state = without_damaged(self.restored, found, self._whole)
+        say(f"resumed at iteration {found.iteration} of {algorithm.num_iterations}: {self.folder.path}")
 
     def discard_if_empty(self) -> None:
         """Removes the folder if it contains only Ray Train's empty one, so that a failed start leaves no trace."""
-        folders = [folder for folder in self.folder.glob("checkpoints*") if not any(folder.glob("[!.]*"))]
-        if self.folder.is_dir() and len(folders) == len(list(self.folder.iterdir())):
-            shutil.rmtree(self.folder)
+        self.folder.discard_if_empty()
+        self.close()
 
-    def _iterate(self, algorithm: Runnable, log: RunLog, progress: Progress) -> Metrics:
+    def close(self) -> None:
+        """Gives the folder free. A second call is safe."""
+        self.folder.close()
+
+    def _iterate(self, algorithm: Runnable, checkpoints: Checkpoints, log: RunLog, progress: Progress) -> Metrics:
         metrics: Metrics = {}
         evaluation = algorithm.config.evaluation
         if algorithm.iteration == 0 and evaluation.at_start and evaluation.envs:
-            metrics = _evaluate(algorithm, log)
+            metrics = self._evaluate(algorithm, log)
             progress.update(algorithm.iteration, log.write(algorithm.iteration, metrics))
+            self._end_if_asked()
         while algorithm.iteration < algorithm.num_iterations:
             recoveries = algorithm.num_recoveries  # rises where `train` went back to a checkpoint
             metrics = algorithm.train()
@@ -140,9 +166,9 @@ class Run:
                 log.take_back(algorithm.iteration - 1)
             try:
                 if evaluation.envs and _is_due(algorithm, evaluation.every, at_end=evaluation.at_end):
-                    metrics |= _evaluate(algorithm, log)
-                if _is_due(algorithm, algorithm.config.checkpointing.every):
-                    metrics |= self._save(algorithm)
+                    metrics |= self._evaluate(algorithm, log)
+                if self._ending or checkpoints.is_due(algorithm, metrics):
+                    metrics |= checkpoints.write(algorithm, metrics)
             except LearnersRestartedError as error:  # they died after the update, which is in no checkpoint
                 algorithm.recover(error)
                 log.take_back(algorithm.iteration)
@@ -150,40 +176,46 @@ class Run:
             row = log.write(algorithm.iteration, metrics)
             if _shows_samples(algorithm):
                 log.write_samples(algorithm.sampled[:2], algorithm.iteration, "train")
+            checkpoints.record()
             progress.update(algorithm.iteration, row)
+            self._end_if_asked()
+        checkpoints.refuse_lost_end()
         return metrics
 
-    def _save(self, algorithm: Runnable) -> Metrics:
-        start = time.monotonic()
-        self._checkpoint = algorithm.save()
-        name = os.path.relpath(self._checkpoint, self.folder)  # relative: a run's folder may be moved
-        state = {"checkpoint": name, "iteration": algorithm.iteration, "session": self.session}
-        temporary = self.folder / f"{RUN_FILE}.tmp"
-        temporary.write_text(json.dumps(state))
-        temporary.replace(self.folder / RUN_FILE)  # atomic: a crash leaves the old file or the new one
-        return {"time/checkpoint_s": time.monotonic() - start}
+    def _evaluate(self, algorithm: Runnable, log: RunLog) -> Metrics:
+        """The metrics of an evaluation. One that raises is counted and shown, and what was learned goes on."""
+        metrics: Metrics = {}
+        try:
+            metrics, groups = algorithm.evaluate()
+            log.write_samples(groups, algorithm.iteration, "evaluation")
+        except (LearnersRestartedError, LearnerError):  # the training itself
+            raise
+        except Exception as error:
+            self._num_failed_evaluations += 1
+            if algorithm.config.evaluation.on_failure == "end":
+                self._ending = error
+            say(f"WARNING: the evaluation of iteration {algorithm.iteration} failed: {root_cause(error)}")
+        return metrics | {"evaluation/failures": float(self._num_failed_evaluations)}
 
-    def _publish(self) -> None:
-        if self.remote:
-            copy_folder(str(self.folder), f"{self.remote}/{self.folder.name}")
+    def _end_if_asked(self) -> None:
+        if self._ending is not None:
+            raise self._ending
 
-    def _result(self, metrics: Mapping[str, Any]) -> Result:
+    def _result(self, metrics: Mapping[str, Any], checkpoints: Checkpoints) -> Result:
         from ray.train import Checkpoint, Result
 
-        report = write_report(self.folder / "report.html", [load_run(self.folder)], title=f"Run {self.folder.name}")
-        print(f"report: {report}", flush=True)
-        checkpoint = Checkpoint(self._checkpoint) if self._checkpoint else None
-        return Result(metrics=dict(metrics), checkpoint=checkpoint, error=None, path=absolute(str(self.folder)))
+        folder = self.folder
+        title = f"Run {folder.path.partition('?')[0].rpartition('/')[2]}"
+        write_report(folder.local / "report.html", [load_run(folder.local)], title=title)
+        folder.publish_or_keep(say)
+        say(f"report: {join(folder.path, 'report.html')}")
+        last = checkpoints.last
+        checkpoint = Checkpoint(last) if last else None
+        return Result(metrics=dict(metrics), checkpoint=checkpoint, error=None, path=absolute(folder.path))
 
 
-def _evaluate(algorithm: Runnable, log: RunLog) -> Metrics:
-    metrics, groups = algorithm.evaluate()
-    log.write_samples(groups, algorithm.iteration, "evaluation")
-    return metrics
-
-
-def _is_due(algorithm: Runnable, every: int | None, *, at_end: bool = True) -> bool:
-    """Whether this iteration ends with an evaluation or a checkpoint, as every k-th and the last do."""
+def _is_due(algorithm: Runnable, every: int | None, *, at_end: bool) -> bool:
+    """Whether this iteration ends with an evaluation, as every k-th and the last do."""
     if algorithm.iteration == algorithm.num_iterations:
         return at_end
     return every is not None and algorithm.iteration % every == 0
@@ -193,24 +225,3 @@ def _shows_samples(algorithm: Runnable) -> bool:
     """Whether samples of this iteration go to the report, as those of the first, the last and every k-th do."""
     every = algorithm.config.reporting.samples_every
     return algorithm.iteration % every == 0 or algorithm.iteration in (1, algorithm.num_iterations)
-
-
-def free_folder(folder: Path) -> Path:
-    """`folder`, or the first of `folder-2`, `folder-3`, ... that does not exist, to keep earlier runs."""
-    number, candidate = 1, folder
-    while candidate.exists():
-        number += 1
-        candidate = folder.with_name(f"{folder.name}-{number}")
-    return candidate
-
-
-def _read_run_file(folder: str) -> dict[str, Any]:
-    from tgpo_ray.config import ConfigError
-
-    if not Path(folder).is_dir():
-        raise ConfigError([f"--resume: no such folder: {folder}; a run prints its folder first"])
-    try:
-        return json.loads((Path(folder) / RUN_FILE).read_text())
-    except FileNotFoundError:
-        reason = f"it holds no {RUN_FILE}, so no checkpoint was finished: start a new run"
-        raise ConfigError([f"--resume: {folder} cannot be continued: {reason}"]) from None

@@ -38,3 +38,13 @@ class StageTimes:
     def metrics(self) -> dict[str, float]:
         """`time/<stage>_s` of every stage that ran."""
         return {f"time/{name}_s": seconds for name, seconds in self.seconds.items()}
+
+
+def with_rates(metrics: dict[str, float], seconds: float) -> dict[str, float]:
+    """Returns an iteration's metrics with its wall time and its tokens a second."""
+    rates = {"time/iteration_s": seconds}
+    if "tokens/response" in metrics:
+        rates["throughput/response_tokens_per_s"] = metrics["tokens/response"] / seconds
+    if "tokens/trained" in metrics and "time/update_s" in metrics:
+        rates["throughput/trained_tokens_per_s"] = metrics["tokens/trained"] / metrics["time/update_s"]
+    return metrics | rates

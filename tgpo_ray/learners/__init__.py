@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tgpo_ray.learners.layouts import LAYOUTS
     from tgpo_ray.learners.learner import Learner, LearnerSpec
     from tgpo_ray.learners.planning import Piece, plan_micro_batches
+    from tgpo_ray.learners.saving import CheckpointError
     from tgpo_ray.learners.strategies import StrategyOptions
     from tgpo_ray.learners.tokens import Layout
     from tgpo_ray.learners.train_run import Placement, TrainRun
@@ -22,6 +23,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "layouts": ["LAYOUTS"],
         "learner": ["Learner", "LearnerSpec"],
         "planning": ["Piece", "plan_micro_batches"],
+        "saving": ["CheckpointError"],
         "strategies": ["StrategyOptions"],
         "tokens": ["Layout"],
         "train_run": ["Placement", "TrainRun"],

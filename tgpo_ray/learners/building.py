@@ -59,11 +59,12 @@ def _cores(config: AlgorithmConfig) -> Cores | None:
 
 
 def build_learners(
-    config: AlgorithmConfig, run_folder: str, session: int, name: str = "checkpoints", **optimizer: float
+    config: AlgorithmConfig, run_folder: str, session: int | None, name: str = "checkpoints", **optimizer: float
 ) -> LearnerGroup:
     """Returns the learner group. Its checkpoints go to `<run_folder>/<name>` (`-2`, ... in resumed sessions).
 
     Args:
+        session: the number of the start of a run, which deletes old checkpoints itself; None: Ray Train deletes them.
         optimizer: options such as lr and grad_clip of a group that does not train the policy. The options that are not
             given are those of `training`.
     """
@@ -76,8 +77,8 @@ def build_learners(
     run = TrainRun(
         storage_path=run_folder,
         # Ray Train resumes a run whose folder exists, so every session has a folder of its own
-        name=name if session == 1 else f"{name}-{session}",
-        keep_checkpoints=config.checkpointing.keep,
+        name=name if session in (None, 1) else f"{name}-{session}",
+        keep_checkpoints=config.checkpointing.keep if session is None else None,
         max_restarts=config.fault_tolerance.max_learner_restarts,
         start_timeout_s=config.fault_tolerance.start_timeout_s,
     )

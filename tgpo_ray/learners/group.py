@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from tgpo_ray.cluster import ACTOR_ERRORS, actor_of_driver, any_died, root_cause
+from tgpo_ray.cluster import ACTOR_ERRORS, actor_of_driver, any_died, join, root_cause
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.command_mailbox import Mailbox
 from tgpo_ray.learners.learner import LearnerSpec, Sums
 from tgpo_ray.learners.planning import MicroBatch, Piece, plan_micro_batches
 from tgpo_ray.learners.reduction import by_index, losses, reduced
+from tgpo_ray.learners.saving import CheckpointError
 from tgpo_ray.learners.train_run import Placement, TrainRun, make_trainer
 
 if TYPE_CHECKING:
@@ -213,12 +214,10 @@ class LearnerGroup:
                 sent.result()
 
     def save(self, name: str, files: dict[str, str]) -> str:
-        """Returns the path of a checkpoint that Ray Train stores as `name`, with the driver's text `files` in it.
-
-        Ranks that restart later load this checkpoint.
-        """
-        self._call("save", (name, files))
-        path = f"{self.run.storage_path}/{self.run.name}/{name}"
+        """Returns the path of a new checkpoint with the driver's `files`; CheckpointError if it cannot be written."""
+        path = join(self.run.storage_path, self.run.name, name)
+        if problem := self._call("save", (name, files))[0]:  # all ranks say the same
+            raise CheckpointError(path, problem)
         self.resume_from(path)
         return path
 

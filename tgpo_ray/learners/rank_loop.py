@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import torch.distributed as dist
 from tgpo_ray.kernels import TokenLoss
 from tgpo_ray.learners.learner import Learner, LearnerSpec, Sums
 from tgpo_ray.learners.planning import EpisodeKey, MicroBatch
+from tgpo_ray.learners.saving import save_checkpoint
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket, WeightTransfer
@@ -143,18 +143,9 @@ class RankLoop:
     def send_weights(self, transfer: WeightTransfer) -> str:
         return self._learner.send_weights(transfer)
 
-    def save(self, payload: tuple[str, dict[str, str]]) -> None:
-        """Report the files of this rank; Ray Train merges those of all ranks into one checkpoint folder."""
-        import ray.train
-
-        name, files = payload
-        with tempfile.TemporaryDirectory() as folder:
-            self._learner.save(Path(folder))
-            if self._rank == 0:
-                for filename, text in files.items():
-                    Path(folder, filename).write_text(text)
-            # `report` is a barrier: it returns after every rank has called it, so every rank must save
-            ray.train.report({}, checkpoint=ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
+    def save(self, payload: tuple[str, dict[str, str]]) -> str:
+        """Returns an empty text, or why no rank has a checkpoint."""
+        return save_checkpoint(self._learner, self._rank, *payload)
 
     def load(self, path: str) -> None:
         with _local(path) as folder:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         read_metrics,
         reduce,
         rollout_metrics,
+        writer_problems,
     )
     from tgpo_ray.reporting.progress import Progress
     from tgpo_ray.reporting.report import RunRecord, load_run, write_report
@@ -28,6 +29,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "read_metrics",
             "reduce",
             "rollout_metrics",
+            "writer_problems",
         ],
         "progress": ["Progress"],
         "report": ["RunRecord", "load_run", "write_report"],

@@ -22,6 +22,8 @@ from tests.core.learners.learner_groups import (
     update,
 )
 from tests.weights import Weights, gap, weights_of
+from tgpo_ray.cluster import files_below
+from tgpo_ray.costs import TrainingState, checkpoint_size, shape_of
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.learners.group import LearnerError, LearnerGroup
 from tgpo_ray.learners.learner import Learner
@@ -141,6 +143,16 @@ def test_load_continues_from_save(learners, groups, setting):
     assert gap(weights_of(learners), before) == 0.0
     update(learners, groups)
     assert gap(weights_of(learners), after) <= (0.0 if setting.engine == "torch" else 1e-6)
+
+
+def test_checkpoint_has_the_size_that_the_plan_names(learners, groups, setting, tiny_models):
+    update(learners, groups)  # before the first, the optimizer has no moments
+    files = files_below(learners.save("sized", {}))
+    state = TrainingState(
+        setting.num_ranks, setting.engine, setting.zero_stage, "none", half=setting.dtype == "bfloat16"
+    )
+    planned = checkpoint_size(shape_of(tiny_models["policy"], {}), state)
+    assert 0.95 * planned < sum(files.values()) < 1.2 * planned + 100_000  # names, random state
 
 
 def test_checkpoint_of_the_other_engine_or_another_number_of_ranks_is_refused(learners, groups, setting, tmp_path):

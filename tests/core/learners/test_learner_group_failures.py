@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from tests.waiting import eventually
 from tests.weights import gap, weights_of
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.learners.group import LearnerError, LearnerGroup, LearnersRestartedError
+from tgpo_ray.learners.saving import CheckpointError
 from tgpo_ray.learners.train_run import Placement, TrainRun
 
 
@@ -109,6 +111,23 @@ def test_killed_rank_restarts_the_group_from_its_last_checkpoint(pair, groups):
     assert not {pid for _, pid in learners.processes()} & {pid for _, pid in before}
     assert np.isfinite(update(learners, groups)["optimizer/grad_norm"])
     assert weights_of(other)
+
+
+def test_checkpoint_that_cannot_be_written_costs_neither_ranks_nor_the_next_one(pair):
+    """The kernel refuses rank 0 to write more into one file, as a full disk does. Rank 1 has nothing to write."""
+    learners = pair[0]
+    before, limit = weights_of(learners), resource.RLIMIT_FSIZE
+    rank = learners.processes()[0][1]
+    unlimited = resource.prlimit(rank, limit)
+    resource.prlimit(rank, limit, (100_000, unlimited[1]))
+    try:
+        with pytest.raises(CheckpointError, match=r"/half could not be written: learner rank 0: ") as error:
+            learners.save("half", {})
+    finally:
+        resource.prlimit(rank, limit, unlimited)
+    assert error.value.path.endswith("/half")
+    learners.load(learners.save("whole", {}))
+    assert gap(weights_of(learners), before) == 0.0
 
 
 @pytest.mark.slow

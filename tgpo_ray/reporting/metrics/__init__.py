@@ -5,6 +5,7 @@ A metric is a float with a slash-separated name (`guidance/nll`). Ranks and micr
 0 is the state before the first update, and its row has the evaluation of the base policy.
 """
 
+from .logins import writer_problems
 from .names import METRICS, MetricInfo
 from .reduction import Sums, reduce, rollout_metrics, zero_advantage_share
 from .writers import (
@@ -32,5 +33,6 @@ __all__ = [
     "read_metrics",
     "reduce",
     "rollout_metrics",
+    "writer_problems",
     "zero_advantage_share",
 ]

@@ -100,6 +100,7 @@ METRICS: dict[str, MetricInfo] = {
     "time/update_s": MetricInfo("s", "handing groups to the learners, and waiting for the optimizer step"),
     "time/sync_s": MetricInfo("s", "weights from learners to engines"),
     "time/evaluate_s": MetricInfo("s", "held-out evaluation"),
+    "checkpoint/failures": MetricInfo("checkpoints", "that could not be written, since the run began or was resumed"),
     "time/checkpoint_s": MetricInfo("s", "writing a checkpoint"),
     "time/iteration_s": MetricInfo("s", "the whole iteration, evaluation included"),
     "time/total_s": MetricInfo("s", "wall time since the run began, restarts' downtime excluded"),
@@ -115,6 +116,7 @@ METRICS: dict[str, MetricInfo] = {
     "evaluation/reward": MetricInfo("reward", "mean held-out reward"),
     "evaluation/response_length": MetricInfo("tokens", "mean length of a held-out response"),
     "evaluation/truncated": MetricInfo("share", "held-out responses cut by the token limit"),
+    "evaluation/failures": MetricInfo("evaluations", "that raised an error, since the run began or was resumed"),
     "evaluation/num_problems": MetricInfo("problems", "problems in the held-out sets"),
     "evaluation/overlong_prompts": MetricInfo("problems", "of the held-out sets, left out: their prompts are too long"),
 }
