@@ -127,7 +127,8 @@ def torch_constraint(folder: Path) -> Path:
 
 def use_the_wheel(python: Path, cwd: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
-    for command in ([str(python), "-c", USE_THE_WHEEL], [str(python.with_name("tgpo-ray")), "--help"]):
+    script = str(python.with_name("tgpo-ray"))
+    for command in ([str(python), "-c", USE_THE_WHEEL], [script, "--help"], [script, "init", "project"]):
         result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
         if result.returncode:
             sys.exit(f"in an empty folder, {command[0]} failed:\n{result.stdout[-2000:]}{result.stderr[-4000:]}")

@@ -1,4 +1,4 @@
-"""`tgpo-ray`: train, plan, schema, evaluate, export, report, make-models, traces, preflight, env."""
+"""`tgpo-ray`: init, train, plan, schema, evaluate, export, report, make-models, traces, preflight, env."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgpo_ray.cli.env import add_env_command
+from tgpo_ray.cli.init import add_init_arguments, init
+from tgpo_ray.cli.make_models import add_make_models_arguments, make_models
 from tgpo_ray.train import (
     EXIT_USAGE,
     add_train_arguments,
@@ -61,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run)
         return sub
 
+    add_init_arguments(command("init", init))
     add_train_arguments(command("train", _train))
     for name, run in (("plan", _plan), ("evaluate", _evaluate), ("export", _export)):
         sub = command(name, run)
@@ -79,10 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     report = command("report", _report)
     report.add_argument("folders", nargs="+", help="run folders to compare")
     report.add_argument("--to", default="report.html")
-    models = command("make-models", _make_models)
-    models.add_argument("--data", required=True, help="jsonl whose `problem` column the tokenizers are trained on")
-    models.add_argument("--to", default="models", help="folder to write policy/ and teacher/ into")
-    models.add_argument("--seed", type=int, default=0)
+    add_make_models_arguments(command("make-models", make_models))
     _add_traces_arguments(command("traces", _traces))
     preflight = command("preflight", _preflight)
     preflight.add_argument("config", help="YAML file of the run")
@@ -219,15 +219,6 @@ def _report(options: argparse.Namespace) -> int:
 
     runs = [load_run(folder) for folder in options.folders]
     print(write_report(Path(options.to), runs, title=", ".join(run.label for run in runs)))
-    return 0
-
-
-def _make_models(options: argparse.Namespace) -> int:
-    """Write tiny random Qwen2 (policy) and Qwen3 (teacher) folders with tokenizers trained on a data set."""
-    from tgpo_ray.models import make_text_models
-
-    for folder in make_text_models(options.data, options.to, options.seed):
-        print(folder)
     return 0
 
 

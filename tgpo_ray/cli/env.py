@@ -75,7 +75,8 @@ def parsed_kwargs(items: Iterable[str], flag: str = "--kwargs") -> dict[str, Any
     return kwargs
 
 
-def _made(env_id: str, kwargs: dict[str, Any]) -> Env[str, str]:
+def made(env_id: str, kwargs: dict[str, Any]) -> Env[str, str]:
+    """Returns the environment; ValueError, with the reason for people, where it cannot be made."""
     from tgpo_ray.env_runners import explained, make_env
 
     try:
@@ -102,7 +103,7 @@ def _show(options: argparse.Namespace) -> int:
     """Print problems: prompts as the policy gets them, and gold responses. With --arguments: what it takes."""
     if options.arguments:
         return _show_arguments(options.id)
-    env = _made(options.id, parsed_kwargs(options.kwargs))
+    env = made(options.id, parsed_kwargs(options.kwargs))
     for index in _indices(env, options):
         prompt, info = env.reset(seed=options.seed, options={"index": index})
         print(f"--- problem {index}")
@@ -163,7 +164,7 @@ def _indices(env: Env[str, str], options: argparse.Namespace) -> range:
 
 def _play(options: argparse.Namespace) -> int:
     """Answer problems at the terminal; an empty line outside a block of code ends an answer, Ctrl-D ends the game."""
-    env = _made(options.id, parsed_kwargs(options.kwargs))
+    env = made(options.id, parsed_kwargs(options.kwargs))
     try:
         for index in _indices(env, options):
             print(f"--- problem {index}")
@@ -213,7 +214,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.max_prompt_tokens is not None and options.tokenizer is None:
         raise ValueError("--max-prompt-tokens needs --tokenizer: the folder of the policy's tokenizer")
     kwargs = parsed_kwargs(options.kwargs)
-    env = _made(options.id, kwargs)
+    env = made(options.id, kwargs)
     env.close()
     low, high = options.reward_range
     subject = Subject(

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tgpo_ray.models.scoring import MAX_TOP_K, Scores, ScoringBackend, ScoringRequest, Want
     from tgpo_ray.models.shared_vocabulary import num_shared_ids
     from tgpo_ray.models.tiny import byte_level_tokenizer, character_tokenizer, make_text_models, write_model
+    from tgpo_ray.models.tiny_taught import make_taught_models
     from tgpo_ray.models.tokenizer import Tokenizer, VocabularyTokenizer, load_tokenizer
     from tgpo_ray.models.vllm_objects import RequestOutput
     from tgpo_ray.models.weight_buckets import Bucket, fill_buckets
@@ -94,6 +95,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "scoring": ["MAX_TOP_K", "Scores", "ScoringBackend", "ScoringRequest", "Want"],
         "shared_vocabulary": ["num_shared_ids"],
         "tiny": ["byte_level_tokenizer", "character_tokenizer", "make_text_models", "write_model"],
+        "tiny_taught": ["make_taught_models"],
         "tokenizer": ["Tokenizer", "VocabularyTokenizer", "load_tokenizer"],
         "vllm_objects": ["RequestOutput"],
         "weight_buckets": ["Bucket", "fill_buckets"],
