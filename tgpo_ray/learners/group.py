@@ -92,18 +92,17 @@ class LearnerGroup:
     def roll_back(self) -> None:
         """Have every rank hold the last checkpoint again, or the model as it is on disk where there is none.
 
-        Every group of a run goes back together, also those whose ranks did not die.
+        Every group of a run goes back together. Ranks that did not die are started again too, so that no gradient and
+        no random state is left of what is to be repeated.
         """
-        ranks, path = self._ranks, self._resume_from
+        ranks = self._ranks
         self._pending, self._sums = [], []
         died = True
         with contextlib.suppress(LearnersRestartedError), self._surviving(ranks):
             died = ranks.has_restarted()
-        if not died and path is None:
+        if not died:
             self._renew(ranks, num_restarts=ranks.num_restarts)
         self.wait_until_ready()
-        if not died and path is not None:
-            self.load(path)
 
     # -- updates -----------------------------------------------------------------------------------------------------
 

@@ -133,6 +133,44 @@ def test_checkpoint_that_cannot_be_written_costs_neither_ranks_nor_the_next_one(
 
 
 @pytest.mark.slow
+def test_a_group_that_did_not_die_goes_back_with_another_that_did(ray_cluster, groups, tiny_models, tmp_path):
+    learners = start(Setting("torch", 1), tiny_models["policy"], tmp_path)
+    try:
+        first = weights_of(learners)
+        update(learners, groups)
+        learners.roll_back()  # no checkpoint: the model as it is on disk, on ranks that start again
+        assert gap(weights_of(learners), first) == 0.0
+        update(learners, groups)
+        learners.save("kept", {})
+        kept, metrics = weights_of(learners), update(learners, groups)
+        learners.accumulate(groups, ADVANTAGES, LOSS)  # what was begun is forgotten
+        learners.roll_back()
+        assert gap(weights_of(learners), kept) == 0.0
+        assert update(learners, groups) == metrics
+    finally:
+        learners.stop()
+
+
+@pytest.mark.slow
+def test_a_mailbox_that_dies_once_too_often_ends_the_group_with_its_name(ray_cluster, groups, tiny_models, tmp_path):
+    learners = start(Setting("torch", 1), tiny_models["policy"], tmp_path, max_restarts=1)
+    try:
+        learners.wait_until_ready()
+        ray.kill(learners._ranks._mailbox)
+        with pytest.raises(
+            LearnersRestartedError, match="the learners' mailbox has died, and the learners were started"
+        ):
+            update(learners, groups)
+        learners.wait_until_ready()
+        update(learners, groups)
+        ray.kill(learners._ranks._mailbox)
+        with pytest.raises(LearnerError, match=r"max_learner_restarts \(1\) is used up"):
+            update(learners, groups)
+    finally:
+        learners.stop()
+
+
+@pytest.mark.slow
 def test_rank_that_hangs_is_killed_by_stop_and_nothing_remains(groups, tiny_models, tmp_path):
     processes_before, placement_groups_before = train_processes(), placement_groups()
     pair = hanging, other = start_pair(tiny_models["policy"], tmp_path)
