@@ -279,7 +279,7 @@ class Algorithm(Generic[ConfigT]):
                 error = again
 
     def export(self, path: str, *, merge: bool = False) -> str:
-        """Returns the policy's folder, which replaces a model alone: adapters, the whole with `merge` or without them."""
+        """Returns the policy's folder, which replaces a model alone: its adapters, or with `merge` the whole."""
         cluster.refuse_foreign_folder(path)
         self.learners.export(absolute(path), merge=merge)
         return absolute(path)
