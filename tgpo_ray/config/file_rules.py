@@ -104,8 +104,10 @@ def models_are_there(config: RunConfig) -> Iterator[str]:
             trust_remote_code=config.model.trust_remote_code,
         )
         yield from model_problems(source)
-    if config.model.lora is not None:
-        yield from target_problems(config.model.path, config.model.hf_overrides, config.model.lora.spec)
+    model = config.model
+    if model.lora is not None:
+        own_code = {"trust_remote_code": model.trust_remote_code}
+        yield from target_problems(model.path, model.hf_overrides, model.lora.spec, **own_code)
 
 
 def lengths_fit_the_context(config: RunConfig) -> Iterator[str]:

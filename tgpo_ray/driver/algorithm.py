@@ -85,8 +85,7 @@ class Algorithm(Generic[ConfigT]):
         self.left_out: Sequence[Collection[int]] = left_out(config, check_environments(config))
         self.read_data(config)
         self._owns_ray = cluster.connect(config.ray)
-        self.iteration, self.session = 0, session
-        self.num_recoveries = 0
+        self.iteration, self.num_recoveries, self.session = 0, 0, session
         self.sampled: list[SampledGroup] = []  # the last iteration's groups, as they were trained on
         self.teachers: Mapping[str, TeacherGroup] = {}  # by name
         self.reference: TeacherGroup | None = None  # the frozen model of a KL term
@@ -282,7 +281,7 @@ class Algorithm(Generic[ConfigT]):
         self._steps_before = self.num_steps
 
     def export(self, path: str, *, merge: bool = False) -> str:
-        """Returns the policy's folder, which replaces a model alone: adapters, or the whole with `merge`."""
+        """Returns the policy's folder, which replaces a model alone: its adapters, or with `merge` the whole."""
         cluster.refuse_foreign_folder(path)
         self.learners.export(absolute(path), merge=merge)
         return absolute(path)

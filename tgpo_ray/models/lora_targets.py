@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.models.lora_spec import LoraSpec
+from tgpo_ray.models.overrides import load_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,17 +76,20 @@ def _no_target(model: Any, target: str, linear: dict[str, nn.Module]) -> str:
     return f"model.lora.target_modules: {target} {reason}; choose from {', '.join(ends)}"
 
 
-def target_problems(path: str, hf_overrides: Mapping[str, Any], spec: LoraSpec) -> list[str]:
+def target_problems(
+    path: str, hf_overrides: Mapping[str, Any], spec: LoraSpec, *, trust_remote_code: bool = False
+) -> list[str]:
     """Returns what is wrong with the target modules of a folder's model, built without weights; nothing for an id."""
     folder = Path(path).expanduser()
     if spec.target_modules is None or not (folder / "config.json").is_file():
         return []
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     try:
+        config = load_config(str(folder), dict(hf_overrides), trust_remote_code=trust_remote_code, section="model")
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **hf_overrides))
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception:  # code of its own, or a broken file: the checks of the folder say which
         return []
     try:
