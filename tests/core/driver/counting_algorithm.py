@@ -9,6 +9,7 @@ from typing import Any
 from tgpo_ray.cluster import join, names_in, read_text, write_text
 from tgpo_ray.driver.checkpoint_state import STATE_FILE, read_state, state_text
 from tgpo_ray.driver.run import Run
+from tgpo_ray.driver.signals import Notice
 from tgpo_ray.learners import LearnerError
 
 WEIGHTS = "learner.pt"
@@ -76,7 +77,7 @@ def run(config: Any, resume: str | None = None, **hooks: Callable[[Any], None]) 
     """The Result of a run of `Counting`."""
     here = Run(config, resume)
     try:
-        return here.go(Counting(config, here, hooks))  # pyright: ignore[reportArgumentType]
+        return here.go(Counting(config, here, hooks), Notice())  # pyright: ignore[reportArgumentType]
     finally:
         here.close()
 
