@@ -124,6 +124,12 @@ class Checkpoints:
         except OSError as error:
             self._failed(None, error)
 
+    def catch_up(self, algorithm: Savable) -> None:
+        """Write and record a checkpoint of the last iteration, where there is none, for a run that is to end now."""
+        if self._pending is None and (not self.state.saved or self.state.saved[-1].iteration < algorithm.iteration):
+            self.write(algorithm, {})
+        self.record()
+
     def refuse_lost_end(self) -> None:
         """Raise an error where the last iteration is in no checkpoint: what the run has learned would be lost."""
         if self._error is not None:

@@ -140,8 +140,7 @@ class Run:
         except KeyboardInterrupt:
             if notice.given and algorithm.iteration > 0 and algorithm.between_updates:
                 with notice.held(without_limit=True), suppress(LearnersRestartedError, LearnerError):
-                    checkpoints.write(algorithm, {})
-                    checkpoints.record()
+                    checkpoints.catch_up(algorithm)
             raise
         finally:
             log.close()

@@ -27,6 +27,7 @@ class Counting:
         self.iteration, self.number, self.num_recoveries = 0, 7, 0
         self.sampled: list[Any] = []
         self._last = ""
+        self.between_updates = True
 
     @property
     def num_iterations(self) -> int:
@@ -73,11 +74,11 @@ class Counting:
             self._hooks[name](self)
 
 
-def run(config: Any, resume: str | None = None, **hooks: Callable[[Any], None]) -> Any:
+def run(config: Any, resume: str | None = None, notice: Notice | None = None, **hooks: Callable[[Any], None]) -> Any:
     """The Result of a run of `Counting`."""
     here = Run(config, resume)
     try:
-        return here.go(Counting(config, here, hooks), Notice())  # pyright: ignore[reportArgumentType]
+        return here.go(Counting(config, here, hooks), notice or Notice())  # pyright: ignore[reportArgumentType]
     finally:
         here.close()
 

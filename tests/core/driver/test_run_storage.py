@@ -15,6 +15,7 @@ from tgpo_ray.config import ConfigError
 from tgpo_ray.driver import checkpoints, run_folder
 from tgpo_ray.driver.run import Run
 from tgpo_ray.driver.saved_checkpoints import Best, RunState, SavedCheckpoint
+from tgpo_ray.driver.signals import Notice
 
 CRASH = RuntimeError("the machine went away")
 
@@ -33,6 +34,24 @@ def test_a_run_that_died_goes_on_to_the_same_figures(storage: str, config_of: An
     assert result.path == folder and result.checkpoint.path.endswith("checkpoints-2/checkpoint_000006")
     assert [row["tokens/total"] for row in rows_in(folder)] == [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
     assert "claims" not in names_in(folder) and "report.html" in names_in(folder)
+
+
+@pytest.mark.parametrize("iteration", [3, 4])  # one that no checkpoint has, and one that has been saved
+def test_a_notice_saves_the_last_iteration_once_and_keeps_the_score_of_the_best(
+    config_of: Any, make_config: Any, tmp_path: Path, iteration: int
+) -> None:
+    evaluation = {"envs": make_config("GRPO").envs, "every": 2, "max_problems": 1}
+    config, notice = config_of(str(tmp_path), evaluation, keep_best="evaluation/reward"), Notice(60.0)
+
+    def give(_: Any) -> None:
+        notice.names.append("SIGTERM")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(config, notice=notice, train=at(iteration, give))
+    saved_at = {it["iteration"]: it["values"] for it in run_file(join(str(tmp_path), "counted"))["checkpoints"]}
+    assert max(saved_at) == iteration
+    assert all(("evaluation/reward" in values) == (number % 2 == 0) for number, values in saved_at.items())
 
 
 def test_what_a_checkpoint_needs_is_there_while_the_run_goes(storage: str, config_of: Any) -> None:
