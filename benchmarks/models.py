@@ -168,10 +168,13 @@ def _measure(row: Row, model: Path, export: Path) -> None:
         first = _exchange(channel, learner)
         before = logprobs(learner, first)
         row.before = _gap(before, first)
+        buffers = [(buffer, buffer.clone()) for _, buffer in saved_buffers(learner._model)]
         change_weights(learner, 1)
         row.change = float(np.abs(logprobs(learner, first) - before).mean())
         second = _exchange(channel, learner)
         row.after = _gap(logprobs(learner, second), second)
+    for buffer, loaded in buffers:  # nothing trains them, and an export writes them as they were loaded
+        buffer.copy_(loaded)
     row.export = exported(learner, export)
 
 

@@ -31,14 +31,15 @@ LATENT = {  # multi-head latent attention
 }
 ROUTED = {"n_routed_experts": 4, "n_shared_experts": 1, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}
 MAMBA = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16, "mamba_chunk_size": 16}
+TIED = {"tie_word_embeddings": True}  # as all published models of a kind are, and as vLLM computes them
 SPARSE_STEP = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "apertus": PLAIN,
     "arcee": PLAIN | HEAD,
-    "bloom": {"tie_word_embeddings": True, "hidden_size": 64, "n_layer": 2, "n_head": 2, "initializer_range": 0.2},
-    "cohere": PLAIN,
-    "cohere2": PLAIN | HEAD | {"sliding_window": 64},
+    "bloom": TIED | {"hidden_size": 64, "n_layer": 2, "n_head": 2, "initializer_range": 0.2},
+    "cohere": PLAIN | TIED,
+    "cohere2": PLAIN | HEAD | TIED | {"sliding_window": 64},
     "deepseek_v2": PLAIN | LATENT | EXPERTS | ROUTED | {"q_lora_rank": None, "topk_method": "greedy"},
     "deepseek_v3": PLAIN | LATENT | EXPERTS | ROUTED | {"topk_method": "noaux_tc"},
     "ernie4_5": PLAIN | HEAD,
@@ -47,7 +48,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "falcon": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "initializer_range": 0.2},
     "falcon_h1": PLAIN | HEAD | MAMBA,
     "gemma": PLAIN | HEAD,
-    "gemma2": PLAIN | HEAD | {"sliding_window": 64, "query_pre_attn_scalar": 32},
+    "gemma2": PLAIN | HEAD | TIED | {"sliding_window": 64, "query_pre_attn_scalar": 32},
     "gemma3_text": PLAIN | HEAD | {"sliding_window": 64, "query_pre_attn_scalar": 32},
     "glm": PLAIN | HEAD | {"pad_token_id": 0},
     "glm4": PLAIN | HEAD | {"pad_token_id": 0},
