@@ -15,6 +15,7 @@ from pathlib import Path
 
 RAY = str(Path(sys.executable).with_name("ray"))
 START = "ray start --head"
+START_S = 300.0  # seconds; it is 15 where the machine has nothing else to do
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def started_head(folder: Path, environment: Mapping[str, str], start: str = STAR
     with output.open("w") as file:
         head = subprocess.Popen([*words, "--disable-usage-stats"], env=environment, stdout=file, stderr=file)
     try:
-        end = time.monotonic() + 120.0
+        end = time.monotonic() + START_S
         while "Ray runtime started" not in output.read_text():
             assert head.poll() is None and time.monotonic() < end, output.read_text()
             time.sleep(0.2)

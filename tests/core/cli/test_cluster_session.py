@@ -51,6 +51,7 @@ class Terminal:
             self.cluster = self.closing.enter_context(started_head(self.home, self.environment))
             self.environment["RAY_API_SERVER_ADDRESS"] = self.cluster.dashboard  # the page's is port 8265
         else:
+            assert self.cluster or words[:2] != ["ray", "job"], "no cluster of this test: ray would look for another"
             done = subprocess.run(
                 words, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=600
             )
