@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from tgpo_ray.models.folder_tensors import stored_layout
+
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -68,6 +70,8 @@ def _names_of(model: Any, parameter: Tensor) -> list[str]:
     names = [name for name, value in every if value is parameter]
     inputs = {f"{prefix}.weight" for prefix, module in model.named_modules() if module is embedding}
     names.sort(key=lambda name: name not in inputs)
+    # the names of a checkpoint are others in some architectures, as GPT-NeoX's `embed_out`
+    names = [stored for name in names for stored in dict.fromkeys([*stored_layout(model, {name: parameter}), name])]
     # folders of the trunk alone, as GPT-2's, leave out the trunk's prefix
     prefix = f"{model.base_model_prefix}."
     return names + [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
