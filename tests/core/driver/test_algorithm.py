@@ -172,8 +172,8 @@ def test_checkpoint_of_another_algorithm_or_none_at_all_is_refused(grpo, tmp_pat
 
 def test_tgpo_asks_the_teacher_until_its_weight_is_zero(build, make_config, teachers, monkeypatch):
     submitted: list[int] = []
-    submit = teachers["default"].submit
-    monkeypatch.setattr(teachers["default"], "submit", lambda *args: (submitted.append(1), submit(*args)))
+    send = teachers["default"].send
+    monkeypatch.setattr(teachers["default"], "send", lambda *args: (submitted.append(1), send(*args)))
     tgpo = build(make_config("TGPO", training=ONE_UPDATE, guidance={"weight": 0.1, "decay": 0.1}))
     first = tgpo.train()
     assert_known(first)

@@ -105,6 +105,7 @@ def test_evaluation_waits_until_nothing_is_sampled_or_scored_and_no_batch_begins
     source = RolloutsAhead(producer, 1, 4, in_flight=False)
     producer.finish(0)
     batch(source, 0)
+    producer.until("begin 1")
     producer.sampled[1].set()
     source.publish()
     rested = threading.Thread(target=source.rest)
