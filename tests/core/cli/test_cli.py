@@ -63,6 +63,7 @@ def test_plan_prints_the_configuration_the_resources_and_the_teachers_last_step(
     assert "old_logprobs: learner" in out  # resolved, no longer null
     assert "env runner" in out and "teacher default" in out and "learner" in out
     assert "last called in iteration 10 of 50" in out
+    assert "every 30 minutes, at the end; the newest 2 stay" in out  # no held-out set, so there is no best one
 
 
 @pytest.mark.parametrize("algorithm", [[], ["TGPO"]])

@@ -61,3 +61,17 @@ def test_a_killed_job_goes_on_to_the_last_digit(
     rows.parent.mkdir()
     rows.write_text(read_text(join(uri, "job", "metrics.jsonl")))
     assert figures(rows.parent) == figures(alone.parent / "runs/job")
+
+
+def test_a_run_outlives_evaluations_that_raise(
+    write_job: Callable[..., Path], start_train: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Every reward of the held-out set is NaN, which no episode may have. The runners go on to train."""
+    held_out = {"id": "nan_env:tests/Nan-v0", "kwargs": {"first_bad": 0, "digits": [1, 1]}}
+    job = write_job(tmp_path / "job", evaluation={"every": 1, "envs": [held_out], "max_problems": 3})
+    run = start_train(job)
+    assert run.wait() == 0, run.text()
+    assert run.text().count("WARNING: the evaluation of iteration ") == 3  # before the first and after both
+    rows = read_metrics(job.parent / "runs/job/metrics.jsonl")
+    assert [row["evaluation/failures"] for row in rows] == [1.0, 2.0, 3.0]
+    assert all("reward" in row for row in rows[1:])
