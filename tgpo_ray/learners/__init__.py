@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from tgpo_ray.learners.layouts import LAYOUTS
     from tgpo_ray.learners.learner import Learner, LearnerSpec
     from tgpo_ray.learners.planning import Piece, plan_micro_batches
-    from tgpo_ray.learners.strategies import StrategyOptions
+    from tgpo_ray.learners.policy import PolicyModule
+    from tgpo_ray.learners.strategies import StrategyOptions, make_strategy, split_configuration
     from tgpo_ray.learners.tokens import Layout
     from tgpo_ray.learners.train_run import Placement, TrainRun
 
@@ -22,7 +23,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "layouts": ["LAYOUTS"],
         "learner": ["Learner", "LearnerSpec"],
         "planning": ["Piece", "plan_micro_batches"],
-        "strategies": ["StrategyOptions"],
+        "policy": ["PolicyModule"],
+        "strategies": ["StrategyOptions", "make_strategy", "split_configuration"],
         "tokens": ["Layout"],
         "train_run": ["Placement", "TrainRun"],
     },

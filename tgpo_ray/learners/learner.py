@@ -25,7 +25,7 @@ from tgpo_ray.learners.strategies import make_strategy, own_device, process_rank
 from tgpo_ray.learners.threads import RankThreads
 from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.learners.weight_sending import LearnerWeights, WeightSender
-from tgpo_ray.models import CheckpointLayout, fill_buckets, find_head
+from tgpo_ray.models import CheckpointLayout, fill_buckets, find_head, whole_rows
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket, WeightTransfer
@@ -45,7 +45,7 @@ class Learner:
         self._model: Any = load_policy(spec)
         self._buffers = persistent_buffers(self._model)  # before a strategy casts them
         self._checkpoint = CheckpointLayout(self._model)
-        self._vocabulary: int = self._model.get_output_embeddings().weight.shape[0]  # before ZeRO-3 takes it apart
+        self._vocabulary = whole_rows(self._model.get_output_embeddings().weight)
         self._strategy = make_strategy(PolicyModule(self._model, spec.temperature), spec.options, self._device)
         self._old_logprobs: dict[EpisodeKey, np.ndarray] = {}
         self._teacher_heads: dict[str, HeadWeights] = {}

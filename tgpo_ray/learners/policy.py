@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tgpo_ray.kernels import FusedHead, HeadWeights, LossOutput, TokenLoss, token_loss_pass
 from tgpo_ray.learners.batch import TrainBatch
-from tgpo_ray.learners.strategies import StrategyOptions
+from tgpo_ray.learners.strategies import StrategyOptions, split_configuration
 from tgpo_ray.learners.threads import Cores
 from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.models import flash_attention, load_model, logit_transform
@@ -82,6 +82,7 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
         attention=_attention(spec),
         dropout=spec.dropout,
     )
+        split_by=split_configuration(spec.options),
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()

@@ -109,15 +109,11 @@ class DeepSpeedStrategy:
     """
 
     def __init__(self, module: nn.Module, options: StrategyOptions, device: torch.device) -> None:
-        if device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed reads it when it is imported
-        import deepspeed
-
-        self._deepspeed = deepspeed
+        self._deepspeed: Any = import_deepspeed()
         self._options = options
-        dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
-        self._policy = module.to(device=device, dtype=dtype)
-        initialize: Any = deepspeed.initialize
+        # DeepSpeed casts the parameters. Buffers keep their type: the frequencies of rotary embeddings are float32
+        self._policy = module.to(device=device)
+        initialize: Any = self._deepspeed.initialize
         self.module, self._optimizer, *_ = initialize(
             model=self._policy, model_parameters=list(module.parameters()), config=_deepspeed_config(options)
         )
@@ -195,6 +191,23 @@ Strategy = TorchStrategy | DeepSpeedStrategy
 def make_strategy(module: nn.Module, options: StrategyOptions, device: torch.device) -> Strategy:
     """Returns the strategy that `options.strategy` names."""
     return (DeepSpeedStrategy if options.strategy == "deepspeed" else TorchStrategy)(module, options, device)
+
+
+def import_deepspeed() -> Any:
+    """Returns the module `deepspeed`, which reads the accelerator from the environment when it is imported."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    return deepspeed
+
+
+def split_configuration(options: StrategyOptions) -> dict[str, Any] | None:
+    """Returns DeepSpeed's configuration where the model is to be split over the ranks as it is loaded, or None."""
+    if options.strategy != "deepspeed" or options.effective_stage < 3 or _world_size() == 1:
+        return None
+    import_deepspeed()
+    return _deepspeed_config(options)
 
 
 def _deepspeed_config(options: StrategyOptions) -> dict[str, Any]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tgpo_ray.models.logit_transform import logit_transform
     from tgpo_ray.models.overrides import UnknownOverrideError, load_config
     from tgpo_ray.models.prompt_text import text_prompt_ids, whole_text, without_end, without_second_beginning
+    from tgpo_ray.models.partitioned import whole_rows
     from tgpo_ray.models.scoring import MAX_TOP_K, Scores, ScoringBackend, ScoringRequest, Want
     from tgpo_ray.models.shared_vocabulary import num_shared_ids
     from tgpo_ray.models.tiny import byte_level_tokenizer, character_tokenizer, make_text_models, write_model
@@ -86,6 +87,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "overrides": ["UnknownOverrideError", "load_config"],
         "prompt_text": ["text_prompt_ids", "whole_text", "without_end", "without_second_beginning"],
         "scoring": ["MAX_TOP_K", "Scores", "ScoringBackend", "ScoringRequest", "Want"],
+        "partitioned": ["whole_rows"],
         "shared_vocabulary": ["num_shared_ids"],
         "tiny": ["byte_level_tokenizer", "character_tokenizer", "make_text_models", "write_model"],
         "tokenizer": ["Tokenizer", "VocabularyTokenizer", "load_tokenizer"],

@@ -37,7 +37,7 @@ class CheckpointLayout:
         self._model: Any = model
         self._renamed: dict[str, str] = {}  # a weight that goes as it is, and its name in the checkpoint
         self._part_of: dict[str, frozenset[str]] = {}  # a weight that is converted, and all that are with it
-        for names in _by_layer(parameter_name for parameter_name, _ in model.named_parameters()):
+        for names in by_layer(parameter_name for parameter_name, _ in model.named_parameters()):
             self._plan(names)
 
     def _plan(self, names: list[str]) -> None:
@@ -93,7 +93,7 @@ def _stand_in(parameter: Tensor) -> Tensor:
     return torch.empty(tuple(getattr(parameter, "ds_shape", parameter.shape)), dtype=parameter.dtype, device="meta")
 
 
-def _by_layer(names: Iterable[str]) -> Iterator[list[str]]:
+def by_layer(names: Iterable[str]) -> Iterator[list[str]]:
     """Yields the names of each layer, and those outside the layers together: conversions stay within a layer."""
     layers: dict[str, list[str]] = {}
     for name in names:
