@@ -37,8 +37,8 @@ class StrategyOptions:
 
     @property
     def effective_stage(self) -> int:
-        """`zero_stage`, at least 1 in bfloat16: without ZeRO, DeepSpeed's bfloat16 optimizer unscales no gradient."""
-        return max(self.zero_stage, 1) if self.dtype == "bfloat16" else self.zero_stage
+        """`zero_stage`, at least 2 in bfloat16: DeepSpeed's optimizers of stages 0 and 1 unscale no gradient there."""
+        return max(self.zero_stage, 2) if self.dtype == "bfloat16" else self.zero_stage
 
 
 class TorchStrategy:
@@ -217,13 +217,16 @@ def _deepspeed_config(options: StrategyOptions) -> dict[str, Any]:
         zero["offload_optimizer"] = {"device": "cpu"}
     if options.offload == "optimizer_and_parameters":
         zero["offload_param"] = {"device": "cpu"}
+    half = options.dtype == "bfloat16"
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,  # `step` ends a batch; DeepSpeed must not count micro-batches itself
         "gradient_clipping": options.grad_clip,
         "zero_optimization": zero,
-        "bf16": {"enabled": options.dtype == "bfloat16"},
+        "bf16": {"enabled": half},
+        # a sum over micro-batches in bfloat16 loses every term that is 256 times smaller than the sum
+        "data_types": {"grad_accum_dtype": "fp32" if half else None},
         "zero_force_ds_cpu_optimizer": offload_optimizer,
         "zero_allow_untested_optimizer": True,
         "optimizer": {
