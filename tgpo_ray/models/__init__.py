@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from tgpo_ray.models.chat_template_kwargs import template_kwargs_problems
     from tgpo_ray.models.checkpoint_layout import CheckpointLayout, saved_buffers
     from tgpo_ray.models.end_of_sequence import end_of_response, end_of_sequence_ids, no_end_problem
-    from tgpo_ray.models.engine import Engine, engine_arguments, engine_environment
+    from tgpo_ray.models.engine import Engine
+    from tgpo_ray.models.engine_arguments import engine_arguments, engine_environment
     from tgpo_ray.models.engine_outputs import completions, split_prompt_logprobs
     from tgpo_ray.models.engine_spec import Completion, EngineSpec, Sampling
     from tgpo_ray.models.folder import (
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from tgpo_ray.models.loading import load_model
     from tgpo_ray.models.logit_transform import logit_transform
     from tgpo_ray.models.overrides import UnknownOverrideError, load_config
-    from tgpo_ray.models.prompt_text import text_prompt_ids, whole_text, without_end, without_second_beginning
     from tgpo_ray.models.partitioned import whole_rows
+    from tgpo_ray.models.prompt_text import text_prompt_ids, whole_text, without_end, without_second_beginning
     from tgpo_ray.models.scoring import MAX_TOP_K, Scores, ScoringBackend, ScoringRequest, Want
     from tgpo_ray.models.shared_vocabulary import num_shared_ids
     from tgpo_ray.models.tiny import byte_level_tokenizer, character_tokenizer, make_text_models, write_model
@@ -61,7 +62,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "chat_template_kwargs": ["template_kwargs_problems"],
         "checkpoint_layout": ["CheckpointLayout", "saved_buffers"],
         "end_of_sequence": ["end_of_response", "end_of_sequence_ids", "no_end_problem"],
-        "engine": ["Engine", "engine_arguments", "engine_environment"],
+        "engine": ["Engine"],
+        "engine_arguments": ["engine_arguments", "engine_environment"],
         "engine_outputs": ["completions", "split_prompt_logprobs"],
         "engine_spec": ["Completion", "EngineSpec", "Sampling"],
         "folder": [
@@ -85,9 +87,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "loading": ["load_model"],
         "logit_transform": ["logit_transform"],
         "overrides": ["UnknownOverrideError", "load_config"],
+        "partitioned": ["whole_rows"],
         "prompt_text": ["text_prompt_ids", "whole_text", "without_end", "without_second_beginning"],
         "scoring": ["MAX_TOP_K", "Scores", "ScoringBackend", "ScoringRequest", "Want"],
-        "partitioned": ["whole_rows"],
         "shared_vocabulary": ["num_shared_ids"],
         "tiny": ["byte_level_tokenizer", "character_tokenizer", "make_text_models", "write_model"],
         "tokenizer": ["Tokenizer", "VocabularyTokenizer", "load_tokenizer"],
