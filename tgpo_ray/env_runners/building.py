@@ -26,7 +26,7 @@ def engine_spec(config: AlgorithmConfig) -> EngineSpec:
         gpus=runners.num_gpus_per_env_runner,
         idle_cores=config.ray.idle_cores,
     )
-    return replace(spec, weight_transfer=None if backend == "object_store" else backend)
+    return replace(spec, weight_transfer=None if backend == "object_store" else backend, sleep=runners.sleep)
 
 
 def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:

@@ -42,6 +42,7 @@ class Learner:
         self._spec = spec
         self.rank = process_rank()
         self._device = own_device()
+        spec.card.keep(self._device)
         self._model: Any = load_policy(spec)
         self._buffers = persistent_buffers(self._model)  # before a strategy casts them
         self._checkpoint = CheckpointLayout(self._model)
@@ -118,6 +119,7 @@ class Learner:
         """
         norm = self._strategy.step(denominator, lr)
         self.num_steps += 1
+        self._spec.card.rest(self._device)
         if not np.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient norm of update {self.num_steps} is {norm}: lower training.lr or training.grad_clip, or "

@@ -40,6 +40,7 @@ class Engine:
 
         self.spec = spec
         self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(spec, gpu=gpu)))
+        self._asleep = False
         self._next_id = 0
         self._score_calls = count()
         # with tensor parallelism the threads are those of other processes
@@ -207,13 +208,29 @@ class Engine:
         """Seed the sampler of every worker. The same requests in the same order then give the same tokens."""
         self._engine.collective_rpc("tgpo_seed", args=(seed,))
 
+    def sleep(self) -> None:
+        """Give the card's memory back until `load_weights`: weights and KV cache are dropped (vLLM's level 2).
+
+        No request may be open. On a CPU vLLM ignores it.
+        """
+        assert not self.busy, "an engine sleeps with open requests, which would be lost"
+        self._engine.sleep(level=2)
+        self._asleep = True
+
     def load_weights(self, update: WeightUpdate, version: int = 0) -> None:
         """Replace the model's weights, and drop every cached key and value, because the old weights computed it.
 
         Responses that are being written go on. Their prompts and tokens so far are computed again, so that each further
         token comes from the new weights alone. `completions` says which version wrote which tokens.
+
+        An engine that sleeps wakes up: first the place of its weights, and that of the KV cache once they are there.
         """
+        if self._asleep:
+            self._engine.wake_up(tags=["weights"])
         load_update(update, self._engine.collective_rpc, in_process=self.spec.tensor_parallel_size == 1)
+        if self._asleep:
+            self._engine.wake_up(tags=["kv_cache"])
+            self._asleep = False
         self._engine.reset_prefix_cache(reset_running_requests=self.busy)
         if hasattr(self._engine, "set_weight_version"):  # vLLM >= 0.32
             self._engine.set_weight_version(str(version))

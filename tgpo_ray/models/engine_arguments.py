@@ -36,7 +36,7 @@ def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
     """Returns the keyword arguments of vLLM's EngineArgs.
 
     Raises:
-        ValueError: a KV cache of `auto` on a CPU.
+        ValueError: a KV cache of `auto` or sleep mode on a CPU.
     """
     arguments: dict[str, Any] = {
         "model": spec.model,
@@ -62,6 +62,10 @@ def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
         arguments["gpu_memory_utilization"] = CARD_SHARE * spec.card_share
     else:
         raise ValueError("kv_cache_memory must be bytes on a CPU, got auto: vLLM would take a share of the machine")
+    if spec.sleep and not gpu:
+        raise ValueError("env_runners.sleep: needs a GPU: vLLM's sleep mode maps and unmaps a card's memory")
+    if spec.sleep:
+        arguments["enable_sleep_mode"] = True
     if spec.weight_transfer is not None:
         arguments["weight_transfer_config"] = {"backend": trainer_info_class(spec.weight_transfer).backend}
     if not gpu:  # on a CPU the default block has 128 ids, and the prefix cache shares only whole blocks

@@ -78,3 +78,11 @@ def test_a_heads_precision_can_be_chosen_and_a_quantized_model_keeps_its_own(tmp
     assert engine_arguments(chosen, gpu=True)["hf_overrides"] == {"head_dtype": "model"}
     (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
     assert engine_arguments(EngineSpec(str(tmp_path), "bfloat16", 64, 2**20), gpu=True)["hf_overrides"] == {}
+
+
+def test_sleep_mode_is_asked_for_on_a_gpu_and_refused_on_a_cpu():
+    spec = EngineSpec("m", "float32", 64, 2**20, sleep=True)
+    assert engine_arguments(spec, gpu=True)["enable_sleep_mode"] is True
+    assert "enable_sleep_mode" not in engine_arguments(EngineSpec("m", "float32", 64, 2**20), gpu=True)
+    with pytest.raises(ValueError, match=r"env_runners\.sleep: needs a GPU"):
+        engine_arguments(spec, gpu=False)
