@@ -55,6 +55,7 @@ generated: $(STAMP) ## Write the parts of docs/ that follow from the code: the p
 	$(PY) docs/generate_environments.py
 	$(PY) docs/generate_metrics.py
 	$(PY) docs/generate_cost_model.py
+	$(PY) docs/generate_gpu.py
 
 ci: ## What continuous integration runs.
 	.ci/run

@@ -29,7 +29,8 @@ def test_relative_links_lead_to_files_of_the_tree(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "script", ["generate_configuration.py", "generate_metrics.py", "generate_cost_model.py", "draw_rooms.py"]
+    "script",
+    ["generate_configuration.py", "generate_metrics.py", "generate_cost_model.py", "generate_gpu.py", "draw_rooms.py"],
 )
 def test_what_a_script_writes_into_the_docs_is_up_to_date(script: str) -> None:
     command = [sys.executable, f"docs/{script}", "--check"]

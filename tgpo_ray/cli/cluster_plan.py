@@ -75,6 +75,9 @@ def shortages(found: Estimate) -> Iterator[str]:
         if not fits(actor, actor.count, found.cluster):
             total, room = actor.memory(actor.count).on_card, _room(actor, found)
             yield f"{actor.kind}: {_gib(total)} GiB of a card, of which it has {_gib(room)} GiB"
+            if isinstance(actor, Learners) and actor.lent:
+                kept, place = actor.rests_in(actor.count)
+                yield f"{actor.kind}: keeps {_gib(kept)} GiB while engines are awake, and has {_gib(place)} GiB then"
         if isinstance(actor, Engines) and actor.tensor_parallel_size > found.cluster.cards_per_node:
             yield f"{actor.kind}: tensor_parallel_size {actor.tensor_parallel_size} spans more than a node"
 
@@ -147,7 +150,7 @@ def _held(actor: Actor) -> str:
 
 
 def _room(actor: Actor, found: Estimate) -> float:
-    share = actor.share if isinstance(actor, Engines) else min(1.0, actor.cards)
+    share = actor.share if isinstance(actor, Engines | Learners) else min(1.0, actor.cards)
     return min(1.0, share) * found.cluster.card.memory
 
 

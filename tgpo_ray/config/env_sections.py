@@ -53,6 +53,11 @@ class EnvRunnersConfig(Section):
     num_gpus_per_env_runner: NonNegativeFloat | None = Field(
         default=None, description="GPUs of one runner; null: tensor_parallel_size where the cluster has GPUs, else 0."
     )
+    sleep: bool = Field(
+        default=False,
+        description="Engines leave the card to the learners between sampling and the new weights (vLLM's sleep mode); "
+        "for fractions of one GPU. Untested.",
+    )
     weight_update: Literal["between_batches", "in_flight"] = Field(
         default="between_batches",
         description="When engines take new weights; in_flight: between two decoding steps, with max_staleness >= 1.",
@@ -82,8 +87,25 @@ class EnvRunnersConfig(Section):
     def rules(self, run: RunView) -> Iterator[str]:
         yield from temperature_problems("env_runners.temperature", self.temperature, may_be_greedy=False)
         yield from stop_problems("env_runners.stop", self.stop)
+        if self.sleep:
+            yield from _sleep_problems(run)
         if run.needs_envs and self.top_p < 1.0:
             yield (
                 f"env_runners.top_p: must be 1.0 in training, got {self.top_p:g}: a token outside the nucleus has "
                 "log-prob -inf under the sampler, and the ratio no value"
             )
+
+
+def _sleep_problems(run: RunView) -> Iterator[str]:
+    """Yields what keeps engines from giving their cards to the learners."""
+    amounts = {
+        "env_runners.num_gpus_per_env_runner": run.env_runners.num_gpus_per_env_runner,
+        "learners.num_gpus_per_learner": run.learners.num_gpus_per_learner,
+    }
+    for key, amount in amounts.items():
+        if amount is None or not 0 < amount < 1:
+            found = "null" if amount is None else f"{amount:g}"
+            reason = "a CPU's memory is not mapped and unmapped" if amount == 0 else "it shares a card with a learner"
+            yield f"env_runners.sleep: needs {key} between 0 and 1, got {found}: {reason}; write a fraction, or false"
+    if len(run.learner_groups) > 1:
+        yield f"env_runners.sleep: needs one group of learners, {run.algorithm_path} has {len(run.learner_groups)}"

@@ -77,6 +77,11 @@ class TrainingConfig(OptimizerConfig):
                 "env_runners.weight_update: in_flight needs training.max_staleness >= 1, got 0: on-policy, nobody "
                 "samples while weights change; raise max_staleness, or write between_batches"
             )
+        if self.max_staleness > 0 and run.env_runners.sleep:
+            yield (
+                f"env_runners.sleep: needs training.max_staleness 0, got {self.max_staleness}: engines that sample "
+                "ahead work while the learners do"
+            )
         if self.max_staleness > 0 and self.old_logprobs == "none":
             yield (
                 f"training.old_logprobs: none needs max_staleness 0, got {self.max_staleness}: the policy that sampled "

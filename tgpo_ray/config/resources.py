@@ -74,8 +74,35 @@ def check_resources(
             for row, amount in zip(rows, amounts, strict=True)
             if row.count and largest + 1e-6 < amount <= available
         ]
+    if has_gpus and not problems:
+        problems += packing_problems(rows, [int(node.get("GPU", 0.0)) for node in nodes or [cluster]])
     if problems:
         raise ConfigError(problems)
+
+
+def packing_problems(rows: Sequence[ActorDemand], cards: Sequence[int]) -> list[str]:
+    """Returns why actors on parts of cards do not fit, in a list of at most one line.
+
+    An actor's part is one of one card, so the parts of a card add up to 1 at most. The largest are placed first.
+
+    Args:
+        cards: the number of cards of each node.
+    """
+    free = [[1.0] * number for number in cards]
+    for row in sorted(rows, key=lambda row: -row.gpus):
+        for _ in range(row.count if row.gpus > 0 else 0):
+            size, number = min(1.0, row.gpus), max(1, round(row.gpus))
+            places = [(node, [i for i, left in enumerate(node) if left + 1e-6 >= size]) for node in free]
+            node, fitting = next(((node, fit) for node, fit in places if len(fit) >= number), ([], []))
+            if not fitting:
+                parts = ", ".join(f"{it.key} {it.count} x {it.gpus:g}" for it in rows if it.gpus > 0)
+                return [
+                    f"resources: no card has {size:g} left for {row.key} ({parts} on {sum(cards)} cards): an actor's "
+                    "part is one of one card, whose parts add up to 1 at most; change num_gpus_per_*"
+                ]
+            for index in sorted(fitting, key=lambda i: node[i])[:number]:
+                node[index] -= size
+    return []
 
 
 def _shortage(kind: str, needed: float, available: float, demand: list[tuple[ActorDemand, float]]) -> str:

@@ -214,6 +214,7 @@ class RunView(Protocol):
 
     needs_envs: ClassVar[bool]
     group_relative: ClassVar[bool]
+    learner_groups: ClassVar[tuple[str, ...]]
     longest_episode_keys: ClassVar[str]
 
     @property

@@ -176,6 +176,17 @@ class Learners(Place):
     extra_passes: float  # forward passes of all tokens beside the loss
     with_entropy: bool
     num_groups: int = 1
+    lent: float = 0.0  # of a card, by an engine that sleeps while the learners work
+
+    @property
+    def share(self) -> float:
+        """Part of a card that one rank may take while it works."""
+        return min(1.0, self.cards / self.num_groups + self.lent)
+
+    def rests_in(self, count: int) -> tuple[float, float]:
+        """Returns the bytes on a card that stay between updates, and those that are there for them."""
+        memory = self.memory(count)
+        return memory.weights + memory.optimizer, min(1.0, self.cards / self.num_groups) * self.cluster.card.memory
 
     def memory(self, count: int) -> Memory:
         return self.memory_with(count, checkpointing=self.checkpointing)
@@ -219,10 +230,12 @@ class Learners(Place):
 def fits(actor: Actor, count: int, cluster: Cluster) -> bool:
     """Returns whether each of `count` actors has room in its part of its cards."""
     memory, share = actor.memory(count), actor.cards
-    if isinstance(actor, Engines):
+    if isinstance(actor, Engines | Learners):
         share = actor.share
-        if actor.kv_cache is not None and actor.held(actor.batch.longest) < 1:
+    if isinstance(actor, Engines) and actor.kv_cache is not None and actor.held(actor.batch.longest) < 1:
+        return False
+    if isinstance(actor, Learners) and actor.lent:
+        kept, room = actor.rests_in(count)
+        if kept > CARD_SHARE * room + 1.0:
             return False
-    if isinstance(actor, Learners):
-        share = actor.cards / actor.num_groups
     return memory.on_card <= CARD_SHARE * min(1.0, share) * cluster.card.memory + 1.0

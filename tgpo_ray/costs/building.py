@@ -124,6 +124,7 @@ def _learners(config: OnPolicyConfig, cluster: Cluster, batch: Batch, shape: Any
         extra_passes=old_logprobs + base_is_reference,
         with_entropy=config.training.entropy_weight > 0,
         num_groups=groups,
+        lent=config.env_runners.num_gpus_per_env_runner or 0.0 if config.env_runners.sleep else 0.0,
     )
 
 

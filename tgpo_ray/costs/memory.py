@@ -45,8 +45,8 @@ class TrainingState:
 
     @property
     def stage(self) -> int:
-        """`zero_stage`, at least 1 where the strategy makes it so: DeepSpeed in bfloat16."""
-        return max(self.zero_stage, 1) if self.engine == "deepspeed" and self.half else self.zero_stage
+        """`zero_stage`, at least 2 where the strategy makes it so: DeepSpeed in bfloat16."""
+        return max(self.zero_stage, 2) if self.engine == "deepspeed" and self.half else self.zero_stage
 
     @property
     def number_bytes(self) -> int:

@@ -202,10 +202,10 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
         """The iteration's path to the learners.
 
         With one update, they work on the groups that have arrived while the rest is being written. With several, the
-        groups of an update must not depend on the order in which they finish, so they wait for each other.
+        groups of an update must not depend on the order in which they finish, or engines sleep meanwhile: they wait.
         """
-        training = self.config.training
-        if training.updates_per_iteration > 1 or training.max_staleness > 0 or self.needs_batch:
+        training, sleep = self.config.training, self.config.env_runners.sleep
+        if training.updates_per_iteration > 1 or training.max_staleness > 0 or self.needs_batch or sleep:
             return Handover(self.accumulate, enough_tokens=None)
         return Handover(self.accumulate, self.learners.token_budget * self.learners.placement.num_learners)
 

@@ -118,7 +118,9 @@ class OnPolicyRollouts:
         return self._producer.env_runners.sample(tasks, group_size, sampling, seed, **rounds)
 
     def next(self, iteration: int, take: Take, times: StageTimes) -> Rollouts:
-        return self._producer.roll_out(iteration, take, times, lambda: None)
+        rollouts = self._producer.roll_out(iteration, take, times, lambda: None)
+        self._producer.env_runners.sleep()  # with `env_runners.sleep`; the next weights wake the engines up
+        return rollouts
 
     def publish(self) -> None:
         self._producer.weights.sync()

@@ -27,7 +27,8 @@ def engine_spec(config: AlgorithmConfig) -> EngineSpec:
         idle_cores=config.ray.idle_cores,
     )
     adapter = model.lora.spec if model.lora is not None and config.weight_sync.lora == "adapter" else None
-    return replace(spec, weight_transfer=None if backend == "object_store" else backend, lora=adapter)
+    transfer = None if backend == "object_store" else backend
+    return replace(spec, weight_transfer=transfer, lora=adapter, sleep=runners.sleep)
 
 
 def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -134,6 +135,12 @@ class EnvRunnerGroup:
         failures = self._load(range(len(self.runners)), version, update)
         if failures:
             self._replace_all(failures)
+
+    def sleep(self) -> None:
+        """With `env_runners.sleep`, have every engine leave its card until `sync_weights`, which replaces dead ones."""
+        for call in [runner.sleep.remote() for runner in self.runners] if self.spec.engine.sleep else ():
+            with contextlib.suppress(*ACTOR_ERRORS):
+                ray.get(call, timeout=self.sample_timeout_s)
 
     def _load(self, indices: Iterable[int], version: int, update: WeightUpdate) -> dict[int, BaseException]:
         """Returns the errors of the runners that did not get the weights, by index. All load at the same time."""

@@ -60,6 +60,11 @@ class EnvRunner:
         self._version, self._offered = version, None  # an older offer is void
         return version
 
+    def sleep(self) -> None:
+        """Give the card's memory back, until `sync_weights` wakes the engine up."""
+        self._version = None
+        self._engine.sleep()
+
     def offer_weights(self, version: int, update: WeightUpdate) -> None:
         """Have the engine load these weights between two of its steps, or before the next `sample`. It returns at once.
 

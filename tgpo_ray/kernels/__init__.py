@@ -10,12 +10,12 @@ from tgpo_ray.kernels.chunks import (
     HeadChunks,
     check_targets,
     chunked_logprobs,
-    matmul_into,
     release_buffers,
 )
 from tgpo_ray.kernels.full_vocabulary import fused_divergence
 from tgpo_ray.kernels.fused import fused_token_loss
 from tgpo_ray.kernels.head import FusedHead, token_loss_pass
+from tgpo_ray.kernels.products import matmul_into
 from tgpo_ray.kernels.rows import Divergence, LossOutput, TokenLoss, TokenRows
 from tgpo_ray.kernels.transform import PLAIN, HeadWeights, LogitTransform
 

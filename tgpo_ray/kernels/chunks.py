@@ -9,32 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tgpo_ray.kernels.products import matmul_into
 from tgpo_ray.kernels.transform import PLAIN, LogitTransform
 
 CPU_CHUNK_BYTES = 56 << 20  # 448 rows at V = 32768: each reads and writes all of dWeight, so few chunks are better
 CUDA_CHUNK_BYTES = 512 << 20  # 1024 rows at V = 131072: enough to fill the device in each of the three GEMMs
 BLOCK_BYTES = 1 << 20  # elementwise passes go block by block, and a block fits the L2 cache of a CPU core
 LEAST_LOGPROB = -1e4  # where exp is 0 in every precision: p log p is then 0, and 0 * -inf would be NaN
-
-
-def matmul_into(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """Write left @ right into `out`, which may be float32 where the factors are half precision."""
-    if out.dtype == left.dtype:
-        torch.mm(left, right, out=out)
-    elif left.is_cuda:
-        torch.mm(left, right, out_dtype=out.dtype, out=out)
-    else:  # `out_dtype` exists on CUDA only
-        out.copy_(left @ right)
-
-
-def add_matmul_(out: Tensor, left: Tensor, right: Tensor) -> None:
-    """Add left @ right to `out`, which may be float32 where the factors are half precision."""
-    if out.dtype == left.dtype:
-        out.addmm_(left, right)
-    elif left.is_cuda:
-        torch.addmm(out, left, right, out_dtype=out.dtype, out=out)
-    else:
-        out.add_(left @ right)
 
 
 def block_rows(matrix: Tensor) -> int:

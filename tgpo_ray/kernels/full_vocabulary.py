@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tgpo_ray.kernels.chunks import LEAST_LOGPROB, add_matmul_, chunk_budget, matmul_into
+from tgpo_ray.kernels.chunks import LEAST_LOGPROB, chunk_budget
+from tgpo_ray.kernels.products import add_matmul_, gradient_factor, matmul_into
 from tgpo_ray.kernels.transform import HeadWeights, LogitTransform
 
 BUFFERS = 5  # (n, V) matrices in memory at a time: both log-softmaxes, the gradient, and two intermediates
@@ -123,7 +124,7 @@ def _visit_chunks(hidden: Tensor, head: HeadWeights, request: _Request, *, with_
             gradient.mul_(slope)
         if by_bias is not None:
             by_bias[:shared] += gradient.sum(0)
-        gradient = gradient.to(states.dtype)
+        gradient = gradient_factor(gradient, states.dtype)
         part = states.new_empty(states.shape, dtype=dtype)  # (n, D)
         matmul_into(part, gradient, policy.weight)
         by_hidden[rows] = part.to(by_hidden.dtype)

@@ -8,14 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tgpo_ray.kernels.chunks import (
-    HeadChunks,
-    SoftmaxChunk,
-    add_matmul_,
-    block_rows,
-    check_head_inputs,
-    matmul_into,
-)
+from tgpo_ray.kernels.chunks import HeadChunks, SoftmaxChunk, block_rows, check_head_inputs
+from tgpo_ray.kernels.products import add_matmul_, gradient_factor, matmul_into
 from tgpo_ray.kernels.rows import LossOutput, TokenLoss, TokenRows
 from tgpo_ray.kernels.transform import PLAIN, LogitTransform
 
@@ -166,7 +160,7 @@ class _HeadGradients:
             by_logprob = by_logprob * chunk.slope.gather(1, targets)
             matrix.mul_(chunk.slope)
         hidden = self.chunks.hidden[start:stop]
-        matrix_gemm = matrix.to(hidden.dtype)
+        matrix_gemm = gradient_factor(matrix, hidden.dtype)
         if self.hidden is not None:
             self.hidden[start:stop] = self._hidden_gradient(matrix_gemm, factor, targets, by_logprob)
         if self.weight_needed:

@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from tgpo_ray.learners.layouts import LAYOUTS
     from tgpo_ray.learners.learner import Learner, LearnerSpec
     from tgpo_ray.learners.planning import Piece, plan_micro_batches
+    from tgpo_ray.learners.policy import PolicyModule
     from tgpo_ray.learners.ranks import LearnerError, LearnersRestartedError
     from tgpo_ray.learners.saving import CheckpointError
-    from tgpo_ray.learners.strategies import StrategyOptions
+    from tgpo_ray.learners.strategies import make_strategy, split_configuration
+    from tgpo_ray.learners.strategy_options import StrategyOptions
     from tgpo_ray.learners.tokens import Layout
     from tgpo_ray.learners.train_run import Placement, TrainRun
 
@@ -24,9 +26,11 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "layouts": ["LAYOUTS"],
         "learner": ["Learner", "LearnerSpec"],
         "planning": ["Piece", "plan_micro_batches"],
+        "policy": ["PolicyModule"],
         "ranks": ["LearnerError", "LearnersRestartedError"],
         "saving": ["CheckpointError"],
-        "strategies": ["StrategyOptions"],
+        "strategies": ["make_strategy", "split_configuration"],
+        "strategy_options": ["StrategyOptions"],
         "tokens": ["Layout"],
         "train_run": ["Placement", "TrainRun"],
     },

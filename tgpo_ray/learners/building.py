@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from tgpo_ray.learners.card import CardShare
 from tgpo_ray.learners.group import LearnerGroup
 from tgpo_ray.learners.learner import LearnerSpec
 from tgpo_ray.learners.strategies import StrategyOptions
@@ -43,12 +44,20 @@ def learner_spec(config: AlgorithmConfig) -> LearnerSpec:
         trust_remote_code=model.trust_remote_code,
         threads=learners.threads_per_learner,
         cores=_cores(config),
+        card=card_share(config),
         seed=config.seed,
         lora=None if model.lora is None else model.lora.spec,
         # a method with several groups of learners has one of them score for all
         base_is_reference=config.uses_reference and not config.starts_reference and len(config.learner_groups) == 1,
         sends_adapters=model.lora is not None and config.weight_sync.lora == "adapter",
     )
+
+
+def card_share(config: AlgorithmConfig) -> CardShare:
+    """Returns the part of a card that a rank may take: its fraction, while an engine sleeps that one's too."""
+    own = min(1.0, config.learners.num_gpus_per_learner or 1.0)
+    lent = config.env_runners.num_gpus_per_env_runner or 0.0
+    return CardShare(working=min(1.0, own + lent) if config.env_runners.sleep else own, resting=own)
 
 
 def _cores(config: AlgorithmConfig) -> Cores | None:

@@ -25,7 +25,7 @@ from tgpo_ray.learners.strategies import make_strategy, own_device, process_rank
 from tgpo_ray.learners.threads import RankThreads
 from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.learners.weight_sending import LearnerWeights, WeightSender
-from tgpo_ray.models import Adapters, CheckpointLayout, fill_buckets, find_head
+from tgpo_ray.models import Adapters, CheckpointLayout, fill_buckets, find_head, whole_rows
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket, WeightTransfer
@@ -43,12 +43,13 @@ class Learner:
         self._spec = spec
         self.rank = process_rank()
         self._device = own_device()
+        spec.card.keep(self._device)
         self._model: Any = load_policy(spec)
         self._buffers = persistent_buffers(self._model)  # before a strategy casts them
         self._checkpoint = CheckpointLayout(self._model)
         self._adapters = None if spec.lora is None else Adapters(self._model, spec.lora, seed=spec.seed)
         self._unchanged: list[Tensor] = []  # B of the adapters, while others stand in for them
-        self._vocabulary: int = self._model.get_output_embeddings().weight.shape[0]  # before ZeRO-3 takes it apart
+        self._vocabulary = whole_rows(self._model.get_output_embeddings().weight)
         module = PolicyModule(self._model, spec.temperature, adapters_only=spec.lora is not None)
         self._strategy = make_strategy(module, spec.options, self._device)
         self._old_logprobs: dict[EpisodeKey, np.ndarray] = {}
@@ -134,6 +135,7 @@ class Learner:
         """
         norm = self._strategy.step(denominator, lr)
         self.num_steps += 1
+        self._spec.card.rest(self._device)
         if not np.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient norm of update {self.num_steps} is {norm}: lower training.lr or training.grad_clip, or "

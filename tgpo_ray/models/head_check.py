@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tgpo_ray.kernels import LogitTransform
+from tgpo_ray.models.partitioned import gathered, gathered_by_layer, whole_rows
 
 NUM_TOKENS = 4
 LARGE = 50.0  # logits of the probe: a soft cap of 30 or so shows there, not at the logits of a random model
@@ -25,7 +26,8 @@ def check_head(model: Any, path: str, transform: LogitTransform, *, dropout: boo
     A model whose kernels do not run here is not compared, and a line says so.
 
     Args:
-        model: on the CPU, in evaluation mode, before ZeRO-3 takes it apart.
+        model: in evaluation mode, before DeepSpeed's engine wraps it. Its parameters may be split over the ranks,
+            which then all call this.
         dropout: whether dropout may be on in training, which then is not compared with evaluation.
 
     Raises:
@@ -35,19 +37,21 @@ def check_head(model: Any, path: str, transform: LogitTransform, *, dropout: boo
     head, name = model.get_output_embeddings(), type(model).__name__
     if getattr(head, "weight", None) is None:
         raise ValueError(f"model {path!r}: {name} has no LM head with a weight, so it cannot be trained here")
-    ids = torch.arange(1, NUM_TOKENS + 1)[None] % head.weight.shape[0]  # (1, T)
+    ids = torch.arange(1, NUM_TOKENS + 1, device=head.weight.device)[None] % whole_rows(head.weight)  # (1, T)
     try:
-        with _default_attention(model), _large_logits(head) as factor:
+        with _default_attention(model), gathered_by_layer(model), _large_logits(head) as factor:
             own = model(input_ids=ids, use_cache=False).logits[0].float()  # (T, V)
             hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]  # (T, D)
             training = own if dropout else _in_training(model, ids)
     except REFUSALS as error:
-        print(f"model {path!r}: {name} does not run on this CPU, so its head is not compared: {error}", flush=True)
+        print(f"model {path!r}: {name} does not run here, so its head is not compared: {error}", flush=True)
         return
     who, dtype = f"model {path!r}: {name}", head.weight.dtype
-    if hidden.shape[1] != head.weight.shape[1]:
-        raise ValueError(f"{who} has {hidden.shape[1]} hidden states for a head of {head.weight.shape[1]}: {UNKNOWN}")
-    z = factor[0] * nn.functional.linear(hidden, head.weight, getattr(head, "bias", None)).float()  # (T, V)
+    with gathered(head.parameters(recurse=False)):
+        weight, bias = head.weight, getattr(head, "bias", None)
+        if hidden.shape[1] != weight.shape[1]:
+            raise ValueError(f"{who} has {hidden.shape[1]} hidden states for a head of {weight.shape[1]}: {UNKNOWN}")
+        z = factor[0] * nn.functional.linear(hidden, weight, bias).float()  # (T, V)
     _compare(own, transform(z), transform, dtype, who)
     if not _near(training, own, dtype):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from tgpo_ray.models.folder_tensors import without_missing_weights
 from tgpo_ray.models.head_check import check_head
 from tgpo_ray.models.logit_transform import logit_transform
 from tgpo_ray.models.overrides import load_config
+from tgpo_ray.models.partitioned import load_partitioned
 
 
 def load_model(
@@ -23,6 +25,7 @@ def load_model(
     section: str = "model",
     attention: str | None = None,
     dropout: bool = False,
+    split_by: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Returns the model on the CPU, in evaluation mode, with the same overrides that vLLM gets.
 
@@ -33,6 +36,8 @@ def load_model(
         attention: implementation that transformers offers for the model, None for its default.
         section: section of the configuration with the overrides, for messages.
         dropout: leave the dropout of the model's configuration on in training.
+        split_by: DeepSpeed's configuration. The parameters are then split over the ranks, as ZeRO-3 has them, on the
+            devices of the ranks. Every rank must call this.
 
     Raises:
         ValueError: the model's configuration does not have the key of an override, or `check_head` refuses the model.
@@ -41,14 +46,12 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     config = load_config(path, hf_overrides, trust_remote_code=trust_remote_code, section=section)
-    loaded = AutoModelForCausalLM.from_pretrained(
-        path,
-        config=config,
-        dtype=dtype,
-        trust_remote_code=trust_remote_code,
-        attn_implementation=attention,
-        output_loading_info=True,
-    )
+    chosen = {} if attention is None else {"attn_implementation": attention}
+    options = {"dtype": dtype, "trust_remote_code": trust_remote_code, **chosen}
+    if split_by is not None:
+        loaded = load_partitioned(path, config, split_by, **options)
+    else:
+        loaded = AutoModelForCausalLM.from_pretrained(path, config=config, output_loading_info=True, **options)
     model = without_missing_weights(path, loaded)
     if not dropout:
         switch_off_dropout(model)

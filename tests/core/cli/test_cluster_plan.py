@@ -120,3 +120,26 @@ def test_overrides_may_follow_options_and_nothing_else_may(arguments: list[str],
     with pytest.raises(SystemExit):
         cli.main(arguments)
     assert "unrecognized arguments" in capsys.readouterr().err
+
+
+SHARED = [
+    "model.path=Qwen/Qwen2.5-Math-1.5B", "learners.num_learners=1", "learners.num_gpus_per_learner=0.4",
+    "env_runners.num_env_runners=1", "env_runners.num_gpus_per_env_runner=0.6", "env_runners.kv_cache_memory=auto",
+    "learners.engine=torch", "learners.zero_stage=0", "learners.offload=none", "learners.gradient_checkpointing=true",
+]  # fmt: skip
+
+
+def test_a_learner_on_a_part_of_a_card_works_in_what_a_sleeping_engine_leaves(capsys: pytest.CaptureFixture[str]):
+    """0.4 of 80 GB are too few to work in and enough to rest in; with 0.1 of the card they are not."""
+    grpo = str(YAML / "paper" / "1.5b" / "grpo.yaml")
+
+    def shortages(*overrides: str) -> list[str]:
+        cli.main(["plan", grpo, "--cluster", "1xH100-80GB", *SHARED, *overrides])
+        return re.findall(r"DOES NOT FIT: (learner: .*)", capsys.readouterr().out)
+
+    assert any("39.0 GiB of a card, of which it has 31.8 GiB" in line for line in shortages())
+    assert shortages("env_runners.sleep=true") == []
+    small = ("learners.num_gpus_per_learner=0.1", "env_runners.num_gpus_per_env_runner=0.9")
+    assert any(
+        "GiB while engines are awake, and has 8.0 GiB then" in it for it in shortages("env_runners.sleep=true", *small)
+    )

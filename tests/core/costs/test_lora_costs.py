@@ -96,7 +96,7 @@ def test_a_kl_to_the_model_below_is_a_pass_of_the_learners_and_no_actor():
         return {it.kind: it for it in actors_of(resolved, cluster, batch_of(resolved, None, None))}
 
     lora = kinds_of(config)
-    assert "reference" not in lora and lora["learner"].extra_passes == 1.5  # and old log-probs, of the second of two updates
+    assert "reference" not in lora and lora["learner"].extra_passes == 1.5  # and the second update's old ones
     assert lora["learner"].shape.adapters == ADAPTERS
     full = kinds_of(config.models(lora=None))
     assert "reference" in full and full["learner"].extra_passes == 0.5

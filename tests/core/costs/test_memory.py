@@ -28,7 +28,7 @@ def deepspeed(stage: int, num_learners: int, offload: str = "none") -> TrainingS
     [
         (TrainingState(4, "torch", 0, "none", half=False), 4 * N, 4 * N, 8 * N, 0),
         (TrainingState(4, "torch", 0, "none", half=True), 6 * N, 4 * N, 8 * N, 0),  # and autocast's copies
-        (deepspeed(0, 4), 2 * N, 2 * N + N, 3 * N, 0),  # stage 1: DeepSpeed's bfloat16 needs it
+        (deepspeed(0, 4), 2 * N, N / 2 + N, 3 * N, 0),  # stage 2: DeepSpeed's bfloat16 needs it
         (deepspeed(2, 8), 2 * N, 6 * N / 8, 12 * N / 8, 0),
         (deepspeed(3, 8), 2 * N / 8 + GATHERED, 4 * N / 8, 12 * N / 8, 0),
         (deepspeed(2, 8, "optimizer"), 2 * N, 0, 0, 16 * N / 8),

@@ -1,11 +1,13 @@
 """What an engine asks vLLM for, which needs neither vLLM nor a GPU."""
 
+from pathlib import Path
+
 import pytest
 
 from tgpo_ray.algorithms import TGPOConfig
 from tgpo_ray.env_runners.building import engine_spec
 from tgpo_ray.env_runners.env_spec import env_arguments
-from tgpo_ray.models.engine import engine_arguments
+from tgpo_ray.models.engine_arguments import engine_arguments
 from tgpo_ray.models.engine_spec import EngineSpec
 from tgpo_ray.teachers.building import reference_spec, teacher_spec
 
@@ -63,3 +65,24 @@ def test_environments_know_their_workers_before_the_configuration_is_resolved():
     runners = config().env_runners(num_cpus_per_env_runner=4.0).env_runners
     path = {"path": "rows.jsonl"}
     assert env_arguments("tgpo/Math-v0", path, runners)["verify_workers"] == 4
+
+
+@pytest.mark.parametrize(("dtype", "head"), [("float32", {}), ("bfloat16", {"head_dtype": "float32"})])
+def test_the_head_of_a_half_precision_engine_is_float32(dtype: str, head: dict[str, str]):
+    spec = EngineSpec("m", dtype, 64, 2**20, hf_overrides={"rope_theta": 2.0})
+    assert engine_arguments(spec, gpu=False)["hf_overrides"] == {"rope_theta": 2.0} | head
+
+
+def test_a_heads_precision_can_be_chosen_and_a_quantized_model_keeps_its_own(tmp_path: Path):
+    chosen = EngineSpec("m", "bfloat16", 64, 2**20, hf_overrides={"head_dtype": "model"})
+    assert engine_arguments(chosen, gpu=True)["hf_overrides"] == {"head_dtype": "model"}
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    assert engine_arguments(EngineSpec(str(tmp_path), "bfloat16", 64, 2**20), gpu=True)["hf_overrides"] == {}
+
+
+def test_sleep_mode_is_asked_for_on_a_gpu_and_refused_on_a_cpu():
+    spec = EngineSpec("m", "float32", 64, 2**20, sleep=True)
+    assert engine_arguments(spec, gpu=True)["enable_sleep_mode"] is True
+    assert "enable_sleep_mode" not in engine_arguments(EngineSpec("m", "float32", 64, 2**20), gpu=True)
+    with pytest.raises(ValueError, match=r"env_runners\.sleep: needs a GPU"):
+        engine_arguments(spec, gpu=False)

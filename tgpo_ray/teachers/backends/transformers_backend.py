@@ -49,6 +49,8 @@ class TransformersBackend:
         if gpu and not torch.cuda.is_available():
             raise ValueError(f"teacher {spec.model!r} is to use a GPU, but torch sees none: num_gpus_per_replica: 0")
         self._device = torch.device("cuda" if gpu else "cpu")
+        if gpu and spec.card_share < 1.0:  # torch then refuses more, as an engine of vLLM takes no more
+            torch.cuda.set_per_process_memory_fraction(spec.card_share)
         self._budget = token_budget
         self.tokenizer: Any = load_tokenizer(
             spec.tokenizer or spec.model,
