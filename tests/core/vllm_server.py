@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tgpo_ray.models.engine import engine_environment
+from tgpo_ray.models.engine_arguments import engine_environment
 
 START_S = 240
 

@@ -20,7 +20,7 @@ from tgpo_ray.learners.building import learner_spec
 from tgpo_ray.learners.learner import Learner
 from tgpo_ray.learners.planning import Piece
 from tgpo_ray.models import character_tokenizer, write_model
-from tgpo_ray.models.engine import engine_environment
+from tgpo_ray.models.engine_arguments import engine_environment
 from tgpo_ray.teachers import Teacher, TeacherSpec
 
 pytestmark = pytest.mark.slow

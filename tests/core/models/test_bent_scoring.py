@@ -23,7 +23,7 @@ def test_lean_scores_hold_scale_cap_and_bias(ray_cluster: Any, name: str, tmp_pa
     import ray
     from transformers import AutoModelForCausalLM
 
-    from tgpo_ray.models.engine import engine_environment
+    from tgpo_ray.models.engine_arguments import engine_environment
 
     # the attention of vLLM has no heads of 16 numbers
     folder = write_kind(tmp_path, name, hidden_size=64, head_dim=32, num_key_value_heads=2)

@@ -61,7 +61,7 @@ class Scorer:
 def scorer(ray_cluster: Any, tiny_models: dict[str, str]) -> Iterator[Any]:
     import ray
 
-    from tgpo_ray.models.engine import engine_environment
+    from tgpo_ray.models.engine_arguments import engine_environment
 
     spec = EngineSpec(tiny_models["teacher"], "float32", 128, kv_cache_memory=256 * 2**10, max_num_seqs=8)
     environment = {"env_vars": engine_environment(gpu=False)}
