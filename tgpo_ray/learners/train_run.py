@@ -7,9 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyarrow.fs
-
-from tgpo_ray.cluster import absolute
+from tgpo_ray.cluster import delete, join
 from tgpo_ray.learners.command_mailbox import Mailbox
 from tgpo_ray.learners.learner import LearnerSpec
 from tgpo_ray.learners.rank_loop import WorkerSpec, run_rank
@@ -74,7 +72,4 @@ def forget_checkpoints(run: TrainRun) -> None:
     """
     from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 
-    filesystem, folder = pyarrow.fs.FileSystem.from_uri(absolute(f"{run.storage_path}/{run.name}"))
-    notes = f"{folder}/{CHECKPOINT_MANAGER_SNAPSHOT_FILENAME}"
-    if filesystem.get_file_info(notes).type == pyarrow.fs.FileType.File:
-        filesystem.delete_file(notes)
+    delete(join(run.storage_path, run.name, CHECKPOINT_MANAGER_SNAPSHOT_FILENAME))
