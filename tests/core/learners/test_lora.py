@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,17 +162,15 @@ def engine_options() -> list[Any]:
     return [*(pytest.param(it, id=name) for name, it in cases.items()), *marked]
 
 
-@pytest.fixture
-def one_rank(tmp_path: Path) -> Any:
-    """A process group of this process alone, which DeepSpeed needs."""
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A process group of this process alone, which DeepSpeed needs and keeps for good."""
     import torch.distributed as dist
 
-    if not dist.is_initialized():
-        dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-        yield
-        dist.destroy_process_group()
-    else:
-        yield
+    store = tmp_path_factory.mktemp("group") / "store"
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("options", engine_options())
