@@ -118,18 +118,28 @@ def _problem(error: yaml.MarkedYAMLError) -> str:
 
 def load_file(path: str | Path) -> dict[str, Any]:
     """Returns the mapping in a YAML file, without its `x-` sections; ConfigError that names file, line and fix."""
-    path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = _text_at(str(path))
     except FileNotFoundError:
         raise ConfigError([f"no such file (looked in {Path.cwd()})"], str(path)) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # no text, or a URI that pyarrow does not know
         raise ConfigError([f"cannot be read: {error}"], str(path)) from None
     data = load_yaml(text, str(path))
     if not isinstance(data, dict):
         content = "nothing" if data is None else repr(data)
         raise ConfigError([f"expected sections such as `algorithm:` and `model:`, got {content}"], str(path))
     return {name: unshared(value) for name, value in data.items() if not name.startswith(NOTES)}
+
+
+def _text_at(path: str) -> str:
+    """The text of a file, or of one behind a URI: the configuration in a run's folder may be there."""
+    if "://" not in path:
+        return Path(path).read_text(encoding="utf-8")
+    import pyarrow.fs
+
+    filesystem, name = pyarrow.fs.FileSystem.from_uri(path)
+    with filesystem.open_input_stream(name) as stream:
+        return stream.read().decode("utf-8")
 
 
 def unshared(value: Any) -> Any:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 import ray
 
 from tgpo_ray import cluster
-from tgpo_ray.checks import check_environments, check_models, left_out, refuse_unshared
+from tgpo_ray.checks import check_environments, check_models, left_out
 from tgpo_ray.cluster import absolute, copy_folder
 from tgpo_ray.config import AlgorithmConfig, check_resources
 from tgpo_ray.driver.checkpoint_state import STATE_FILE, read_state, run_folder_of, state_text
 from tgpo_ray.driver.evaluation import evaluate
+from tgpo_ray.driver.run_folder import announce
 from tgpo_ray.driver.stage_times import StageTimes, with_rates
 from tgpo_ray.driver.weight_sync import WeightSync
 from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, build_env_runners, check_same_envs
@@ -96,7 +97,7 @@ class Algorithm(Generic[ConfigT]):
             self.config.model.path = local_model(self.config.model.path)
             self.run_folder = run_folder or run_folder_of(self.config)
             if session is not None:
-                refuse_unshared(self.config, self.run_folder)
+                announce(self.config, self.run_folder)
             check_same_envs(self.config, env_runners)
             self.learners = self._own(build_learners(self.config, self.run_folder, session))
             self._build(env_runners, teachers, with_runners=with_runners)

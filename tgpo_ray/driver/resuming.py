@@ -1,4 +1,4 @@
-"""What a resumed run goes on from: the newest checkpoint that is whole, and the keys that are no longer the same."""
+"""What a resumed run goes on from: the newest checkpoint that is whole, and the keys that have other values."""
 
 from __future__ import annotations
 

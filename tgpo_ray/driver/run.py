@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tgpo_ray.checks import RunningAlgorithm, check_actors, check_start, refuse_failed
-from tgpo_ray.cluster import absolute, join, root_cause, shown
+from tgpo_ray.cluster import absolute, join, root_cause
 from tgpo_ray.driver.checkpoint_state import refuse_misfit
 from tgpo_ray.driver.checkpoints import Checkpoints, without_damaged
 from tgpo_ray.driver.resuming import changed_keys, folder_of, restore_newest, whole_checkpoints
-from tgpo_ray.driver.run_folder import CONFIG_FILE
+from tgpo_ray.driver.run_folder import CONFIG_FILE, say
 from tgpo_ray.driver.run_log import RunLog
 from tgpo_ray.driver.saved_checkpoints import RunState, SavedCheckpoint, delete_others, next_session
 from tgpo_ray.driver.signals import terminated_by_signal, uninterrupted
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from tgpo_ray.teachers import TeacherGroup
 
 Metrics = dict[str, float]
-
-
-def say(text: str) -> None:
-    """Prints a sentence at once, without the password of a URI."""
-    print(shown(text), flush=True)
 
 
 class Runnable(RunningAlgorithm, Protocol):
@@ -107,8 +102,6 @@ class Run:
         except BaseException:
             self.folder.close()
             raise
-        if config.reporting.progress:
-            say(f"run folder: {self.folder.path}")
         self.session = next_session(self.folder.path, self.restored) if self.restored else 1
         self._state = self.restored or RunState(self.session, [])
         self._num_failed_evaluations = 0

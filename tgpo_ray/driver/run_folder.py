@@ -9,8 +9,10 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
+from tgpo_ray.checks import refuse_unshared
 from tgpo_ray.cluster import (
     CLAIMS,
     Claim,
@@ -26,13 +28,33 @@ from tgpo_ray.cluster import (
     read_bytes,
     read_text,
     replace_file,
+    shown,
     write_text,
 )
 from tgpo_ray.config import ConfigError
 from tgpo_ray.driver.saved_checkpoints import RUN_FILE, RunState
 
+if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig
+
 CONFIG_FILE = "config.yaml"
 FOLDERS = ("tensorboard",)  # what is copied beside the files of the folder itself
+
+
+def say(text: str) -> None:
+    """Prints a sentence at once, without the password of a URI."""
+    print(shown(text), flush=True)
+
+
+def announce(config: AlgorithmConfig, path: str) -> None:
+    """Say where a run writes, before its actors start. Ray must be connected.
+
+    Raises:
+        ConfigError: a node that may take a learner does not see the folder.
+    """
+    refuse_unshared(config, path)
+    if config.reporting.progress:
+        say(f"run folder: {path}")
 
 
 class RunFolder:

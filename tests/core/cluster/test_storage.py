@@ -25,6 +25,7 @@ from tgpo_ray.cluster import (
     places,
     read_text,
     replace_file,
+    shown,
     storage,
     write_problem,
     write_text,
@@ -44,6 +45,12 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_names_join_before_the_options_of_a_uri(path: str, joined: str) -> None:
     assert join(path, "b", "c") == joined
     assert parent(parent(joined)) == path.rstrip("/")
+
+
+def test_a_message_shows_no_password() -> None:
+    said = "run folder: s3://key:secret@bucket/runs?scheme=http, and /a:b@c"
+    assert shown(said) == "run folder: s3://key:***@bucket/runs?scheme=http, and /a:b@c"
+    assert shown("file:///mnt/runs") == "file:///mnt/runs"
 
 
 def test_files_are_written_listed_and_deleted(folder: str, tmp_path: Path) -> None:

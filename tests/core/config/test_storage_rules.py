@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tgpo_ray.algorithms import TGPOConfig
-from tgpo_ray.config import AlgorithmConfig
+from tgpo_ray.config import AlgorithmConfig, ConfigError
 from tgpo_ray.config.working_folder import JOB_VARIABLE
 
 COPY = "session_2026/runtime_resources/working_dir_files/_ray_pkg_1"
@@ -61,6 +61,17 @@ def test_a_relative_path_in_a_job_is_refused(in_a_job: None) -> None:
         "checkpointing.storage_path: 'runs' is relative, and a Ray job runs in a copy that Ray deletes: write a URI or "
         "an absolute path of your own, or delete the key, which means ~/ray_results"
     )
+
+
+def test_the_configuration_in_a_runs_folder_is_read_behind_a_uri(tmp_path: Path) -> None:
+    config = TGPOConfig().environment("tgpo/Math-v0").models(path="a").teachers(path="b")
+    config.name = "mine"
+    config.to_yaml(tmp_path / "config.yaml")
+    assert AlgorithmConfig.from_yaml(f"file://{tmp_path}/config.yaml").to_dict() == config.to_dict()
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml: no such file"):
+        AlgorithmConfig.from_yaml(f"file://{tmp_path}/nowhere.yaml")
+    with pytest.raises(ConfigError, match=r"cannot be read: Unrecognized filesystem type in URI: nowhere"):
+        AlgorithmConfig.from_yaml("nowhere://x.yaml")
 
 
 @pytest.mark.parametrize("name", ["evaluation/accuracy", "-loss/sft", "evaluation/Math/reward", "evaluation/pass_at_8"])

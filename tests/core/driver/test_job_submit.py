@@ -36,11 +36,12 @@ def test_a_submitted_run_succeeds(cluster: JobCluster, data_folder: Path, tmp_pa
     policy, teacher = make_text_models(str(data), tmp_path / "models")
     result = submit(
         cluster, "good", "yaml/gsm8k_tiny.yaml", f"envs.0.kwargs.path={data}", f"model.path={policy}",
-        f"teacher.path={teacher}", f"checkpointing.storage_path={tmp_path / 'runs'}",
+        f"teacher.path={teacher}",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "Job 'good' succeeded" in result.stdout
-    folder = tmp_path / "runs" / "gsm8k_tiny"
+    folder = cluster.folder / "ray_results" / "gsm8k_tiny"  # in the user's home, and not in Ray's copy of the checkout
+    assert f"run folder: {folder}" in cluster.driver_log("good")
     assert cluster.driver_log("good")[-1] == f"done: {folder}"
     rows = read_metrics(folder / "metrics.jsonl")
     assert [row["iteration"] for row in rows] == [1, 2, 3]

@@ -42,6 +42,7 @@ def test_a_run_spreads_over_two_nodes(run: Any):
     learners = {"num_learners": 2, "num_cpus_per_learner": 1.0, "token_budget": 512}
     found = run(1, 3, learners=learners, training={"importance": "truncated"})
     assert len({*found["env_runners"], *found["teachers"], *found["learners"]}) == 2
+    assert found["blind"] == []  # both nodes are on this machine and see its folders
     for metrics in found["metrics"]:
         assert metrics["policy/sampler_gap"] < 1e-4 and metrics["guidance/coverage"] == 1.0
 

@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 import ray
 from ray.cluster_utils import Cluster
 
+from tgpo_ray.cluster import nodes_without
 from tgpo_ray.config import AlgorithmConfig
 
 
@@ -35,6 +36,7 @@ def main(path: str, head_cpus: str, other_cpus: str, lose: str = "") -> None:
         report["teachers"] = [node_of(teacher) for teacher in algorithm.teachers["default"].handles]
         report["learners"] = [node for node, _ in algorithm.learners.processes()]
         report["lost"] = other.node_id
+        report["blind"] = nodes_without(str(Path(path).parent), num_cpus=1.0, num_gpus=0.0)
         report["metrics"] = [algorithm.train()]
         if lose:
             cluster.remove_node(other, allow_graceful=False)

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from .writers import ReportingLike, require_logging_package
 
+WANDB_HOST = "api.wandb.ai"  # keys may stand under this name, whatever the server is called
+
 
 def writer_problems(reporting: ReportingLike) -> Iterator[str]:
     """Yields why a configured writer cannot write, each line with its key in `reporting`. No server is asked."""
@@ -37,12 +39,14 @@ def has_wandb_login() -> bool:
         return True
     if os.environ.get("WANDB_API_KEY") or settings.api_key or settings.identity_token_file:
         return True
-    host = urlsplit(settings.base_url).netloc
+    hosts = [urlsplit(settings.base_url).netloc]
+    if not os.environ.get("WANDB_BASE_URL"):
+        hosts.append(WANDB_HOST)
     for file in filter(None, (os.environ.get("NETRC"), "~/.netrc", "~/_netrc")):
         try:
-            found = netrc.netrc(Path(file).expanduser()).authenticators(host)
+            keys = netrc.netrc(Path(file).expanduser())
         except (OSError, netrc.NetrcParseError):
             continue
-        if found and found[2]:
+        if any((found := keys.authenticators(host)) and found[2] for host in hosts):
             return True
     return False
