@@ -120,8 +120,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.device == "cpu":
         torch.set_num_threads(1)
-    shape = tuple(arguments.shape or SHAPES[arguments.device])
-    print_report(report(arguments.device, shape, arguments.rows, arguments.rounds), arguments.out)
+    rows, width, vocabulary = arguments.shape or SHAPES[arguments.device]
+    found = report(arguments.device, (rows, width, vocabulary), arguments.rows, arguments.rounds)
+    print_report(found, arguments.out)
 
 
 if __name__ == "__main__":
