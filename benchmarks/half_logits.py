@@ -121,7 +121,8 @@ def main() -> None:
     if arguments.device == "cpu":
         torch.set_num_threads(1)
     rows, width, vocabulary = arguments.shape or SHAPES[arguments.device]
-    print_report(report(arguments.device, (rows, width, vocabulary), arguments.rows, arguments.rounds), arguments.out)
+    found = report(arguments.device, (rows, width, vocabulary), arguments.rows, arguments.rounds)
+    print_report(found, arguments.out)
 
 
 if __name__ == "__main__":

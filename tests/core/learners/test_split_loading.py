@@ -125,7 +125,7 @@ def test_a_split_model_trains_as_a_whole_one(tmp_path: Path) -> None:
     learner = Learner(spec_of(folder, options=StrategyOptions(lr=1e-3)))
     norms = []
     for _ in range(2):
-        learner.accumulate([three_groups()[:2]], ALL)
+        learner.accumulate([[piece] for piece in three_groups()[:2]], ALL)
         norms.append(learner.step(20.0, 1e-3)["grad_norm"])
     for weights, split_norms in in_ranks(_trained, folder):
         assert split_norms == pytest.approx(norms, rel=1e-4)
