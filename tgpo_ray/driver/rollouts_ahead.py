@@ -80,7 +80,7 @@ class RolloutsAhead:
     def _wait_for(self, condition: Callable[[], bool]) -> None:
         with self._changed:
             self._changed.wait_for(lambda: condition() or self._error is not None)
-            if self._error is not None:
+            if self._error is not None and not condition():  # else the error is one of a later batch
                 raise self._error
 
     def _allow(self, iteration: int) -> None:

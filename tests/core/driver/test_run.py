@@ -106,7 +106,7 @@ def test_a_run_continues_in_its_folder_without_repeated_rows(
     state = json.loads((folder / "run.json").read_text())
     found = {name: state[name] for name in ("checkpoint", "iteration", "session")}
     assert found == {"checkpoint": "checkpoints-2/checkpoint_000004", "iteration": 4, "session": 2}
-    there = {f"{path.parent.name}/{path.name}" for path in folder.glob("checkpoints*/checkpoint_*")}
+    there = {f"{path.parent.name}/{path.name}" for path in folder.glob("checkpoints*/checkpoint_0*")}
     assert there == {checkpoint["folders"][0] for checkpoint in state["checkpoints"]}
     assert 2 <= len(there) <= 3  # the newest two, and the best if it is none of them
 

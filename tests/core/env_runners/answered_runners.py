@@ -24,6 +24,9 @@ class AnsweredRunners(EnvRunnerGroup):
     ) -> SamplingSession:
         return self.session(self)
 
+    def sleep(self) -> None:
+        """There is no engine."""
+
 
 def cursor() -> Cursor:
     return Cursor([None], [1.0], seed=0)  # problems 0, 1, 2, ...
