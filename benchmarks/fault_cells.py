@@ -31,7 +31,7 @@ from tgpo_ray.config import AlgorithmConfig
 from tgpo_ray.driver import fit
 from tgpo_ray.env_runners import SamplingSession
 from tgpo_ray.learners import LearnerGroup
-from tgpo_ray.teachers.batch_requests import BatchRequests
+from tgpo_ray.teachers import TeacherGroup
 from tgpo_ray.train import quiet_other_packages
 
 AT = 3  # whole iterations before the one of the kill; the last checkpoint is of iteration 2
@@ -87,7 +87,7 @@ class Fault:
     @contextmanager
     def armed(self) -> Iterator[None]:
         """Patch the stages of every algorithm in this process, so that each says when it has begun."""
-        send, read, submit = LearnerGroup._send, SamplingSession._read, BatchRequests.submit
+        send, read, submit = LearnerGroup._send, SamplingSession._read, TeacherGroup.send
         train, evaluate = TGPO.train, TGPO.evaluate
 
         def sending(group: Any, name: str, payloads: Any) -> Any:
@@ -102,8 +102,8 @@ class Fault:
             self.at("evaluation" if self.in_evaluation else "sampling")
             return group
 
-        def submitting(batch: Any, *arguments: Any) -> None:
-            submit(batch, *arguments)
+        def submitting(pool: Any, *arguments: Any) -> None:
+            submit(pool, *arguments)
             self.at("scoring")
 
         def training(algorithm: Any) -> Any:
@@ -120,7 +120,7 @@ class Fault:
         with (
             patch.object(LearnerGroup, "_send", sending),
             patch.object(SamplingSession, "_read", reading),
-            patch.object(BatchRequests, "submit", submitting),
+            patch.object(TeacherGroup, "send", submitting),
             patch.object(TGPO, "train", training),
             patch.object(TGPO, "evaluate", evaluating),
         ):

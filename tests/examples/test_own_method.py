@@ -20,30 +20,29 @@ from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
 from tgpo_ray.config import AlgorithmConfig
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.reporting.metrics import read_metrics
-from tgpo_ray.teachers import Scoring
+from tgpo_ray.teachers import Scoring, TeacherGroup
 
 EXAMPLE = EXAMPLES / "own_method"
 
 
-class RecordingPool:
+class RecordingPool(TeacherGroup):
     """A pool whose teacher has nothing to say."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, set[str]]] = []
-        self.open: list[SampledGroup] = []
 
-    def submit(self, group: SampledGroup, want: set[str]) -> None:
-        self.asked.append((group.ordinal, want))
-        self.open.append(group)
+    def send(self, batch: Any, group: SampledGroup, want: list[str], *_: Any) -> None:
+        self.asked.append((group.ordinal, set(want)))
+        batch.done.append(group)
 
-    def finished(self, scorer: str, *, wait_s: float) -> list[SampledGroup]:
-        return []
+    def collect(self, *, wait_s: float) -> None:
+        """All have been answered."""
 
-    def drain(self, scorer: str) -> list[SampledGroup]:
-        return self.open
+    def check_share(self, counts: Any) -> None:
+        """Nobody is missed."""
 
-    def forget(self) -> None:
-        self.open = []
+    def forget(self, batch: Any) -> None:
+        """Nothing is open."""
 
 
 @pytest.fixture

@@ -46,12 +46,13 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     config = load_config(path, hf_overrides, trust_remote_code=trust_remote_code, section=section)
-    chosen = {} if attention is None else {"attn_implementation": attention}
-    options = {"dtype": dtype, "trust_remote_code": trust_remote_code, **chosen}
+    options = {"dtype": dtype} if attention is None else {"dtype": dtype, "attn_implementation": attention}
     if split_by is not None:
-        loaded = load_partitioned(path, config, split_by, **options)
+        loaded = load_partitioned(path, config, split_by, trust_remote_code=trust_remote_code, **options)
     else:
-        loaded = AutoModelForCausalLM.from_pretrained(path, config=config, output_loading_info=True, **options)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path, config=config, trust_remote_code=trust_remote_code, output_loading_info=True, **options
+        )
     model = without_missing_weights(path, loaded)
     if not dropout:
         switch_off_dropout(model)

@@ -53,7 +53,7 @@ def _teach(folder: Path, rows: Sequence[tuple[list[int], list[int]]], pad_id: in
     from torch.nn.utils.rnn import pad_sequence
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
     steps = STEPS[folder.name]
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)

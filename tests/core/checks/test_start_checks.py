@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,11 +20,13 @@ needs_wandb = pytest.mark.skipif(find_spec("wandb") is None, reason="needs the [
 
 
 @pytest.fixture
-def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     for name in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    return tmp_path
+    yield tmp_path
+    if "wandb" in sys.modules:  # it keeps the settings of this moment for the whole process
+        sys.modules["wandb"].teardown()
 
 
 def test_a_storage_that_can_be_written_passes_and_stays_as_it_was(

@@ -115,6 +115,7 @@ def test_grpo_trains_with_two_updates_an_iteration(source, request):
     assert gap(weights_of(grpo.learners), before) > 1e-4
 
 
+@pytest.mark.slow
 def test_restored_run_goes_on_as_the_uninterrupted_one(grpo, grpo_config, build, tmp_path):
     checkpoint = grpo.save(str(tmp_path / "copy"))
     assert json.loads((Path(checkpoint) / "algorithm.json").read_text())["iteration"] == 1

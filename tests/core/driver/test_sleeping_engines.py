@@ -79,6 +79,7 @@ def test_engines_that_were_not_built_for_it_do_not_sleep(env_runners: EnvRunnerG
     assert ray.get(runner.__ray_call__.remote(_unwatch)) == []
 
 
+@pytest.mark.slow
 def test_an_iteration_samples_sleeps_learns_and_wakes(sleeping: EnvRunnerGroup, make_config: Callable[..., Any]):
     from tgpo_ray.algorithms import GRPO
 

@@ -66,6 +66,7 @@ def fetch(groups: list[SampledGroup]) -> list[EpisodeGroup]:
     return ray.get([sampled.ref for sampled in groups])
 
 
+@pytest.mark.slow
 def test_a_stale_runner_refuses(supply: Supply):
     supply.intact()
     assert "weights are stale: call sync_weights before sample" in supply.refusal
@@ -253,6 +254,7 @@ def test_the_group_outlives_a_runner_until_its_restarts_are_used_up(runners: Env
         list(stream)
 
 
+@pytest.mark.slow
 def test_a_model_that_vllm_cannot_load_is_named_with_the_cause(ray_cluster: Any, tmp_path: Path, tiny_models: Any):
     import shutil
 
