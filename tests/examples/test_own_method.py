@@ -31,7 +31,7 @@ class RecordingPool(TeacherGroup):
     def __init__(self) -> None:
         self.asked: list[tuple[int, set[str]]] = []
 
-    def send(self, batch: Any, group: SampledGroup, want: list[str], *_: Any) -> None:
+    def send(self, batch: Any, group: SampledGroup, want: list[str], tries: int, avoid: Any = None) -> None:
         self.asked.append((group.ordinal, set(want)))
         batch.done.append(group)
 
