@@ -155,11 +155,12 @@ def test_names_and_order_of_merged_weights_are_those_of_the_model(tiny_models):
 
 def engine_options() -> list[Any]:
     torch_, ds = StrategyOptions(lr=1e-3), StrategyOptions(strategy="deepspeed", lr=1e-3)
-    cases = {"torch": torch_, "torch-bf16": replace(torch_, dtype="bfloat16")}
-    slow = {f"stage {stage}": replace(ds, zero_stage=stage) for stage in (0, 2, 3)}
+    slow = {"torch bf16": replace(torch_, dtype="bfloat16")} | {
+        f"stage {stage}": replace(ds, zero_stage=stage) for stage in (0, 2, 3)
+    }
     slow |= {f"stage {stage} bf16": replace(ds, zero_stage=stage, dtype="bfloat16") for stage in (1, 3)}
     marked = [pytest.param(it, id=name, marks=pytest.mark.slow) for name, it in slow.items()]
-    return [*(pytest.param(it, id=name) for name, it in cases.items()), *marked]
+    return [pytest.param(torch_, id="torch"), *marked]
 
 
 @pytest.fixture(scope="module")
@@ -237,16 +238,13 @@ def test_an_export_is_a_folder_that_peft_reads(tiny_models, pieces, tmp_path):
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(tiny_models, pieces):
-    norms = [
-        taught(with_lora(tiny_models["policy"], gradient_checkpointing=it), pieces).step(1.0, 0.0)
-        for it in (True, False)
-    ]
-    logprobs = [
-        taught(with_lora(tiny_models["policy"], gradient_checkpointing=it), pieces).logprobs(pieces)
-        for it in (True, False)
-    ]
-    assert norms[0] == norms[1]
-    assert all(np.allclose(logprobs[0][key], logprobs[1][key], atol=1e-6) for key in logprobs[0])
+    learners = [with_lora(tiny_models["policy"], gradient_checkpointing=it) for it in (True, False)]
+    for learner in learners:
+        learner.change_weights()  # B is 0, and then A has no gradient
+        learner.accumulate([pieces], ALL)
+    left, right = ([p.grad for p in it._model.parameters() if p.grad is not None] for it in learners)
+    assert len(left) == len(right) == 28  # A and B of 14 layers
+    assert all(torch.allclose(a, b, atol=1e-6) and a.any() for a, b in zip(left, right, strict=True))
 
 
 @pytest.mark.parametrize("layout", ["packed", "shared_prompt"])
