@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from tgpo_ray.episode import SampledGroup
 from tgpo_ray.teachers.counts import ScoringCounts
 
-if TYPE_CHECKING:
-    from tgpo_ray.teachers.group import TeacherGroup
-
 WAIT_S = 0.2  # for news, before the pool looks for late replicas
+
+
+class Pool(Protocol):
+    """What a batch needs of its pool. `TeacherGroup` has it."""
+
+    def send(self, batch: BatchRequests, group: SampledGroup, want: list[str], tries: int) -> None: ...
+
+    def collect(self, *, wait_s: float) -> None: ...
+
+    def check_share(self, counts: ScoringCounts) -> None: ...
+
+    def forget(self, batch: BatchRequests) -> None: ...
 
 
 class BatchRequests:
@@ -22,7 +31,7 @@ class BatchRequests:
         done: groups whose scoring has ended. The pool appends to it.
     """
 
-    def __init__(self, pool: TeacherGroup, scorer: str) -> None:
+    def __init__(self, pool: Pool, scorer: str) -> None:
         self._pool, self.scorer = pool, scorer
         self.counts = ScoringCounts()
         self.done: list[SampledGroup] = []
