@@ -41,7 +41,7 @@ def test_lean_scores_hold_scale_cap_and_bias(ray_cluster: Any, name: str, tmp_pa
     with torch.no_grad():
         expected = model(torch.from_numpy(ids)[None]).logits[0, 4:-1].log_softmax(-1).gather(1, targets)[:, 0]
     weight, bias = find_head(folder).read()
-    hidden, transform = torch.from_numpy(given(scores.hidden)), logit_transform(model.config)
+    hidden, transform = torch.tensor(given(scores.hidden)), logit_transform(model.config)
     rebuilt, _ = chunked_logprobs(hidden, weight, targets, bias=bias, transform=transform)
     np.testing.assert_allclose(given(scores.logprobs), expected, atol=LOGPROB_BOUND)
     np.testing.assert_allclose(rebuilt[:, 0], expected, atol=LOGPROB_BOUND)
