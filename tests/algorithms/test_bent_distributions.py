@@ -53,7 +53,7 @@ def own_logprobs(folder: str, ids: np.ndarray) -> tuple[Any, Tensor]:
     """The model as transformers loads it, and (R, V) log-probs of the response's tokens."""
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
     logits = model(input_ids=torch.from_numpy(ids).long()[None]).logits[0, PROMPT - 1 : -1]
     return model, torch.log_softmax(logits.float() / TEMPERATURE, -1)
 

@@ -1,4 +1,4 @@
-"""Whether transformers offers flash attention for a model, whose kernels take sequences of any length end to end."""
+"""The implementation of attention: flash kernels that take packed sequences, and the one that computes a cap."""
 
 from __future__ import annotations
 
@@ -27,3 +27,12 @@ def flash_attention(path: str, hf_overrides: dict[str, Any], *, trust_remote_cod
         return None
     model_class: Any = AutoModelForCausalLM._model_mapping[type(config)]
     return name if getattr(model_class, "_supports_flash_attn", False) else None
+
+
+def exact_attention(config: Any) -> str | None:
+    """Returns the implementation that computes what the configuration says, None: the default of transformers does.
+
+    The default, torch's scaled_dot_product_attention, leaves out the cap of attention logits (Gemma 2), which engines
+    apply.
+    """
+    return "eager" if getattr(config, "attn_logit_softcapping", None) else None

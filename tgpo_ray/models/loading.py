@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tgpo_ray.models.attention import exact_attention
 from tgpo_ray.models.dropout import switch_off_dropout
 from tgpo_ray.models.folder_tensors import without_missing_weights
 from tgpo_ray.models.head_check import check_head
@@ -33,7 +34,7 @@ def load_model(
     model's own logits of a few tokens.
 
     Args:
-        attention: implementation that transformers offers for the model, None for its default.
+        attention: implementation that transformers offers for the model, None for the fastest that is exact.
         section: section of the configuration with the overrides, for messages.
         dropout: leave the dropout of the model's configuration on in training.
         split_by: DeepSpeed's configuration. The parameters are then split over the ranks, as ZeRO-3 has them, on the
@@ -46,6 +47,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     config = load_config(path, hf_overrides, trust_remote_code=trust_remote_code, section=section)
+    attention = attention or exact_attention(config)
     options = {"dtype": dtype} if attention is None else {"dtype": dtype, "attn_implementation": attention}
     if split_by is not None:
         loaded = load_partitioned(path, config, split_by, trust_remote_code=trust_remote_code, **options)

@@ -36,7 +36,7 @@ def test_lean_scores_hold_scale_cap_and_bias(ray_cluster: Any, name: str, tmp_pa
         (scores,) = ray.get(actor.score.remote([request(ids, 5)], "logprob", "hidden"))
     finally:
         ray.kill(actor)
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
     targets = torch.from_numpy(ids[5:])[:, None]
     with torch.no_grad():
         expected = model(torch.from_numpy(ids)[None]).logits[0, 4:-1].log_softmax(-1).gather(1, targets)[:, 0]
