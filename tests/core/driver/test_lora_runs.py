@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 LORA = {"rank": 4, "alpha": 8.0}
 KL = {"kl_weight": 0.05}
-TRAINING = {"num_iterations": 2, "groups_per_iteration": 4, "group_size": 4, "lr": 1e-2}
+TRAINING = {"num_iterations": 2, "groups_per_iteration": 4, "group_size": 4, "updates_per_iteration": 1, "lr": 1e-2}
 
 
 def with_lora(make_config: Any, tiny_models: Any, algorithm: str = "GRPO", **sections: Any) -> Any:
