@@ -52,12 +52,12 @@ def test_a_killed_job_goes_on_to_the_last_digit(
     storage = {"storage_path": uri, "every": 2}
     job = write_job(tmp_path / "killed", checkpointing=storage, **sections)
     run = start_train(job, "--resume", "auto")
-    run.wait_for("3/6  reward")  # its evaluation shows it; the checkpoint is that of the iteration before
+    run.wait_for("3/6  reward")  # its evaluation may be the best so far, and then it is saved
     run.signal(signal.SIGKILL)
     run.wait()
     again = start_train(job, "--resume", "auto")
     assert again.wait() == 0, again.text()
-    assert re.search(r"resumed at iteration [24] of 6", again.text()) and again.lines()[-1].startswith("done: ")
+    assert re.search(r"resumed at iteration [2-5] of 6", again.text()) and again.lines()[-1].startswith("done: ")
     rows = tmp_path / "rows" / "metrics.jsonl"
     rows.parent.mkdir()
     rows.write_text(read_text(join(uri, "job", "metrics.jsonl")))
