@@ -170,10 +170,13 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     store = tmp_path_factory.mktemp("group") / "store"
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_RANK", "0")
+        yield
     dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore")  # those of DeepSpeed, in this process
 @pytest.mark.parametrize("options", engine_options())
 def test_a_checkpoint_is_the_adapters_and_continues_to_the_bit(tiny_models, pieces, tmp_path, options, one_rank):
     first, second = (with_lora(tiny_models["policy"], options=options) for _ in range(2))
