@@ -57,6 +57,11 @@ def address_problem(config: RayConfig) -> str:
     address, source = _address(config)
     if address is None or address == "local" or ray.is_initialized():
         return ""
+    return _unreachable(address, source)
+
+
+def _unreachable(address: str, source: str) -> str:
+    """Returns why nobody answers at an address, or an empty text. `source` is the key or variable that holds it."""
     if re.match(r"https?://", address):
         return (
             f"{source}: {address!r} is a dashboard, which `ray job submit` talks to; a run that joins the cluster by "
@@ -77,10 +82,10 @@ def _no_answer(address: str, source: str) -> str:
 
 
 def _join(address: str, source: str) -> None:
-    from tgpo_ray.config import ConfigError, RayConfig
+    from tgpo_ray.config import ConfigError
 
-    if problem := address_problem(RayConfig(address=address)):
-        raise ConfigError([problem.replace("ray.address", source, 1)])
+    if problem := _unreachable(address, source):
+        raise ConfigError([problem])
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except ConnectionError as error:

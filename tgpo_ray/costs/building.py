@@ -9,7 +9,7 @@ from tgpo_ray.config import AlgorithmConfig, ConfigError, OnPolicyConfig, Refere
 from tgpo_ray.costs.actors import Actor, Batch, Learners, Runners, Scorers
 from tgpo_ray.costs.cards import Cluster
 from tgpo_ray.costs.memory import TrainingState, checkpoint_size
-from tgpo_ray.costs.shapes import shape_of
+from tgpo_ray.costs.shapes import ModelShape, shape_of
 
 Shapes = Mapping[str, dict[str, Any]]
 MEAN_SHARE = 1 / 3  # of the longest prompt and response, where the means are not given
@@ -45,8 +45,7 @@ def batch_of(config: OnPolicyConfig, mean_prompt: float | None, mean_response: f
 def actors_of(config: AlgorithmConfig, cluster: Cluster, batch: Batch, shapes: Shapes | None = None) -> list[Actor]:
     """Returns learners, runners and scorers of a configuration that is resolved for the cluster."""
     assert isinstance(config, OnPolicyConfig)
-    lora = None if config.model.lora is None else config.model.lora.spec
-    policy = shape_of(config.model.path, config.model.hf_overrides, shapes, lora)
+    policy = _policy_shape(config, shapes)
     runners, number_bytes = config.env_runners, 4 if config.model.dtype == "float32" else 2
     common = {"cluster": cluster, "batch": batch}
     actors: list[Actor] = [
@@ -84,10 +83,16 @@ def actors_of(config: AlgorithmConfig, cluster: Cluster, batch: Batch, shapes: S
 def checkpoint_bytes(config: AlgorithmConfig) -> float | None:
     """Returns the bytes of one checkpoint, or None where nothing here says what the model looks like."""
     try:
-        shape = shape_of(config.model.path, config.model.hf_overrides)
+        shape = _policy_shape(config)
     except ConfigError:
         return None
     return len(config.learner_groups) * checkpoint_size(shape, _state(config))
+
+
+def _policy_shape(config: AlgorithmConfig, shapes: Shapes | None = None) -> ModelShape:
+    """The policy's shape, with the adapters of `model.lora`."""
+    lora = None if config.model.lora is None else config.model.lora.spec
+    return shape_of(config.model.path, config.model.hf_overrides, shapes, lora)
 
 
 def _state(config: AlgorithmConfig) -> TrainingState:

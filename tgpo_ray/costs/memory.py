@@ -85,13 +85,13 @@ def training_memory(shape: ModelShape, state: TrainingState) -> Memory:
 
 
 def checkpoint_size(shape: ModelShape, state: TrainingState) -> float:
-    """Returns the bytes of one checkpoint of all ranks together: weights and AdamW's two moments.
+    """Returns the bytes of one checkpoint of all ranks together: what trains, and AdamW's two moments.
 
     Torch writes 4 + 8 bytes a parameter. DeepSpeed writes its weights, and in stages 1 and 2 4 more of the optimizer's
     float32 weights; in stage 3 only those. tests/core/learners/test_learner_group.py compares with files.
     """
     weights = 4 if state.engine == "torch" or state.stage == 3 else state.number_bytes + (4 if state.stage else 0)
-    return (weights + 8.0) * shape.parameters
+    return (weights + 8.0) * shape.trained
 
 
 def layer_bytes(shape: ModelShape, width: int, state: TrainingState) -> float:

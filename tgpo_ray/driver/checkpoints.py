@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from tgpo_ray.cluster import absolute, delete, join, root_cause
+from tgpo_ray.cluster import absolute, delete, root_cause
 from tgpo_ray.driver.run_folder import RunFolder
 from tgpo_ray.driver.saved_checkpoints import Best, RunState, SavedCheckpoint, delete_others, recorded
 from tgpo_ray.learners import CheckpointError
@@ -62,7 +62,7 @@ class Checkpoints:
     @property
     def last(self) -> str | None:
         """The path of the newest whole checkpoint, None before the first."""
-        return absolute(join(self.folder.path, self.state.saved[-1].folders[0])) if self.state.saved else None
+        return self.state.last_in(self.folder.path)
 
     def is_due(self, algorithm: Savable, metrics: Mapping[str, float]) -> bool:
         """Returns whether the iteration that has just ended is saved."""

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tgpo_ray.checks import RunningAlgorithm, check_actors, check_start, refuse_failed
-from tgpo_ray.cluster import absolute, join, root_cause, watched_head
+from tgpo_ray.cluster import absolute, join, name_of, root_cause, watched_head
 from tgpo_ray.driver.checkpoint_state import refuse_misfit
 from tgpo_ray.driver.checkpoints import Checkpoints, without_damaged
 from tgpo_ray.driver.resuming import changed_keys, folder_of, restore_newest, whole_checkpoints
@@ -168,7 +168,8 @@ class Run:
     @property
     def way_on(self) -> str:
         """What a run that has ended early says of its last checkpoint."""
-        return way_on(self.folder.path, self._checkpoints.last if self._checkpoints else None)
+        state = self._checkpoints.state if self._checkpoints else self._state  # also before a resumed run has begun
+        return way_on(self.folder.path, state.last_in(self.folder.path))
 
     def _iterate(
         self, algorithm: Runnable, checkpoints: Checkpoints, log: RunLog, progress: Progress, notice: Notice
@@ -231,7 +232,7 @@ class Run:
         from ray.train import Checkpoint, Result
 
         folder = self.folder
-        title = f"Run {folder.path.partition('?')[0].rpartition('/')[2]}"
+        title = f"Run {name_of(folder.path)}"
         write_report(folder.local / "report.html", [load_run(folder.local)], title=title)
         folder.publish_or_keep(say)
         say(f"report: {join(folder.path, 'report.html')}")

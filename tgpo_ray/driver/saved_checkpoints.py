@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from tgpo_ray.cluster import delete, files_below, is_folder, join, names_in, read_text
+from tgpo_ray.cluster import absolute, delete, files_below, is_folder, join, names_in, read_text
 
 RUN_FILE = "run.json"
 CHECKPOINT = "checkpoint_"  # what the name of each checkpoint begins with
@@ -81,6 +81,10 @@ class RunState:
 
     session: int
     saved: list[SavedCheckpoint]
+
+    def last_in(self, run: str) -> str | None:
+        """Returns the path of the newest checkpoint in the run's folder, None before the first."""
+        return absolute(join(run, self.saved[-1].folders[0])) if self.saved else None
 
     def text(self) -> str:
         last = self.saved[-1]

@@ -126,11 +126,6 @@ class Ranks:
         """
         self._accepted = self.num_restarts = self._ask("restarts")
 
-    @property
-    def accepted(self) -> int:
-        """The number of restarts that `accept` has taken notice of."""
-        return self._accepted
-
     def has_restarted(self) -> bool:
         """Returns whether the ranks were restarted since `accept`."""
         return self._ask("restarts") > self._accepted
