@@ -37,6 +37,7 @@ def test_a_row_is_proven_only_if_the_change_could_have_shown_a_weight_that_staye
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1000)
 def test_learner_and_engine_agree_before_and_after_a_change_of_all_weights(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
     command = [sys.executable, str(ROOT / "benchmarks" / "models.py"), "--json", str(file), *PROVEN]

@@ -44,14 +44,19 @@ def run_folder_of(config: AlgorithmConfig) -> str:
 
 
 def what_fits(config: AlgorithmConfig) -> dict[str, Any]:
-    """Returns what a checkpoint of `config`, which is resolved, can be loaded into: `model` and `learners`.
+    """Returns what a checkpoint of `config`, which is resolved, can be loaded into: `model`, `adapters`, `learners`.
 
     `model` has the widths and the numbers of parameters, or nothing where transformers does not know the architecture.
     """
-    learners = config.learners
+    learners, lora = config.learners, config.model.lora
     numbers = _numbers_of(config.model.path, json.dumps(config.model.hf_overrides, sort_keys=True))
     ranks = learners.num_learners if learners.engine == "deepspeed" and learners.zero_stage > 0 else None
-    return {"model": dict(numbers), "learners": {"engine": learners.engine, "ranks of ZeRO": ranks}}
+    adapters = {"rank": 0} if lora is None else lora.model_dump(exclude={"dropout"})
+    return {
+        "model": dict(numbers),
+        "adapters": adapters,
+        "learners": {"engine": learners.engine, "ranks of ZeRO": ranks},
+    }
 
 
 @cache
@@ -75,7 +80,11 @@ def refuse_misfit(config: AlgorithmConfig, path: str) -> None:
         raise ConfigError([f"--resume: {error}"]) from None
     saved, here = state.get("fits", {}), what_fits(config)
     problems = []
-    keys = {"model": f"model.path: {config.model.path}", "learners": "learners: they"}
+    keys = {
+        "model": f"model.path: {config.model.path} has",
+        "adapters": "model.lora: these adapters have",
+        "learners": "learners: they have",
+    }
     for part, subject in keys.items():
         there = saved.get(part) or {}
         different = [
@@ -85,8 +94,8 @@ def refuse_misfit(config: AlgorithmConfig, path: str) -> None:
         ]
         if different:
             problems.append(
-                f"{subject} {'has' if part == 'model' else 'have'} {', '.join(different)}: the checkpoint {path} does "
-                "not fit; go back to what it was written with, or start a run of another name"
+                f"{subject} {', '.join(different)}: the checkpoint {path} does not fit; go back to what it was written "
+                "with, or start a run of another name"
             )
     if problems:
         raise ConfigError(problems)

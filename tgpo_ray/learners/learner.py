@@ -25,7 +25,7 @@ from tgpo_ray.learners.strategies import make_strategy, own_device, process_rank
 from tgpo_ray.learners.threads import RankThreads
 from tgpo_ray.learners.tokens import Layout
 from tgpo_ray.learners.weight_sending import LearnerWeights, WeightSender
-from tgpo_ray.models import Adapters, CheckpointLayout, fill_buckets, find_head, whole_rows
+from tgpo_ray.models import Adapters, CheckpointLayout, fill_buckets, find_head, whole_shape
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Bucket, WeightTransfer
@@ -49,7 +49,7 @@ class Learner:
         self._checkpoint = CheckpointLayout(self._model)
         self._adapters = None if spec.lora is None else Adapters(self._model, spec.lora, seed=spec.seed)
         self._unchanged: list[Tensor] = []  # B of the adapters, while others stand in for them
-        self._vocabulary = whole_rows(self._model.get_output_embeddings().weight)
+        self._vocabulary = whole_shape(self._model.get_output_embeddings().weight)[0]
         module = PolicyModule(self._model, spec.temperature, adapters_only=spec.lora is not None)
         self._strategy = make_strategy(module, spec.options, self._device)
         self._old_logprobs: dict[EpisodeKey, np.ndarray] = {}

@@ -119,7 +119,7 @@ def load_policy(spec: LearnerSpec) -> nn.Module:
         trust_remote_code=spec.trust_remote_code,
         attention=_attention(spec),
         dropout=spec.dropout,
-        split_by=None if frozen else split_configuration(spec.options),  # adapters are made over whole weights
+        split_by=split_configuration(spec.options),
     )
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from tgpo_ray.learners.strategy_options import StrategyOptions, deepspeed_config, import_deepspeed
+from tgpo_ray.models import gathered
 
 REDUCE_BYTES = 256 * 2**20  # one all-reduce for each parameter is slow, one for all of them needs a second copy
 
@@ -147,9 +148,7 @@ class DeepSpeedStrategy:
 
     def whole(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
         """The context in which the parameters are whole tensors; with ZeRO-3 a rank holds only a shard."""
-        if not any(hasattr(it, "ds_id") for it in parameters):
-            return contextlib.nullcontext()
-        return self._deepspeed.zero.GatheredParameters(list(parameters), modifier_rank=None)
+        return gathered(parameters)
 
     def writing(self, parameters: Sequence[nn.Parameter]) -> AbstractContextManager[object]:
         """The context in which every rank writes the same; with ZeRO-3 each then takes its shard from rank 0."""

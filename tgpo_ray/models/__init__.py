@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from tgpo_ray.models.lora_spec import ADAPTER_WEIGHTS, MAX_ENGINE_RANK, LoraSpec, write_adapter
     from tgpo_ray.models.lora_targets import TargetModulesError, target_problems
     from tgpo_ray.models.overrides import UnknownOverrideError, load_config
-    from tgpo_ray.models.partitioned import whole_rows
     from tgpo_ray.models.prompt_text import text_prompt_ids, whole_text, without_end, without_second_beginning
     from tgpo_ray.models.scoring import MAX_TOP_K, Scores, ScoringBackend, ScoringRequest, Want
     from tgpo_ray.models.shared_vocabulary import num_shared_ids
+    from tgpo_ray.models.split_parameters import gathered, whole_shape
     from tgpo_ray.models.tiny import byte_level_tokenizer, character_tokenizer, make_text_models, write_model
     from tgpo_ray.models.tiny_taught import make_taught_models
     from tgpo_ray.models.tokenizer import Tokenizer, VocabularyTokenizer, load_tokenizer
@@ -94,7 +94,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "lora_spec": ["ADAPTER_WEIGHTS", "MAX_ENGINE_RANK", "LoraSpec", "write_adapter"],
         "lora_targets": ["TargetModulesError", "target_problems"],
         "overrides": ["UnknownOverrideError", "load_config"],
-        "partitioned": ["whole_rows"],
+        "split_parameters": ["gathered", "whole_shape"],
         "prompt_text": ["text_prompt_ids", "whole_text", "without_end", "without_second_beginning"],
         "scoring": ["MAX_TOP_K", "Scores", "ScoringBackend", "ScoringRequest", "Want"],
         "shared_vocabulary": ["num_shared_ids"],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tgpo_ray.models.lora_spec import LoraSpec
 from tgpo_ray.models.lora_targets import shortest_targets, target_names
+from tgpo_ray.models.split_parameters import is_split
 
 NAME = "default"  # peft's of an adapter
 PREFIX = "base_model.model."  # of the names in peft's files
@@ -52,8 +53,11 @@ class Adapters:
         self._model = model
         for layer in self.layers.values():  # else peft copies the inputs to float32, and autocast copies them back
             layer.cast_input_dtype_enabled = False
-        for parameter in self.parameters():  # the 8 bits of bfloat16 lose small updates
-            parameter.data = parameter.data.float()
+        if not any(
+            is_split(it) for it in model.parameters()
+        ):  # DeepSpeed wants one precision, and keeps a float32 copy
+            for parameter in self.parameters():  # the 8 bits of bfloat16 lose small updates
+                parameter.data = parameter.data.float()
 
     def parameters(self) -> list[nn.Parameter]:
         """Returns what trains: A and B of each target."""

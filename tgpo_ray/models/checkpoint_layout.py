@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tgpo_ray.models.split_parameters import whole_shape
+
 LAYER = re.compile(r"^.*?\.\d+\.")  # `model.layers.3.` of `model.layers.3.mlp.experts.down_proj`
 
 
@@ -90,8 +92,8 @@ def saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _stand_in(parameter: Tensor) -> Tensor:
-    """Returns a tensor of the parameter's whole shape without memory. `ds_shape` is that of a ZeRO-3 shard."""
-    return torch.empty(tuple(getattr(parameter, "ds_shape", parameter.shape)), dtype=parameter.dtype, device="meta")
+    """Returns a tensor of the parameter's whole shape without memory."""
+    return torch.empty(whole_shape(parameter), dtype=parameter.dtype, device="meta")
 
 
 def by_layer(names: Iterable[str]) -> Iterator[list[str]]:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tgpo_ray.kernels import LogitTransform
-from tgpo_ray.models.partitioned import gathered, gathered_by_layer, whole_rows
+from tgpo_ray.models.partitioned import gathered_by_layer
+from tgpo_ray.models.split_parameters import gathered, whole_shape
 
 NUM_TOKENS = 4
 LARGE = 50.0  # logits of the probe: a soft cap of 30 or so shows there, not at the logits of a random model
@@ -37,7 +38,7 @@ def check_head(model: Any, path: str, transform: LogitTransform, *, dropout: boo
     head, name = model.get_output_embeddings(), type(model).__name__
     if getattr(head, "weight", None) is None:
         raise ValueError(f"model {path!r}: {name} has no LM head with a weight, so it cannot be trained here")
-    ids = torch.arange(1, NUM_TOKENS + 1, device=head.weight.device)[None] % whole_rows(head.weight)  # (1, T)
+    ids = torch.arange(1, NUM_TOKENS + 1, device=head.weight.device)[None] % whole_shape(head.weight)[0]  # (1, T)
     try:
         with _default_attention(model), gathered_by_layer(model), _large_logits(head) as factor:
             own = model(input_ids=ids, use_cache=False).logits[0].float()  # (T, V)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.models.lora_spec import LoraSpec
 from tgpo_ray.models.overrides import load_config
+from tgpo_ray.models.split_parameters import whole_shape
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,7 +54,7 @@ def _linear_layers(model: Any) -> dict[str, nn.Module]:
 
 
 def _has_packed_experts(model: nn.Module) -> bool:
-    return any(EXPERTS in name and parameter.ndim == 3 for name, parameter in model.named_parameters())
+    return any(EXPERTS in name and len(whole_shape(parameter)) == 3 for name, parameter in model.named_parameters())
 
 
 def _fits(name: str, target: str) -> bool:

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tgpo_ray.models.checkpoint_layout import by_layer
+from tgpo_ray.models.split_parameters import gathered, is_split, whole_shape
 from tgpo_ray.models.weight_files import WeightFilesError, stored_tensors, weight_files
 
 Report = dict[str, list[str]]
@@ -126,10 +127,10 @@ def _read(files: Sequence[Path], names: Sequence[str]) -> dict[str, Tensor]:
 @torch.no_grad()
 def _assign(name: str, target: Tensor, values: Tensor) -> None:
     """Give a parameter or a buffer the values of rank 0."""
-    shape = tuple(getattr(target, "ds_shape", target.shape))
+    shape = whole_shape(target)
     if shape != tuple(values.shape):  # on every rank, so that none waits for another
         raise WeightFilesError(f"{name} is {list(values.shape)} in the files and {list(shape)} by config.json")
-    if not hasattr(target, "ds_id"):  # a buffer
+    if not is_split(target):  # a buffer
         if dist.get_rank() == 0:
             target.copy_(values)
         dist.broadcast(target, 0)
@@ -139,24 +140,6 @@ def _assign(name: str, target: Tensor, values: Tensor) -> None:
     with deepspeed.zero.GatheredParameters([target], modifier_rank=0):  # it sends the values of rank 0 to the others
         if dist.get_rank() == 0:
             target.copy_(values)
-
-
-def whole_rows(parameter: Tensor) -> int:
-    """Returns the number of rows of a parameter, also of one that is split."""
-    return getattr(parameter, "ds_shape", parameter.shape)[0]
-
-
-@contextlib.contextmanager
-def gathered(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """The parameters are whole inside the block; every rank must enter it. Without split ones it does nothing."""
-    split = [it for it in parameters if hasattr(it, "ds_id")]
-    if not split:
-        yield
-        return
-    import deepspeed
-
-    with deepspeed.zero.GatheredParameters(split, modifier_rank=None):
-        yield
 
 
 @contextlib.contextmanager
@@ -189,11 +172,11 @@ def gathered_by_layer(model: nn.Module) -> Iterator[None]:
 
 def _units(module: nn.Module) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
     """Yields the layers with all their parameters, and the other modules with their own."""
-    own = [it for it in module.parameters(recurse=False) if hasattr(it, "ds_id")]
+    own = [it for it in module.parameters(recurse=False) if is_split(it)]
     if own:
         yield module, own
     for child in module.children():
         if not isinstance(module, nn.ModuleList):
             yield from _units(child)
-        elif split := [it for it in child.parameters() if hasattr(it, "ds_id")]:
+        elif split := [it for it in child.parameters() if is_split(it)]:
             yield child, split

@@ -159,6 +159,9 @@ def test_a_model_that_does_not_fit_is_refused_before_anything_starts(
     engine = config_of(str(tmp_path)).learners(engine="deepspeed", zero_stage=2, num_learners=2)
     with pytest.raises(ConfigError, match=r"learners: they have engine deepspeed \(checkpoint: torch\), ranks of ZeRO"):
         Run(engine, "auto")
+    adapters = config_of(str(tmp_path)).models(lora={"rank": 4})
+    with pytest.raises(ConfigError, match=r"model.lora: these adapters have rank 4 \(checkpoint: 0\): the checkpoint"):
+        Run(adapters, "auto")
     Run(config_of(str(tmp_path)), "auto").close()  # those that were refused hold nothing
 
 

@@ -16,7 +16,7 @@ from tests.core.models.bent_models import write_kind
 from tests.core.ranks import in_ranks
 from tgpo_ray.learners.learner import Learner
 from tgpo_ray.learners.strategies import StrategyOptions
-from tgpo_ray.models import load_model
+from tgpo_ray.models import LoraSpec, load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 ZERO_3: dict[str, Any] = {"strategy": "deepspeed", "zero_stage": 3, "lr": 1e-3}
@@ -36,7 +36,7 @@ class Split:
 
 def _loaded(folders: list[str], dtype: str) -> list[Split]:
     from tgpo_ray.learners.policy import load_policy
-    from tgpo_ray.models.partitioned import gathered
+    from tgpo_ray.models import gathered
 
     found = []
     for folder in folders:
@@ -111,8 +111,10 @@ def test_what_is_not_the_model_is_refused_by_every_rank(tmp_path: Path) -> None:
         assert "the files lack 9 tensors (model.layers.*." in deep
 
 
-def _trained(folder: str) -> tuple[dict[str, Any], list[float]]:
-    learner = Learner(spec_of(folder, options=StrategyOptions(**ZERO_3)))
+def _trained(folder: str, lora: LoraSpec | None, dtype: str) -> tuple[dict[str, Any], list[float]]:
+    options = StrategyOptions(**ZERO_3, dtype=dtype)  # pyright: ignore[reportArgumentType]
+    learner = Learner(spec_of(folder, options=options, lora=lora))
+    assert all(parameter.numel() == 0 for parameter in learner._model.parameters())
     norms = []
     for _ in range(2):
         learner.accumulate([[three_groups()[learner.rank]]], ALL)
@@ -120,14 +122,24 @@ def _trained(folder: str) -> tuple[dict[str, Any], list[float]]:
     return {name: weight.clone() for name, weight in learner.named_weights()}, norms
 
 
-def test_a_split_model_trains_as_a_whole_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lora", [None, LoraSpec(4, 8.0)], ids=["all weights", "adapters"])
+def test_a_split_model_trains_as_a_whole_one(lora: LoraSpec | None, tmp_path: Path) -> None:
     folder = str(write_tiny("qwen3", tmp_path))
-    learner = Learner(spec_of(folder, options=StrategyOptions(lr=1e-3)))
+    learner = Learner(spec_of(folder, options=StrategyOptions(lr=1e-3), lora=lora))
     norms = []
     for _ in range(2):
         learner.accumulate([[piece] for piece in three_groups()[:2]], ALL)
         norms.append(learner.step(20.0, 1e-3)["grad_norm"])
-    for weights, split_norms in in_ranks(_trained, folder):
+    for weights, split_norms in in_ranks(_trained, folder, lora, "float32"):
         assert split_norms == pytest.approx(norms, rel=1e-4)
         for name, weight in learner.named_weights():
             torch.testing.assert_close(weights[name], weight, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "qwen3_moe"])
+def test_adapters_train_over_a_split_model_in_half_precision(name: str, tmp_path: Path) -> None:
+    """Layers whose weights are stored transposed, and experts, which have no adapters."""
+    folder = str(write_tiny(name, tmp_path))
+    (first, first_norms), (second, second_norms) = in_ranks(_trained, folder, LoraSpec(4, 8.0), "bfloat16")
+    assert first_norms == second_norms and min(first_norms) > 0
+    assert all(torch.equal(weight, second[name]) for name, weight in first.items())
