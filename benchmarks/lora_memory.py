@@ -7,8 +7,9 @@ One learner in a process of its own, without Ray, takes two updates on the same 
 mark (VmHWM), set back after the model is loaded, less what the process held before it had a model. `predicted_mib` is
 what `tgpo-ray plan --cluster` counts. `peak_returned_mib` is the peak in a second process whose C library gives a block
 of more than 256 KiB back to the kernel as soon as it is freed (MALLOC_MMAP_THRESHOLD_); by itself glibc raises that
-bound to 32 MiB, and what lies between freed blocks stays. A KL to a frozen reference is part of `lora, kl`: the model without its adapters
-answers. Beside a learner of all weights that takes a second model, in an actor, which is not in these figures.
+bound to 32 MiB, and what lies between freed blocks stays. A KL to a frozen reference is part of `lora, kl`: the model
+without its adapters answers. Beside a learner of all weights that takes a second model, in an actor, which is not in
+these figures.
 """
 
 from __future__ import annotations

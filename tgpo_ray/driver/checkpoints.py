@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from tgpo_ray.cluster import absolute, delete, root_cause
+from tgpo_ray.cluster import absolute, delete, free_bytes, root_cause
+from tgpo_ray.config import format_bytes
 from tgpo_ray.driver.run_folder import RunFolder
 from tgpo_ray.driver.saved_checkpoints import Best, RunState, SavedCheckpoint, delete_others, recorded
 from tgpo_ray.learners import CheckpointError
@@ -94,6 +96,7 @@ class Checkpoints:
         try:
             if not self.folder.claim.is_held():
                 raise ClaimLostError(self.folder.path)
+            self._refuse_a_full_disk()
             algorithm.save()
             run = absolute(self.folder.path)
             folders = [_relative(path, run) for path in algorithm.checkpoint_folders()]
@@ -106,6 +109,19 @@ class Checkpoints:
             self._failed(algorithm, error)
         counts = {"checkpoint/failures": float(self.num_failures)} if self.num_failures else {}
         return {"time/checkpoint_s": time.monotonic() - start, **counts}
+
+    def _refuse_a_full_disk(self) -> None:
+        """Raise an error where the disk has less room than the last checkpoint took; of a URI nothing is known.
+
+        A rank whose disk is full in the middle of DeepSpeed's writing would leave the others waiting for it.
+        """
+        free = free_bytes(self.folder.path)
+        if self.state.saved and free is not None:
+            needed = sum(self.state.saved[-1].files.values())
+            if free < needed:
+                raise OSError(
+                    errno.ENOSPC, f"no space left: {format_bytes(free)} free, the last one took {format_bytes(needed)}"
+                )
 
     def _measured(self, metrics: Mapping[str, float]) -> bool:
         return self._best is not None and self._best.metric in metrics

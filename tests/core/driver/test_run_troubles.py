@@ -42,6 +42,20 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(
     assert "No space left on device; " in said and "checkpoint_000002" in said and " stays the last one" in said
 
 
+def test_a_disk_with_too_little_room_is_noticed_before_the_learners_write(
+    config_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def free(path: str) -> int:
+        return 1 if saved(str(tmp_path / "counted"))[-1:] == ["checkpoints/checkpoint_000002"] else 10**9
+
+    monkeypatch.setattr("tgpo_ray.driver.checkpoints.free_bytes", free)
+    asked: list[int] = []
+    with pytest.raises(RuntimeError, match=r"no space left: 1B free, the last one took .*: make room"):
+        run(config_of(str(tmp_path), every=1), save=lambda algorithm: asked.append(algorithm.iteration))
+    assert asked == [1, 2]
+    assert "WARNING: the checkpoint of iteration 3 could not be written: " in capsys.readouterr().out
+
+
 def test_a_run_whose_last_checkpoint_fails_says_so(storage: str, config_of: Any) -> None:
     with pytest.raises(RuntimeError, match=r"No space left on device; the last whole one is .*checkpoint_000004"):
         run(config_of(storage), save=fail_to_save(6))
