@@ -34,6 +34,28 @@ def mean_centered(rewards: np.ndarray) -> np.ndarray:
     return offsets - offsets.mean(axis=-1, keepdims=True)
 
 
+def compared_with(rewards: np.ndarray, counted: np.ndarray, *, standardized: bool) -> np.ndarray:
+    """(G,) R_i - mean R over the counted episodes, with `standardized` over their deviation (ddof = 1) + 1e-6.
+
+    With all counted it is `mean_centered` or `group_standardized`. LUFFY's code (2504.14945) has both means: over
+    rollouts and trace, and of the rollouts alone.
+
+    Args:
+        rewards: (G,) of one group.
+        counted: (G,) bool; whether the episode's reward is in mean and deviation.
+    """
+    rewards = _checked(rewards)
+    compute = group_standardized if standardized else mean_centered
+    if counted.all():
+        return compute(rewards)
+    base = rewards[counted]
+    advantages = rewards - base.mean()  # of the others
+    if standardized and len(base) > 1:
+        advantages /= base.std(ddof=1) + 1e-6
+    advantages[counted] = compute(base)  # equal rewards give exactly 0
+    return advantages
+
+
 def leave_one_out(rewards: np.ndarray) -> np.ndarray:
     """R_i - sum_{j != i} R_j / (G - 1), RLOO (2402.14740). The sum over a group is 0.
 

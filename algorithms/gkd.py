@@ -23,7 +23,7 @@ from tgpo_ray.episode import ORIGIN_POLICY
 from .advantages import no_advantages
 from .full_vocabulary import DivergenceLoss, TeacherHead
 from .taught import Taught
-from .taught_config import TaughtConfig, TeacherTermConfig
+from .taught_config import UNMAPPED, TaughtConfig, TeacherTermConfig
 
 if TYPE_CHECKING:
     from tgpo_ray.driver import Metrics
@@ -47,6 +47,8 @@ class GKDTrainingConfig(TrainingConfig):
 
 class DivergenceConfig(TeacherTermConfig):
     """`guidance` of GKD."""
+
+    unread = UNMAPPED
 
     weight: NonNegativeFloat = Field(default=1.0, description="What the divergence is multiplied by.")
     beta: Share = Field(

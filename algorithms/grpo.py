@@ -14,7 +14,7 @@ from tgpo_ray.driver import OnPolicyAlgorithm
 
 from .advantages import group_standardized
 from .grpo_config import GRPOFamilyConfig
-from .policy_options import policy_options
+from .policy_options import PolicyOptions, policy_options
 from .rewards import shaped_rewards
 from .token_losses import PolicyLoss
 
@@ -59,7 +59,32 @@ class GRPO(OnPolicyAlgorithm[GRPOConfigT]):
         return [group_standardized(self.rewards(group)) for group in groups]  # (G,) each
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        return PolicyLoss(**policy_options(self.config.training))
+        return PolicyLoss(**self.policy_options(groups))
+
+    def policy_options(self, groups: Sequence[SampledGroup], *, clips: bool = True) -> PolicyOptions:
+        """The options of the policy loss, with an entropy bonus that is a mean over tokens under every aggregation."""
+        options = policy_options(self.config.training, clips=clips)
+        options["entropy_weight"] *= self.per_token(groups)
+        return options
+
+    @property
+    def needs_batch(self) -> bool:
+        """Whether the entropy bonus is divided by a count of tokens that the step's denominator is not."""
+        training = self.config.training
+        return training.entropy_weight > 0.0 and training.loss_aggregation != "token"
+
+    def per_token(self, groups: Sequence[SampledGroup]) -> float:
+        """The factor that makes a sum over the batch's tokens their mean, whatever the step divides by.
+
+        Under another aggregation than `token`, `groups` must be all of an update's (`needs_batch`).
+        """
+        if self.config.training.loss_aggregation == "token":
+            return 1.0
+        return self.denominator(groups) / max(1, self.num_trained_tokens(groups))
+
+    def num_trained_tokens(self, groups: Sequence[SampledGroup]) -> int:
+        """The number of tokens in the loss, by default those of the policy."""
+        return sum(group.num_policy_tokens for group in groups)
 
     def denominator(self, groups: Sequence[SampledGroup]) -> float:
         """Z for a token mean, else the number of episodes, times `max_response_tokens` for the constant.

@@ -96,6 +96,8 @@ class GRPOTrainingConfig(TrainingConfig):
     def rules(self, run: RunView) -> Iterator[str]:
         """Yields a line with the reason for each combination that has no meaning."""
         yield from super().rules(run)
+        if self.resolved_importance() == "none" and "importance" not in self.unread:
+            yield from self.without_use("importance_cap", needs="training.importance truncated or sequence, got none")
         if self.kl_weight > 0.0:
             yield from self._kl_rules(run)
         limit = run.env_runners.max_response_tokens

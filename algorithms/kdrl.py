@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config import NonNegativeFloat, named, section
+from tgpo_ray.config import NonNegativeFloat, RunView, named, section
 
 from .end_of_sequence import masked_ids
 from .grpo import GRPO
 from .grpo_config import GRPOFamilyConfig
-from .policy_options import policy_options
 from .ratio_config import RatioConfig, RatioTrainingConfig
 from .taught import Taught
 from .taught_config import TaughtConfig
@@ -37,8 +36,15 @@ class KDRLTermConfig(RatioConfig):
         default="all", description="Which responses are distilled: all, those that are wrong, or groups wholly wrong."
     )
     denominator: Literal["all", "kept"] = Field(
-        default="all", description="The distillation term is a mean over all tokens, or over those of `only`."
+        default="all",
+        description="The distillation term is a mean over all tokens, or over those of `only`; with style advantage a "
+        "part of the policy loss, over all responses or over those.",
     )
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        yield from super().rules(run)
+        if self.style == "advantage":
+            yield from self.without_use("kl_estimator", needs="guidance.style loss, got advantage")
 
 
 class KDRLTrainingConfig(RatioTrainingConfig):
@@ -61,8 +67,9 @@ class KDRL(Taught[KDRLConfig], GRPO[KDRLConfig]):
     """Knowledge distillation and reinforcement learning in one loss: L = L_GRPO + beta_t mean_t KL estimate.
 
     KDRL (2506.02208). It leaves two points open. Here the term is divided by all tokens of the batch unless
-    `guidance.denominator: kept`, and end-of-sequence tokens are masked. Groups that `only` leaves out are not sent to
-    the teacher. The KDRL row of Teacher-Guided Policy Optimization comes from code with another sign or estimator.
+    `guidance.denominator: kept`, whatever `loss_aggregation` is, and end-of-sequence tokens are masked. Groups that
+    `only` leaves out are not sent to the teacher. The KDRL row of Teacher-Guided Policy Optimization comes from code
+    with another sign or estimator.
     """
 
     config_class = KDRLConfig
@@ -85,13 +92,26 @@ class KDRL(Taught[KDRLConfig], GRPO[KDRLConfig]):
 
     @property
     def needs_batch(self) -> bool:
-        return self.config.guidance.denominator == "kept"
+        return self.config.guidance.denominator == "kept" or self.config.training.loss_aggregation != "token"
+
+    def _share_of_kept(self, groups: Sequence[SampledGroup]) -> float:
+        """All units of the policy loss over the distilled ones: tokens under a token mean, else responses."""
+        if self.config.training.loss_aggregation == "token":
+            return self.num_trained_tokens(groups) / max(1, self._num_distilled_tokens(groups))
+        distilled = sum(self._distils(group, info) for group in groups for info in group.infos)
+        return sum(len(group.infos) for group in groups) / max(1, distilled)
+
+    def _term_weight(self, groups: Sequence[SampledGroup]) -> float:
+        """beta_t times what makes the term, under the step's denominator, a mean over what `denominator` says."""
+        guidance, weight = self.config.guidance, self.guidance_weight
+        if guidance.style == "advantage":  # the term is in the policy loss and is aggregated as that is
+            return weight * self._share_of_kept(groups) if guidance.denominator == "kept" else weight
+        if guidance.denominator == "kept":
+            return weight * self.denominator(groups) / max(1, self._num_distilled_tokens(groups))
+        return weight * self.per_token(groups)
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        guidance, weight, options = self.config.guidance, self.guidance_weight, policy_options(self.config.training)
-        if guidance.denominator == "kept":
-            # The step divides by all tokens: this factor takes that out and divides by the distilled ones.
-            weight *= self.denominator(groups) / max(1, self._num_distilled_tokens(groups))
+        guidance, weight, options = self.config.guidance, self._term_weight(groups), self.policy_options(groups)
         only_incorrect = guidance.only == "incorrect_responses"
         eos_ids = masked_ids(self.config.model, guidance)
         if guidance.style == "advantage":

@@ -25,11 +25,10 @@ from tgpo_ray.kernels import Divergence, TokenRows
 from .full_vocabulary import HIDDEN, TeacherHead, divergence_metrics
 from .grpo import GRPO
 from .grpo_config import REWARD_SHAPING, GRPOFamilyConfig
-from .policy_options import policy_options
 from .process_advantages import whitened
 from .ratio_config import RatioTrainingConfig
 from .taught import Taught
-from .taught_config import TaughtConfig, TeacherTermConfig
+from .taught_config import UNMAPPED, TaughtConfig, TeacherTermConfig
 from .teacher_ratio import UNREADABLE_LOGPROB
 from .token_advantages import SCORER, TokenAdvantageLoss
 from .token_losses import Metrics
@@ -52,6 +51,8 @@ class MiniLLMTrainingConfig(RatioTrainingConfig):
 class LongTermConfig(TeacherTermConfig):
     """`guidance` of MiniLLM."""
 
+    unread = UNMAPPED
+
     weight: NonNegativeFloat = Field(default=1.0, description="What the long-term part is multiplied by.")
     single_step_weight: NonNegativeFloat = Field(default=1.0, description="Weight of the reverse KL of each position.")
     discount: Share = Field(default=1.0, description="gamma of the returns.")
@@ -63,6 +64,7 @@ class MiniLLMConfig(GRPOFamilyConfig, TaughtConfig):
     """Configuration of MiniLLM."""
 
     algo_class = "tgpo_ray.algorithms.minillm:MiniLLM"
+    group_relative = False  # returns are whitened over the batch, not within a group
 
     algorithm: str = named("MiniLLM")
     training: MiniLLMTrainingConfig = section(MiniLLMTrainingConfig, "Batch shape, optimizer, clip.")
@@ -122,9 +124,9 @@ class MiniLLM(Taught[MiniLLMConfig], GRPO[MiniLLMConfig]):
         return with_values(groups, compute, SCORER)
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        # beta 1 is the reverse KL
-        single_step = self.teacher_head.divergence(1.0, self.config.guidance.single_step_weight)
-        return MiniLLMLoss(**policy_options(self.config.training), against=single_step)
+        # beta 1 is the reverse KL; the single step is a mean over tokens whatever `loss_aggregation` is
+        weight = self.config.guidance.single_step_weight * self.per_token(groups)
+        return MiniLLMLoss(**self.policy_options(groups), against=self.teacher_head.divergence(1.0, weight))
 
 
 def long_term_advantages(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from tgpo_ray.config import NonNegativeFloat, OldLogprobs, Positive, PositiveFloat, named, section
+from tgpo_ray.config import NonNegativeFloat, OldLogprobs, Positive, PositiveFloat, RunView, named, section
 
 from .grpo import GRPO
 from .grpo_config import REWARD_SHAPING
@@ -39,6 +39,12 @@ class OPDistillTrainingConfig(RatioTrainingConfig):
         "grad_clip does.",
     )
 
+    def rules(self, run: RunView) -> Iterator[str]:
+        yield from super().rules(run)
+        if self.loss_aggregation != "token":
+            needs = f"training.loss_aggregation token, got {self.loss_aggregation}"
+            yield from self.without_use("token_sum", needs=needs)
+
 
 class OPDistillConfig(RKLConfig):
     """Configuration of OPDistill."""
@@ -65,7 +71,8 @@ class OPDistill(Taught[OPDistillConfig], GRPO[OPDistillConfig]):
         return {"logprob"}
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        return ratio_loss(self.config, self.guidance_weight, clips=False)  # the source has an unclipped ratio
+        # the source has an unclipped ratio
+        return ratio_loss(self.config, self.guidance_weight, self.policy_options(groups, clips=False))
 
     def denominator(self, groups: Sequence[SampledGroup]) -> float:
         return 1.0 if self.config.training.token_sum else super().denominator(groups)

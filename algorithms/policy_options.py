@@ -27,11 +27,14 @@ class PolicyOptions(TypedDict):
 
 
 def policy_options(training: GRPOTrainingConfig, *, clips: bool = True) -> PolicyOptions:
-    """The options of `training`, for `PolicyLoss(**policy_options(training))`. `clips=False` clips no ratio."""
+    """The options of `training`, for `PolicyLoss(**policy_options(training))`. `clips=False` clips no ratio.
+
+    The entropy weight is that of a token mean: `GRPO.policy_options` fits it to the step's denominator.
+    """
     return {
         "clip_low": training.clip_low if clips else 1.0,  # the ratio is never below 0
         "clip_high": training.clip_high if clips else math.inf,
-        "dual_clip": training.dual_clip,
+        "dual_clip": training.dual_clip if clips else None,
         "entropy_weight": training.entropy_weight,
         "per_sequence": training.loss_aggregation == "sequence",
         "kl_weight": training.kl_weight,

@@ -23,8 +23,7 @@ from tgpo_ray.driver import GroupTokens, learners_logprobs, placed, with_values
 
 from .advantages import no_advantages
 from .grpo import GRPO
-from .grpo_config import GRPOFamilyConfig, GRPOTrainingConfig
-from .policy_options import policy_options
+from .grpo_config import REWARD_SHAPING, GRPOFamilyConfig, GRPOTrainingConfig
 from .process_advantages import prime_advantages
 from .process_reward import ProcessRewardLoss
 from .token_advantages import SCORER, TokenAdvantageLoss
@@ -40,7 +39,12 @@ JUDGE_FOLDER = "process_reward"  # in a copied checkpoint
 
 
 class PRIMETrainingConfig(GRPOTrainingConfig):
-    """`training` of PRIME: the authors' 256 problems with 4 responses each, filtered by accuracy."""
+    """`training` of PRIME: the authors' 256 problems with 4 responses each, filtered by accuracy.
+
+    Outcomes are the environment's own rewards.
+    """
+
+    unread = REWARD_SHAPING
 
     groups_per_iteration: Positive = Field(default=256, description="Problems sampled in an iteration.")
     group_size: Positive = Field(default=4, description="Episodes of one problem.")
@@ -53,6 +57,15 @@ class PRIMETrainingConfig(GRPOTrainingConfig):
 
     def rules(self, run: RunView) -> Iterator[str]:
         yield from super().rules(run)
+        temperature = run.env_runners.temperature
+        if temperature != 1.0:
+            yield (
+                f"env_runners.temperature: must be 1.0 here, got {temperature:g}: the reference's log-probs are those "
+                "of temperature 1, and a ratio with the process-reward model's at another has no meaning"
+            )
+        if not self.dynamic_sampling:
+            needs = "training.dynamic_sampling true, got false"
+            yield from self.without_use("min_accuracy", "max_accuracy", needs=needs)
         if self.min_accuracy > self.max_accuracy:
             yield (
                 f"training.min_accuracy: must be <= max_accuracy ({self.max_accuracy:g}), got {self.min_accuracy:g}: "
@@ -154,7 +167,7 @@ class PRIME(GRPO[PRIMEConfig]):
         }
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        return TokenAdvantageLoss(**policy_options(self.config.training))
+        return TokenAdvantageLoss(**self.policy_options(groups))
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
         """The metrics with those of the process-reward model."""

@@ -9,11 +9,13 @@ from pydantic import Field
 from tgpo_ray.config import RunView
 
 from .grpo_config import GRPOTrainingConfig
-from .taught_config import TeacherTermConfig
+from .taught_config import UNMAPPED, TeacherTermConfig
 
 
 class RatioConfig(TeacherTermConfig):
     """`guidance` of the log-ratio methods."""
+
+    unread = UNMAPPED
 
     mask_teacher_at_eos: bool = Field(
         default=True,

@@ -18,7 +18,7 @@ from tgpo_ray.config import (
 from .end_of_sequence import masked_ids
 from .grpo import GRPO
 from .grpo_config import REWARD_SHAPING, GRPOFamilyConfig
-from .policy_options import policy_options
+from .policy_options import PolicyOptions
 from .ratio_config import RatioConfig, RatioTrainingConfig
 from .taught import Taught
 from .taught_config import TaughtConfig
@@ -51,17 +51,18 @@ class RKLConfig(GRPOFamilyConfig, TaughtConfig):
     """Configuration of RKL as the authors of TGPO ran it: two updates an iteration, clip 0.2, entropy 0.001."""
 
     algo_class = "tgpo_ray.algorithms.rkl:RKL"
+    group_relative = False  # a response has its own log-ratio, so a group of one teaches too
 
     algorithm: str = named("RKL")
     training: RKLTrainingConfig = section(RKLTrainingConfig, "Batch shape, optimizer, policy loss.")
     guidance: RKLTermConfig = section(RKLTermConfig, "The teacher's log-ratio.")
 
 
-def ratio_loss(config: RKLConfig, weight: float, *, clips: bool = True) -> TeacherRatioLoss:
+def ratio_loss(config: RKLConfig, weight: float, options: PolicyOptions) -> TeacherRatioLoss:
     """The loss of a method whose only reward is the teacher's log-ratio, times `weight`."""
     guidance = config.guidance
     return TeacherRatioLoss(
-        **policy_options(config.training, clips=clips),
+        **options,
         ratio_weight=weight,  # `reward_weight` stays 0: no task reward
         discount=guidance.discount,
         advantage_clip=guidance.advantage_clip,
@@ -83,4 +84,4 @@ class RKL(Taught[RKLConfig], GRPO[RKLConfig]):
         return {"logprob"}
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        return ratio_loss(self.config, self.guidance_weight)
+        return ratio_loss(self.config, self.guidance_weight, self.policy_options(groups))

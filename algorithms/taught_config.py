@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,8 +21,14 @@ if TYPE_CHECKING:
     from tgpo_ray.guidance import ConstantWeight, CosineDecay, LinearDecay
 
 
+# A method whose teacher only scores the policy's tokens, or sends hidden states, lists these keys as `unread`.
+UNMAPPED = ("unmapped", "max_unmapped_share")
+
+
 class TeacherTermConfig(Section):
     """`guidance` of every method: a weight over time, and a rule for tokens that the policy lacks."""
+
+    unread: ClassVar[tuple[str, ...]] = ()  # inherited keys that mean nothing to the method
 
     weight: NonNegativeFloat = Field(default=2e-3, description="w at the first iteration.")
     decay: NonNegativeFloat = Field(default=0.0, description="Linear schedule: what w loses at each iteration.")
@@ -53,6 +59,8 @@ class TeacherTermConfig(Section):
                 yield f"guidance.{key}: belongs to schedule linear, got {value:g} with {self.schedule}; write 0"
         if self.minimum > self.weight:
             yield f"guidance.minimum: must be <= guidance.weight ({self.weight:g}), got {self.minimum:g}"
+        needs = f"a method that learns the teacher's own tokens, got {run.algorithm_path}"
+        yield from self.without_use(*self.unread, needs=needs)
 
     def facts(self, run: RunView) -> dict[str, str]:
         return {"teacher": self.last_call(run.num_iterations or 0)}

@@ -118,8 +118,8 @@ class KDRLLoss(KnownTokensLoss):
 
     KDRL (2506.02208). Its default is `k2`, whose expected gradient is that of KL(pi || pi_T). `k3` has the gradient of
     KL(pi_T || pi). The authors of Teacher-Guided Policy Optimization ran this baseline with the opposite sign, or with
-    `k1`, whose gradient has no teacher in it, so their row is no target. The sum is over the distilled tokens. The
-    step's denominator counts all tokens.
+    `k1`, whose gradient has no teacher in it, so their row is no target. The sum is over the distilled tokens, and no
+    token's term is divided by its response's length: `per_sequence` is the policy loss's.
     """
 
     distillation_weight: float = 2e-3
@@ -136,7 +136,7 @@ class KDRLLoss(KnownTokensLoss):
         known = self.known(rows)
         # Unknown rows may be NaN, and 0 x NaN is NaN: the policy's own value stands in for them.
         teacher = torch.where(known > 0, rows.extra[TEACHER_LOGPROBS], logprobs[:, 0].detach())
-        penalty = self.weighed(known * kl_estimate(logprobs[:, 0], teacher, self.distillation_estimator), rows)
+        penalty = known * kl_estimate(logprobs[:, 0], teacher, self.distillation_estimator)
         return super().parts(logprobs, entropy, rows) | {"distillation": self.distillation_weight * penalty}
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config import named, section
+from tgpo_ray.config import RunView, named, section
 
 from .grpo import GRPO
 from .grpo_config import GRPOFamilyConfig
-from .policy_options import policy_options
-from .taught import Taught, num_tokens
+from .taught import Taught
 from .taught_config import TaughtConfig, TeacherTermConfig
 from .token_losses import GuidedPolicyLoss, SoftGuidedPolicyLoss
 
@@ -34,6 +34,17 @@ class GuidanceConfig(TeacherTermConfig):
     normalization: Literal["token", "sequence"] = Field(
         default="token", description="token: all guided tokens weigh the same; sequence: all responses do (Eq. 3)."
     )
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        yield from super().rules(run)
+        if self.label != "topk":
+            yield from self.without_use("top_k", needs=f"guidance.label topk, got {self.label}")
+        temperature = run.env_runners.temperature
+        if self.label == "sample" and temperature != 1.0:
+            yield (
+                f"guidance.label: sample needs env_runners.temperature 1.0, got {temperature:g}: the teacher draws at "
+                "temperature 1, and the policy learns at another; label topk tempers both"
+            )
 
 
 class TGPOConfig(GRPOFamilyConfig, TaughtConfig):
@@ -61,7 +72,8 @@ class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
         L = L_GRPO + w_t / Z sum_it m^T_it [ -log pi(y^T_it | x_i, y_i<t) ],   w_t = max(w - decay * t, minimum)
 
     y^T_it is the teacher's argmax. `guidance.label: sample` draws it from the teacher at temperature 1, which makes the
-    expected guidance gradient that of the forward KL. `topk` takes that KL on the teacher's `guidance.top_k` tokens.
+    expected guidance gradient that of the forward KL. `topk` takes that KL on the teacher's `guidance.top_k` tokens, of
+    both models at the sampling temperature.
     """
 
     config_class = TGPOConfig
@@ -74,18 +86,17 @@ class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
     def needs_batch(self) -> bool:
         """Whether guidance needs the whole batch's tokens: unless it and the policy loss are both divided by tokens."""
         units = (self.config.guidance.normalization, self.config.training.loss_aggregation)
-        return self.guidance_weight > 0.0 and units != ("token", "token")
+        return super().needs_batch or (self.guidance_weight > 0.0 and units != ("token", "token"))
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        weight, guidance, options = self.guidance_weight, self.config.guidance, policy_options(self.config.training)
+        weight, guidance, options = self.guidance_weight, self.config.guidance, self.policy_options(groups)
         if weight == 0.0:  # no teacher was called, so the rows have no teacher tokens
             return super().loss(groups)
-        kind = SoftGuidedPolicyLoss if guidance.label == "topk" else GuidedPolicyLoss
+        kind = GuidedPolicyLoss
+        if guidance.label == "topk":
+            kind = partial(SoftGuidedPolicyLoss, temperature=self.config.env_runners.temperature)
         if guidance.normalization == "sequence":
             # Over 1/|y_i|, this makes guidance a mean over responses under the step's denominator.
             mean_length = self.denominator(groups) / sum(len(group.infos) for group in groups)
             return kind(**options, guidance_weight=weight, normalization="sequence", mean_length=mean_length)
-        if self.config.training.loss_aggregation != "token":
-            # The step divides by its own denominator: this factor takes that out of guidance and divides by Z.
-            weight *= self.denominator(groups) / num_tokens(groups)
-        return kind(**options, guidance_weight=weight)
+        return kind(**options, guidance_weight=weight * self.per_token(groups))

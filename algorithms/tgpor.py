@@ -14,7 +14,6 @@ from tgpo_ray.guidance import GuidanceBatch, Signal, diagnostic_sums, guidance_a
 
 from .grpo import GRPO
 from .grpo_config import GRPOFamilyConfig
-from .policy_options import policy_options
 from .taught import Taught
 from .taught_config import TaughtConfig, TeacherTermConfig
 from .token_losses import Metrics, PolicyLoss
@@ -93,5 +92,5 @@ class TGPOR(Taught[TGPORConfig], GRPO[TGPORConfig]):
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         if self.guidance_weight == 0.0:  # no teacher was called, so the rows have no teacher tokens
             return super().loss(groups)
-        options, signal = policy_options(self.config.training), self.config.guidance.signal
+        options, signal = self.policy_options(groups), self.config.guidance.signal
         return ShapedPolicyLoss(**options, shaping_weight=self.guidance_weight, signal=signal)

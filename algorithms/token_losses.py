@@ -58,9 +58,10 @@ class SFTLoss(TokenLoss):
 class PolicyLoss(TokenLoss):
     """The clipped policy loss of GRPO and its relatives, with their optional terms.
 
-        L_t = m_t v_t [ u_t clipped_policy_loss(lp_t, old_t, A_t) + kl_weight kl(lp_t, ref_t) - entropy_weight H_t ]
+        L_t = m_t { v_t [ u_t clipped_policy_loss(lp_t, old_t, A_t) + kl_weight kl(lp_t, ref_t) ] - entropy_weight H_t }
 
-    The defaults are the GRPO++ of Teacher-Guided Policy Optimization: no KL, v = u = 1.
+    The entropy bonus has no v_t: it is a mean over tokens in every method (`GRPO.policy_options`). The defaults are the
+    GRPO++ of Teacher-Guided Policy Optimization: no KL, v = u = 1.
 
     Args:
         per_sequence: v_t = 1/|y_i|, else v_t = 1. With the number of episodes as the step's denominator every response
@@ -115,14 +116,14 @@ class PolicyLoss(TokenLoss):
 
     def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
         """`policy`, and `reference_kl` and `entropy` where they have a weight."""
-        parts = {"policy": self.policy_term(logprobs[:, 0], rows)}
+        parts = {"policy": self.weighed(self.policy_term(logprobs[:, 0], rows), rows)}
         if self.kl_weight != 0.0 and self.kl_as == "loss":
             reference, known = self.reference(rows)
             kl = kl_estimate(logprobs[:, 0], reference, self.kl_estimator)
-            parts["reference_kl"] = self.kl_weight * known * kl
+            parts["reference_kl"] = self.weighed(self.kl_weight * known * kl, rows)
         if entropy is not None and self.entropy_weight != 0.0:
             parts["entropy"] = -self.entropy_weight * entropy
-        return {name: rows.mask * self.weighed(values, rows) for name, values in parts.items()}
+        return {name: rows.mask * values for name, values in parts.items()}
 
     def weighed(self, values: Tensor, rows: TokenRows) -> Tensor:
         """(N,) v_t times the values: over the length of the response with `per_sequence`."""
@@ -233,14 +234,18 @@ class SoftGuidedPolicyLoss(GuidedPolicyLoss):
         L_t = L_pg,t + guidance_weight m^T_t sum_{v in K_t} q~(v) [ log q~(v) - log p~(v) ]
 
     q~ and p~ are the teacher's and the policy's probabilities on K_t, each divided by its sum there. The authors' later
-    code has it with k in 5, 20, 100, as the cross-entropy, which differs by a constant.
+    code has it with k in 5, 20, 100, as the cross-entropy, which differs by a constant. The rows have the policy's
+    log-probabilities at the sampling temperature and the teacher's at 1. On K_t, renormalised, the teacher's at
+    `temperature` are the softmax of log q(v) / temperature, so that both are of one temperature.
     """
+
+    temperature: float = 1.0
 
     targets: ClassVar[tuple[str, ...]] = ("teacher.topk_ids",)  # k columns, the likeliest first
     fields: ClassVar[tuple[str, ...]] = ("teacher.topk_logprobs",)
 
     def guidance(self, logprobs: Tensor, rows: TokenRows) -> Tensor:
-        teacher = rows.extra["teacher.topk_logprobs"]  # (N, k)
+        teacher = rows.extra["teacher.topk_logprobs"] / self.temperature  # (N, k), but for a constant of each row
         return topk_guidance_loss(logprobs[:, 1:], teacher.to(logprobs.dtype), rows.target_mask[:, 1:])
 
 

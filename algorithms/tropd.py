@@ -13,6 +13,7 @@ from tgpo_ray.config import (
     NonNegativeFloat,
     Positive,
     PositiveFloat,
+    RunView,
     Share,
     TraceFileConfig,
     named,
@@ -38,7 +39,8 @@ class TrOPDTrainingConfig(RatioTrainingConfig):
     """`training` of TrOPD: the authors' 200 iterations of 128 x 4."""
 
     unread = (
-        "clip_low", "clip_high", "dual_clip", "loss_aggregation", "kl_weight", "importance", *REWARD_SHAPING
+        "clip_low", "clip_high", "dual_clip", "loss_aggregation", "kl_weight", "kl_estimator", "kl_as", "importance",
+        "importance_cap", *REWARD_SHAPING,
     )  # fmt: skip
 
     num_iterations: Positive = Field(default=200, description="Iterations: sample, score, update, sync weights.")
@@ -50,6 +52,8 @@ class TrOPDTrainingConfig(RatioTrainingConfig):
 
 class TrustConfig(RatioConfig):
     """`guidance` of TrOPD."""
+
+    unread = ("max_unmapped_share",)
 
     weight: NonNegativeFloat = Field(default=1.0, description="What the term on the policy's tokens is multiplied by.")
     gate: Literal["bernoulli", "expected", "threshold"] = Field(
@@ -68,6 +72,13 @@ class TrustConfig(RatioConfig):
         description="Part of a trace that a response begins with at first; falls to 0 by a half cosine. Above 0 needs "
         "`traces.path`.",
     )
+
+    def rules(self, run: RunView) -> Iterator[str]:
+        yield from super().rules(run)
+        if self.gate != "threshold":
+            yield from self.without_use("threshold", needs=f"guidance.gate threshold, got {self.gate}")
+        if self.outliers == "mask":
+            yield from self.without_use("top_k", needs="guidance.outliers forward_kl, got mask")
 
 
 class TrOPDConfig(TaughtConfig):

@@ -19,7 +19,8 @@ class PromptOptions(Options):
 
     prompt: str = "plain"
     """`plain` (text to continue), `think` (the paper's: system paragraph, problem, an opened `<think>`), `chat`
-    (messages for the model's chat template), or a text with `{problem}` in it."""
+    (messages for the model's chat template), `qwen_math`, `r1` or `prime_zero` (those of released checkpoints), or a
+    text with `{problem}` in it."""
     system_prompt: str | None = None
     """Replaces the system paragraph of the style. "" means none, also none of the chat template's own."""
     format_gate: bool | None = None

@@ -4,6 +4,7 @@ plain   text that a base model can continue
 think   system paragraph, problem, and an opened `<think>` section, as text (Teacher-Guided Policy Optimization,
         appendix B.2, reworded). The response starts inside the thought
 chat    messages, which the runner renders with the model's chat template
+qwen_math, r1, prime_zero   what released checkpoints were trained with (checkpoint_prompts.py)
 other   a template of the user's own that contains `{problem}`
 """
 
@@ -13,13 +14,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .base import Message, Problem
+from .checkpoint_prompts import CHECKPOINT_PROMPTS, FIELD
 from .conversations import Prompt, text_of, with_system
 from .format_gate import OPEN, thought_begun
 from .hints import nearest
 
-STYLES = ("plain", "think", "chat")
+STYLES = ("plain", "think", "chat", *CHECKPOINT_PROMPTS)
 THINK_OPEN = f"{OPEN}\n"
-FIELD = "{problem}"
 
 ANSWER_INSTRUCTION = r"Reason step by step, and put your final answer within \boxed{}."
 
@@ -53,7 +54,7 @@ class PromptTemplate:
     @property
     def opens_thought(self) -> bool:
         r"""True where the style ends in `<think>`, so that the response starts inside the thought."""
-        return self.prompt == "think" or thought_begun(self.prompt) == OPEN
+        return self.prompt == "think" or thought_begun(self._template) == OPEN
 
     def problem(self, text: str, answer: str, /, **extra: Any) -> Problem:
         """A problem whose prompt is made of `text`; `extra` is what the verifier needs besides the answer."""
@@ -83,7 +84,11 @@ class PromptTemplate:
             return f"{self._paragraph(THINK_SYSTEM)}User: {problem}\n\nAssistant: {THINK_OPEN}"
         if self.prompt == "chat":
             return f"{problem}\n\n{ANSWER_INSTRUCTION}"
-        return self._paragraph() + self.prompt.replace(FIELD, problem)  # not str.format: \boxed{} has braces too
+        return self._paragraph() + self._template.replace(FIELD, problem)  # not str.format: \boxed{} has braces too
+
+    @property
+    def _template(self) -> str:
+        return CHECKPOINT_PROMPTS.get(self.prompt, self.prompt)
 
     def messages(self, problem: str) -> tuple[Message, ...] | None:
         """System and user messages for `chat`, else None.

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from tgpo_ray.algorithms.grpo import GRPO
 from tgpo_ray.algorithms.grpo_config import GRPOFamilyConfig
-from tgpo_ray.algorithms.policy_options import policy_options
 from tgpo_ray.algorithms.taught import Taught
 from tgpo_ray.algorithms.taught_config import TaughtConfig, TeacherTermConfig
 from tgpo_ray.algorithms.token_losses import GuidedPolicyLoss
@@ -64,5 +63,5 @@ class Rescue(Taught[RescueConfig], GRPO[RescueConfig]):
         return not any(info.outcome == "correct" for info in group.infos)
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        options, focus = policy_options(self.config.training), self.config.guidance.focus
+        options, focus = self.policy_options(groups), self.config.guidance.focus
         return RescueLoss(**options, guidance_weight=self.guidance_weight, focus=focus)

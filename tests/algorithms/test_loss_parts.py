@@ -101,6 +101,9 @@ def test_a_micro_batch_without_episodes_or_without_answers_has_finite_figures(na
     output = token_loss_pass(head, hidden, batch.rows, loss, teacher_head=HeadWeights(torch.randn(30, TEACHER_WIDTH)))
     totals = [total for total, _ in loss.metrics(output.logprobs, output.entropy, output.rows).values()]
     assert np.isfinite([float(total) for total in (output.loss.detach(), *totals)]).all()
+    # (N, 1) beside (N,) would make (N, N), 144 MB at 6,000 rows
+    parts = loss.parts(output.logprobs, output.entropy, output.rows)
+    assert {values.shape for values in parts.values()} <= {output.rows.mask.shape}
 
 
 def test_a_loss_without_parts_reports_its_total():

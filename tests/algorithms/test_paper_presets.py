@@ -67,7 +67,8 @@ def guidance(**values: Any) -> dict[str, Any]:
     return {f"guidance.{key}": value for key, value in values.items()}
 
 
-TRACES = {"traces.path": "openr1_math_traces.jsonl"}
+VERIFIED = "openr1_math_35k.jsonl"  # prompts and traces: what `tgpo-ray data prepare openr1-46k --verified` writes
+TRACES = {"traces.path": VERIFIED}
 RATIO = GRPO_PLUS_PLUS | guidance(decay=0.0, mask_teacher_at_eos=True) | {"teachers.default.path": QWEN3}
 RKL = RATIO | guidance(weight=1.0, discount=0.0)
 KDRL = (
@@ -143,6 +144,10 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "rkl": ("RKL", RKL),
     "op_distill": (
         "OPDistill",
+        RKL | training(old_logprobs="sampler", entropy_weight=0.0, token_sum=False),
+    ),
+    "op_distill_tinker": (
+        "OPDistill",
         RKL
         | training(groups_per_iteration=512, group_size=4, updates_per_iteration=1, old_logprobs="sampler")
         | training(lr=5e-5, entropy_weight=0.0, token_sum=False),
@@ -162,7 +167,18 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "LUFFY",
         LUFFY | training(loss_aggregation="constant", ratio_clip=False, trace_loss="shaped", shaping_gamma=0.1),
     ),
-    "rl_plus_sft": ("LUFFY", LUFFY | training(ratio_clip=True, trace_loss="nll")),
+    "luffy_standardized": (
+        "LUFFY",
+        LUFFY
+        | training(loss_aggregation="constant", ratio_clip=False, trace_loss="shaped", shaping_gamma=0.1)
+        | training(standardize_advantages=True, trace_in_mean=True),
+    ),
+    "rl_plus_sft": (
+        "LUFFY",
+        LUFFY
+        | training(group_size=9, ratio_clip=True, trace_loss="nll")
+        | training(standardize_advantages=True, trace_in_mean=False),
+    ),
     "prime": (
         "PRIME",
         GRPO_PLUS_PLUS
@@ -175,7 +191,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         "GKD",
         training(groups_per_iteration=128, group_size=1, updates_per_iteration=1, lr=1e-5, on_policy_share=0.5)
         | guidance(weight=1.0, beta=0.5)
-        | {"env_runners.temperature": 0.9, "teachers.default.path": QWEN3, "traces.path": "openr1_math_traces.jsonl"},
+        | {"env_runners.temperature": 0.9, "teachers.default.path": QWEN3, **TRACES},
     ),
     "minillm": (
         "MiniLLM",
@@ -190,7 +206,12 @@ SFT = {
     "training.batch_size": 64,
     "training.lr": 5e-5,
     "training.warmup_ratio": 0.1,
+    "training.lr_schedule": "cosine",
+    "training.lr_end": 0.1,
+    "training.weight_decay": 0.0,
+    "training.betas": (0.9, 0.95),
     "data.max_tokens": 16384,
+    "data.path": VERIFIED,
 }
 
 
@@ -200,7 +221,8 @@ def load(size: str, name: str) -> Any:
 
 def value_of(config: Any, key: str) -> Any:
     for part in key.split("."):
-        config = config[part] if hasattr(config, "__getitem__") else getattr(config, part)
+        place = int(part) if part.isdigit() else part
+        config = config[place] if hasattr(config, "__getitem__") else getattr(config, part)
     return config
 
 
@@ -216,7 +238,20 @@ def test_a_preset_says_what_its_source_says(size, name):
     assert config.algorithm == algorithm
     assert_says(config, expected | {"model.path": SIZES[size]})
     assert config.envs[0].id == "tgpo/Math-v0" and config.envs[0].kwargs["prompt"] == "think"
-    assert config.envs[0].kwargs.get("format_gate", True) is not name.startswith("simplerl")
+    assert config.envs[0].kwargs["path"] == VERIFIED
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", PRESETS)
+def test_held_out_sets_are_scored_as_training_is(size, name):
+    """SimpleRL-Zero has no gate on the format, the others have one."""
+    config = load(size, name)
+    shared = getattr(config.evaluation, "kwargs", {})  # of all sets, where a run has any
+    gates = {
+        env.kwargs.get("format_gate", shared.get("format_gate", True))
+        for env in [*config.envs, *config.evaluation.envs]
+    }
+    assert gates == {not name.startswith("simplerl")}
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -224,9 +259,10 @@ def test_sft_has_the_papers_settings(size):
     assert_says(load(size, "sft"), SFT | {"model.path": SIZES[size]})
 
 
-def test_the_in_family_teacher_has_the_positions_that_it_needs():
-    config = load("1.5b", "tgpo_annealing_in_family")
-    assert_says(config, ANNEALED | {"teachers.default.path": "Qwen/Qwen2.5-Math-7B"})
+@pytest.mark.parametrize(("name", "expected"), [("tgpo_annealing_in_family", ANNEALED), ("rkl_in_family", RKL)])
+def test_the_in_family_teacher_has_the_positions_that_it_needs(name, expected):
+    config = load("1.5b", name)
+    assert_says(config, expected | {"teachers.default.path": "Qwen/Qwen2.5-Math-7B"})
     teacher, runners = config.teachers["default"], config.env_runners
     assert teacher.hf_overrides["max_position_embeddings"] > runners.max_prompt_tokens + runners.max_response_tokens
 
@@ -234,6 +270,20 @@ def test_the_in_family_teacher_has_the_positions_that_it_needs():
 @pytest.mark.parametrize("path", sorted(PAPER.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_preset_breaks_no_rule_and_needs_no_hub(path):
     assert AlgorithmConfig.from_yaml(path).problems() == []
+
+
+@pytest.mark.parametrize("path", sorted(PAPER.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_the_command_in_the_header_names_keys_of_the_preset(path):
+    """With a path of the user's for each `...` it makes a configuration, and it names every file that is read."""
+    command = next(line for line in path.read_text().splitlines() if line.startswith("#   python"))
+    words = command.removeprefix("#   python -m tgpo_ray.train ").split()
+    assert words[0] == path.relative_to(PAPER.parents[1]).as_posix()
+    overrides = [word.replace("...", "/data/mine.jsonl") for word in words[1:]]
+    config = AlgorithmConfig.from_yaml(path, overrides=overrides)
+    named = {key.partition("=")[0] for key in overrides}
+    assert {value_of(config, key) for key in named} == {"/data/mine.jsonl"}
+    has = {key for key in ("data.path", "traces.path") if hasattr(config, key.partition(".")[0])}
+    assert has | {f"envs.{i}.kwargs.path" for i in range(len(config.envs))} <= named
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tgpo_ray.envs.checkpoint_prompts import CHECKPOINT_PROMPTS, FIELD
 from tgpo_ray.envs.prompts import STYLES, THINK_SYSTEM, PromptTemplate
 
 
@@ -48,7 +49,25 @@ def test_only_prompts_that_end_in_think_open_the_thought():
         "plain": False,
         "think": True,
         "chat": False,
+        "qwen_math": False,
+        "r1": True,
+        "prime_zero": False,
     }
+
+
+@pytest.mark.parametrize("style", CHECKPOINT_PROMPTS)
+def test_the_prompt_of_a_checkpoint_is_text_with_the_problem_in_it_once(style):
+    template = PromptTemplate(style)
+    text = template.text("1+{1}")
+    assert text.count("1+{1}") == 1 and FIELD not in text and template.messages("?") is None
+    assert text == CHECKPOINT_PROMPTS[style].replace(FIELD, "1+{1}")
+
+
+def test_the_prompt_of_a_qwen_checkpoint_is_what_its_chat_template_makes():
+    assert PromptTemplate("qwen_math").text("1+1?") == (
+        "<|im_start|>system\nPlease reason step by step, and put your final answer within \\boxed{}.<|im_end|>\n"
+        "<|im_start|>user\n1+1?<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_an_unknown_style_names_the_nearest():

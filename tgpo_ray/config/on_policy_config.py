@@ -101,6 +101,8 @@ class TrainingConfig(OptimizerConfig):
             yield (
                 f"training.group_size: must be >= 2, got {self.group_size}: one episode has no group to compare with"
             )
+        if not self.dynamic_sampling:
+            yield from self.without_use("max_sampling_rounds", needs="training.dynamic_sampling true, got false")
         if self.dynamic_sampling and self.group_size < 2:
             yield "training.dynamic_sampling: needs group_size >= 2, got 1: the rewards of one episode are always equal"
 

@@ -79,6 +79,14 @@ class Section(Strict):
         """Yields a line for each rule that this section breaks, by itself or with the rest of `run`."""
         yield from ()
 
+    def without_use(self, *keys: str, needs: str) -> Iterator[str]:
+        """Yields a line for each of these keys that was given a value, which nothing reads unless `needs` is true."""
+        place = ".".join(place_of(self)[1])
+        for key in keys:
+            value = getattr(self, key)
+            if value != type(self).model_fields[key].default:
+                yield f"{place}.{key}: needs {needs}; nothing reads {value!r}: leave {key} out"
+
     def facts(self, run: RunView) -> dict[str, str]:
         """Returns the lines of `tgpo-ray plan` about this section, by name."""
         return {}
