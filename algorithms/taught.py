@@ -119,7 +119,7 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
             )
         return metrics | {
             "guidance/unmapped": unmapped,
-            "guidance/unguided_episodes": sum(len(group.infos) for group in unguided)
+            "guidance/unguided_episodes": sum(len(group.infos) for group in unguided if self.asks_teacher(group))
             / sum(len(group.infos) for group in self.sampled),
         }
 

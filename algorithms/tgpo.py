@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from tgpo_ray.config import named, section
 
+from .gate_config import DIAGNOSTICS, GateConfig, merged
 from .grpo import GRPO
 from .grpo_config import GRPOFamilyConfig
 from .policy_options import policy_options
 from .taught import Taught, num_tokens
-from .taught_config import TaughtConfig, TeacherTermConfig
+from .taught_config import TaughtConfig
 from .token_losses import GuidedPolicyLoss, SoftGuidedPolicyLoss
 
 if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
+    from tgpo_ray.guidance import Gate
     from tgpo_ray.kernels import TokenLoss
 
 
-class GuidanceConfig(TeacherTermConfig):
-    """`guidance`: the teacher's term of the loss, w_t * -log pi(teacher's token)."""
+class GuidanceConfig(GateConfig):
+    """`guidance`: the teacher's term of the loss, w_t * g_t * -log pi(teacher's token)."""
 
     label: Literal["argmax", "sample", "topk"] = Field(
         default="argmax",
@@ -58,17 +61,27 @@ class TGPOConfig(GRPOFamilyConfig, TaughtConfig):
 class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
     """Teacher-Guided Policy Optimization (arXiv 2605.13230), Eq. 3, 4 and 6.
 
-        L = L_GRPO + w_t / Z sum_it m^T_it [ -log pi(y^T_it | x_i, y_i<t) ],   w_t = max(w - decay * t, minimum)
+        L = L_GRPO + w_t / Z sum_it g_it m^T_it [ -log pi(y^T_it | x_i, y_i<t) ],   w_t = max(w - decay t, minimum)
 
     y^T_it is the teacher's argmax. `guidance.label: sample` draws it from the teacher at temperature 1, which makes the
     expected guidance gradient that of the forward KL. `topk` takes that KL on the teacher's `guidance.top_k` tokens.
+    g_it is the factor of `guidance.gate`, 1 without one. Groups that a gate shuts wholly are not sent to the teacher.
     """
 
     config_class = TGPOConfig
 
     def wanted(self) -> set[str]:
         guidance = self.config.guidance
-        return {f"topk:{guidance.top_k}" if guidance.label == "topk" else guidance.label}
+        label = f"topk:{guidance.top_k}" if guidance.label == "topk" else guidance.label
+        return merged({label, *guidance.asked()})
+
+    def asks_teacher(self, group: SampledGroup) -> bool:
+        """Whether the gate may be open in this group, as far as its rewards say it."""
+        return self.gate is None or not self.gate.shuts(group.success)
+
+    @cached_property
+    def gate(self) -> Gate | None:
+        return self.config.guidance.build_gate()
 
     @property
     def needs_batch(self) -> bool:
@@ -77,15 +90,17 @@ class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
         return self.guidance_weight > 0.0 and units != ("token", "token")
 
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
-        weight, guidance, options = self.guidance_weight, self.config.guidance, policy_options(self.config.training)
+        weight, guidance = self.guidance_weight, self.config.guidance
+        policy = policy_options(self.config.training)
         if weight == 0.0:  # no teacher was called, so the rows have no teacher tokens
             return super().loss(groups)
+        teacher: dict[str, Any] = {"gate": self.gate, "diagnostics": DIAGNOSTICS[guidance.diagnostics]}
         kind = SoftGuidedPolicyLoss if guidance.label == "topk" else GuidedPolicyLoss
         if guidance.normalization == "sequence":
             # Over 1/|y_i|, this makes guidance a mean over responses under the step's denominator.
             mean_length = self.denominator(groups) / sum(len(group.infos) for group in groups)
-            return kind(**options, guidance_weight=weight, normalization="sequence", mean_length=mean_length)
+            return kind(**policy, **teacher, guidance_weight=weight, normalization="sequence", mean_length=mean_length)
         if self.config.training.loss_aggregation != "token":
             # The step divides by its own denominator: this factor takes that out of guidance and divides by Z.
             weight *= self.denominator(groups) / num_tokens(groups)
-        return kind(**options, guidance_weight=weight)
+        return kind(**policy, **teacher, guidance_weight=weight)
