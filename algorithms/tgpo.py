@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 class GuidanceConfig(GateConfig):
     """`guidance`: the teacher's term of the loss, w_t * g_t * -log pi(teacher's token)."""
+
+    schedules: ClassVar[tuple[str, ...]] = (*GateConfig.schedules, "balanced")
 
     label: Literal["argmax", "sample", "topk"] = Field(
         default="argmax",
@@ -49,6 +51,12 @@ class TGPOConfig(GRPOFamilyConfig, TaughtConfig):
 
     def rules(self) -> Iterator[str]:
         yield from super().rules()
+        units = (self.training.loss_aggregation, self.guidance.normalization)
+        if self.guidance.schedule == "balanced" and units != ("token", "token"):
+            yield (
+                f"guidance.schedule: balanced compares means over tokens, got training.loss_aggregation {units[0]} and "
+                f"guidance.normalization {units[1]}: write token for both"
+            )
         served = [name for name, teacher in self.teachers.items() if teacher.backend == "remote"]
         if self.guidance.label == "sample":
             for name in served:

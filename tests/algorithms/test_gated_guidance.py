@@ -11,7 +11,16 @@ import pytest
 import torch
 
 from tests.algorithms.driver_parts import config_of, without_actors
-from tests.algorithms.oracles import LOG_Q, SAMPLED, P, one_hot, one_position, random_logits, random_rows, through_kernel
+from tests.algorithms.oracles import (
+    LOG_Q,
+    SAMPLED,
+    P,
+    one_hot,
+    one_position,
+    random_logits,
+    random_rows,
+    through_kernel,
+)
 from tests.core.learners.learner_cases import episode, spec_of
 from tests.episodes import random_episode
 from tgpo_ray.algorithms.gate_config import DIAGNOSTICS, merged

@@ -1,5 +1,6 @@
 """Guidance by a teacher, for any environment and any RL trainer. Only torch and numpy are needed."""
 
+from tgpo_ray.guidance.adaptive import AdaptiveSchedule, BalancedWeight, PlateauWeight
 from tgpo_ray.guidance.advantage import Signal, guidance_advantage
 from tgpo_ray.guidance.alignment import TextAlignment
 from tgpo_ray.guidance.diagnostics import (
@@ -69,6 +70,8 @@ from tgpo_ray.guidance.vocabulary import VocabularyMap
 __all__ = [
     "GATES",
     "UNREADABLE_LOGPROB",
+    "AdaptiveSchedule",
+    "BalancedWeight",
     "CallableWeight",
     "ConstantWeight",
     "CosineDecay",
@@ -78,6 +81,7 @@ __all__ = [
     "GuidanceBatch",
     "GuidanceWeight",
     "LinearDecay",
+    "PlateauWeight",
     "Schedule",
     "Signal",
     "TextAlignment",
