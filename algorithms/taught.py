@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tgpo_ray.driver import OnPolicyAlgorithm
+from tgpo_ray.guidance import AdaptiveSchedule, BalancedWeight
 
 if TYPE_CHECKING:
     from tgpo_ray.driver import Metrics
@@ -21,7 +22,8 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
     """An algorithm whose teachers score the groups while the scheduled weight of their term is above 0.
 
     w_t is constant over the updates of iteration t, counted from 0. At w_t = 0 no teacher is called. Once it stays 0,
-    the teachers started here end, and their resources return to the cluster.
+    the teachers started here end, and their resources return to the cluster. An adaptive schedule observes the metrics
+    of each iteration and of each evaluation, and a checkpoint has its state.
 
     A method defines the answers that it needs (`wanted`), the groups that it needs them for (`asks_teacher`), and their
     place in its loss.
@@ -82,6 +84,39 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
                 f"guidance: w = 0 after iteration {self.sampling_iteration}; the teachers' resources return", flush=True
             )
 
+    def training_step(self) -> Metrics:
+        metrics = super().training_step()
+        self._observe(self.iteration, metrics)
+        return metrics
+
+    def evaluate(self) -> tuple[Metrics, list[SampledGroup]]:
+        metrics, groups = super().evaluate()
+        self._observe(self.iteration, metrics)
+        return metrics, groups
+
+    def _observe(self, iteration: int, metrics: Metrics) -> None:
+        if isinstance(self.schedule, AdaptiveSchedule):
+            self.schedule.observe(iteration, metrics)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The driver's state, with that of an adaptive schedule."""
+        state = super().state_dict()
+        if isinstance(self.schedule, AdaptiveSchedule):
+            state["schedule"] = {"name": self.config.guidance.schedule, "state": self.schedule.state_dict()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes to a saved state. A schedule that the checkpoint does not know begins at its first weight."""
+        super().load_state_dict(state)
+        if not isinstance(self.schedule, AdaptiveSchedule):
+            return
+        saved, name = state.get("schedule"), self.config.guidance.schedule
+        if saved is not None and saved["name"] == name:
+            self.schedule.load_state_dict(saved["state"])
+        else:
+            print(f"guidance: the checkpoint has no state of schedule {name}, which begins anew", flush=True)
+            self.schedule = self.config.guidance.build_schedule(self.num_iterations)
+
     # ---- scoring
 
     def scorers(self) -> list[TeacherGroup]:
@@ -104,6 +139,8 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
             RuntimeError: the policy's vocabulary lacks more than `guidance.max_unmapped_share` of the teacher's tokens.
         """
         metrics = super().check_metrics(metrics) | {"guidance/weight": self.guidance_weight}
+        if isinstance(self.schedule, BalancedWeight):
+            metrics |= self.schedule.metrics()
         if "guidance/coverage" not in metrics:
             return metrics
         unguided = [group for group in self.sampled if "teacher" not in group.guidance]
@@ -119,7 +156,7 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
             )
         return metrics | {
             "guidance/unmapped": unmapped,
-            "guidance/unguided_episodes": sum(len(group.infos) for group in unguided)
+            "guidance/unguided_episodes": sum(len(group.infos) for group in unguided if self.asks_teacher(group))
             / sum(len(group.infos) for group in self.sampled),
         }
 

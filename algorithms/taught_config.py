@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
+from pydantic_core import PydanticKnownError
 
 from tgpo_ray.config import (
     NonNegativeFloat,
@@ -18,7 +19,7 @@ from tgpo_ray.config import (
 )
 
 if TYPE_CHECKING:
-    from tgpo_ray.guidance import ConstantWeight, CosineDecay, LinearDecay
+    from tgpo_ray.guidance import Schedule
 
 
 # A method whose teacher only scores the policy's tokens, or sends hidden states, lists these keys as `unread`.
@@ -29,36 +30,53 @@ class TeacherTermConfig(Section):
     """`guidance` of every method: a weight over time, and a rule for tokens that the policy lacks."""
 
     unread: ClassVar[tuple[str, ...]] = ()  # inherited keys that mean nothing to the method
+    schedules: ClassVar[tuple[str, ...]] = ("linear", "constant", "cosine", "plateau")
 
     weight: NonNegativeFloat = Field(default=2e-3, description="w at the first iteration.")
     decay: NonNegativeFloat = Field(default=0.0, description="Linear schedule: what w loses at each iteration.")
     minimum: NonNegativeFloat = Field(
         default=0.0, description="Linear schedule: least w; at w = 0 the teacher is not called."
     )
-    schedule: Literal["linear", "constant", "cosine"] = Field(
-        default="linear", description="linear: minus decay each iteration; cosine: to 0 over num_iterations."
+    schedule: str = Field(
+        default="linear",
+        description="linear: minus decay each iteration; constant; cosine: to 0 over num_iterations; plateau: falls "
+        "when the held-out reward stops rising; balanced (TGPO): holds its gradient's ratio to the policy loss's; or a "
+        "function of your own as my_pkg.mod:my_schedule.",
+    )
+    schedule_options: dict[str, Any] = Field(
+        default_factory=dict, description="Options of schedule plateau, balanced, or of your own."
     )
     unmapped: Literal["mask", "first_piece"] = Field(
         default="mask", description="A teacher token that the policy lacks: no guidance there, or its first piece."
     )
     max_unmapped_share: Share = Field(default=0.05, description="The run fails above this share of unmapped tokens.")
 
-    def build_schedule(self, num_iterations: int) -> ConstantWeight | LinearDecay | CosineDecay:
-        """Returns the callable step -> w, the step counted from 0."""
-        from tgpo_ray.guidance import ConstantWeight, CosineDecay, LinearDecay  # imports torch
+    @field_validator("schedule")
+    @classmethod
+    def _is_known(cls, name: str) -> str:
+        if name in cls.schedules or ":" in name:
+            return name
+        expected = ", ".join(map(repr, cls.schedules)) + " or an import path such as 'my_pkg.mod:my_schedule'"
+        raise PydanticKnownError("literal_error", {"expected": expected})
 
-        if self.schedule == "constant":
-            return ConstantWeight(self.weight)
-        if self.schedule == "cosine":
-            return CosineDecay(self.weight, num_iterations)
-        return LinearDecay(self.weight, self.decay, self.minimum)
+    def build_schedule(self, num_iterations: int) -> Schedule:
+        """Returns the callable step -> w, the step counted from 0.
+
+        Raises:
+            ValueError: an option is wrong, or the function cannot be imported. The message names the key.
+        """
+        from .weight_schedules import build_schedule  # imports torch
+
+        return build_schedule(self, num_iterations)
 
     def rules(self, run: RunView) -> Iterator[str]:
+        try:
+            self.build_schedule(max(1, run.num_iterations or 0))
+        except ValueError as error:
+            yield str(error)
         for key, value in (("decay", self.decay), ("minimum", self.minimum)):
             if value > 0 and self.schedule != "linear":
                 yield f"guidance.{key}: belongs to schedule linear, got {value:g} with {self.schedule}; write 0"
-        if self.minimum > self.weight:
-            yield f"guidance.minimum: must be <= guidance.weight ({self.weight:g}), got {self.minimum:g}"
         needs = f"a method that learns the teacher's own tokens, got {run.algorithm_path}"
         yield from self.without_use(*self.unread, needs=needs)
 
@@ -101,6 +119,8 @@ class TaughtConfig(OnPolicyConfig):
         if not names:
             yield f"teachers: required: {self.algorithm_path} learns from one; write teacher: {{path: folder or id}}"
             return
+        if self.guidance.schedule == "plateau" and not (self.evaluation.envs and self.evaluation.every):
+            yield "guidance.schedule: plateau follows evaluations: name evaluation.envs, and set evaluation.every"
         for index, env in enumerate(self.envs):
             if env.teacher not in names:
                 yield f"envs.{index}.teacher: no teacher named {env.teacher!r}; `teachers` has {', '.join(names)}"

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from tgpo_ray.config import RunView, named, section
 
+from .gate_config import DIAGNOSTICS, GateConfig, merged
 from .grpo import GRPO
 from .grpo_config import GRPOFamilyConfig
 from .taught import Taught
-from .taught_config import TaughtConfig, TeacherTermConfig
+from .taught_config import TaughtConfig
 from .token_losses import GuidedPolicyLoss, SoftGuidedPolicyLoss
 
 if TYPE_CHECKING:
     from tgpo_ray.episode import SampledGroup
+    from tgpo_ray.guidance import Gate
     from tgpo_ray.kernels import TokenLoss
 
 
-class GuidanceConfig(TeacherTermConfig):
-    """`guidance`: the teacher's term of the loss, w_t * -log pi(teacher's token)."""
+class GuidanceConfig(GateConfig):
+    """`guidance`: the teacher's term of the loss, w_t * g_t * -log pi(teacher's token)."""
+
+    schedules: ClassVar[tuple[str, ...]] = (*GateConfig.schedules, "balanced")
 
     label: Literal["argmax", "sample", "topk"] = Field(
         default="argmax",
@@ -57,6 +61,12 @@ class TGPOConfig(GRPOFamilyConfig, TaughtConfig):
 
     def rules(self) -> Iterator[str]:
         yield from super().rules()
+        units = (self.training.loss_aggregation, self.guidance.normalization)
+        if self.guidance.schedule == "balanced" and units != ("token", "token"):
+            yield (
+                f"guidance.schedule: balanced compares means over tokens, got training.loss_aggregation {units[0]} and "
+                f"guidance.normalization {units[1]}: write token for both"
+            )
         served = [name for name, teacher in self.teachers.items() if teacher.backend == "remote"]
         if self.guidance.label == "sample":
             for name in served:
@@ -69,18 +79,28 @@ class TGPOConfig(GRPOFamilyConfig, TaughtConfig):
 class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
     """Teacher-Guided Policy Optimization (arXiv 2605.13230), Eq. 3, 4 and 6.
 
-        L = L_GRPO + w_t / Z sum_it m^T_it [ -log pi(y^T_it | x_i, y_i<t) ],   w_t = max(w - decay * t, minimum)
+        L = L_GRPO + w_t / Z sum_it g_it m^T_it [ -log pi(y^T_it | x_i, y_i<t) ],   w_t = max(w - decay t, minimum)
 
     y^T_it is the teacher's argmax. `guidance.label: sample` draws it from the teacher at temperature 1, which makes the
     expected guidance gradient that of the forward KL. `topk` takes that KL on the teacher's `guidance.top_k` tokens, of
-    both models at the sampling temperature.
+    both models at the sampling temperature. g_it is the factor of `guidance.gate`, 1 without one. Groups that a gate
+    shuts wholly are not sent to the teacher.
     """
 
     config_class = TGPOConfig
 
     def wanted(self) -> set[str]:
         guidance = self.config.guidance
-        return {f"topk:{guidance.top_k}" if guidance.label == "topk" else guidance.label}
+        label = f"topk:{guidance.top_k}" if guidance.label == "topk" else guidance.label
+        return merged({label, *guidance.asked()})
+
+    def asks_teacher(self, group: SampledGroup) -> bool:
+        """Whether the gate may be open in this group, as far as its rewards say it."""
+        return self.gate is None or not self.gate.shuts(group.success)
+
+    @cached_property
+    def gate(self) -> Gate | None:
+        return self.config.guidance.build_gate()
 
     @property
     def needs_batch(self) -> bool:
@@ -92,11 +112,12 @@ class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
         weight, guidance, options = self.guidance_weight, self.config.guidance, self.policy_options(groups)
         if weight == 0.0:  # no teacher was called, so the rows have no teacher tokens
             return super().loss(groups)
+        teacher: dict[str, Any] = {"gate": self.gate, "diagnostics": DIAGNOSTICS[guidance.diagnostics]}
         kind = GuidedPolicyLoss
         if guidance.label == "topk":
             kind = partial(SoftGuidedPolicyLoss, temperature=self.config.env_runners.temperature)
         if guidance.normalization == "sequence":
             # Over 1/|y_i|, this makes guidance a mean over responses under the step's denominator.
             mean_length = self.denominator(groups) / sum(len(group.infos) for group in groups)
-            return kind(**options, guidance_weight=weight, normalization="sequence", mean_length=mean_length)
-        return kind(**options, guidance_weight=weight * self.per_token(groups))
+            return kind(**options, **teacher, guidance_weight=weight, normalization="sequence", mean_length=mean_length)
+        return kind(**options, **teacher, guidance_weight=weight * self.per_token(groups))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tgpo_ray.episode import ORIGIN_POLICY, ORIGIN_TEACHER
-from tgpo_ray.guidance import GuidanceBatch, diagnostic_sums, guidance_loss, topk_guidance_loss
+from tgpo_ray.guidance import Gate, GateInputs, GuidanceBatch, diagnostic_sums, guidance_loss, topk_guidance_loss
 from tgpo_ray.kernels import TokenLoss, TokenRows
 
 from .losses import (
@@ -30,6 +30,7 @@ Importance = Literal["none", "truncated", "sequence"]
 
 SAMPLER = "episode.old_logprobs"  # the log-probs that the engine reported when it sampled
 REFERENCE = "reference.teacher_logprobs"  # not a number where the reference did not answer
+GATE = "gate"  # what a gate that needs whole responses has computed before
 
 
 @dataclass(frozen=True)
@@ -188,18 +189,23 @@ class PolicyLoss(TokenLoss):
 class GuidedPolicyLoss(PolicyLoss):
     """TGPO: `PolicyLoss` plus guidance towards the teacher's tokens on the policy's own responses.
 
-        L_t = L_pg,t + guidance_weight m^T_t [ -log pi(y^T_t | x, y_<t) ]
+        L_t = L_pg,t + guidance_weight g_t m^T_t [ -log pi(y^T_t | x, y_<t) ]
 
     Teacher-Guided Policy Optimization, Eq. 4 and 6, with the guidance subtracted from the objective. The paper prints
     the other sign, and its code subtracts. Guidance is on all guided tokens of all responses, without ratio, advantage
     or clip. `normalization="sequence"` is Eq. 3 as printed. Each response then weighs the same, by the factor
     mean_length / |y_i|, where `mean_length` is the step's denominator for each response of the batch, Z / B under a
     token mean. The authors ran "token".
+
+    g_t is the factor of the `gate`, without gradient, and 1 without one. No denominator has it, so a gate that shuts
+    makes guidance less. `diagnostics` are fields of the teacher that only metrics read.
     """
 
     guidance_weight: float = 2e-3
     normalization: Literal["token", "sequence"] = "token"
     mean_length: float | None = None
+    gate: Gate | None = None
+    diagnostics: tuple[str, ...] = ()
 
     targets: ClassVar[tuple[str, ...]] = ("teacher.teacher_ids",)
 
@@ -212,8 +218,30 @@ class GuidedPolicyLoss(PolicyLoss):
                 "set it to the batch's policy tokens divided by its episodes"
             )
 
+    @property
+    def row_fields(self) -> tuple[str, ...]:
+        gate = self.gate.row_fields() if self.gate is not None else ()
+        return tuple(dict.fromkeys((*super().row_fields, *gate, *self.diagnostics)))
+
+    @property
+    def needs_sequence(self) -> bool:
+        return super().needs_sequence or (self.gate is not None and self.gate.whole_responses)
+
+    def prepare(self, logprobs: Tensor, rows: TokenRows) -> TokenRows:
+        """The rows with the factors of a gate that needs whole responses."""
+        rows = super().prepare(logprobs, rows)
+        if self.gate is None or not self.gate.whole_responses:
+            return rows
+        return rows.with_extra(**{GATE: self.gate(GateInputs.from_rows(logprobs, rows))})
+
+    def factor(self, logprobs: Tensor, rows: TokenRows) -> Tensor | float:
+        """(N,) g_t, or 1.0 without a gate."""
+        if self.gate is None:
+            return 1.0
+        return rows.extra[GATE] if GATE in rows.extra else self.gate(GateInputs.from_rows(logprobs, rows))
+
     def parts(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> dict[str, Tensor]:
-        guidance = self.guidance(logprobs, rows)
+        guidance = self.factor(logprobs, rows) * self.guidance(logprobs, rows)
         if self.normalization == "sequence" and self.mean_length is not None:
             guidance = guidance * (self.mean_length / rows.lengths.clamp(min=1.0))
         return super().parts(logprobs, entropy, rows) | {"guidance": self.guidance_weight * guidance}
@@ -223,7 +251,13 @@ class GuidedPolicyLoss(PolicyLoss):
         return guidance_loss(logprobs[:, 1], rows.target_mask[:, 1])
 
     def metrics(self, logprobs: Tensor, entropy: Tensor | None, rows: TokenRows) -> Metrics:
-        figures = diagnostic_sums(GuidanceBatch.from_rows(logprobs, rows), guidance_weight=self.guidance_weight)
+        factor = self.factor(logprobs, rows)
+        weight = self.guidance_weight * factor
+        figures = diagnostic_sums(GuidanceBatch.from_rows(logprobs, rows), guidance_weight=weight)
+        if isinstance(factor, Tensor):
+            guided = rows.target_mask[:, 1:].amax(-1)  # (N,) where the teacher said something
+            figures["guidance/gate"] = masked_sum(factor, guided)
+            figures["guidance/gate_open"] = masked_sum((factor > 0).to(factor.dtype), guided)
         return super().metrics(logprobs, entropy, rows) | figures
 
 

@@ -170,5 +170,11 @@ class SampledGroup:
         return [info.reward for info in self.infos]
 
     @property
+    def success(self) -> float:
+        """The mean reward of the policy's episodes, each cut to [0, 1]; 0.0 without any."""
+        rewards = [min(1.0, max(0.0, info.reward)) for info in self.infos]
+        return sum(rewards) / len(rewards) if rewards else 0.0
+
+    @property
     def num_policy_tokens(self) -> int:
         return sum(info.num_policy_tokens for info in self.infos)

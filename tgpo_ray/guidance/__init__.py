@@ -1,5 +1,6 @@
 """Guidance by a teacher, for any environment and any RL trainer. Only torch and numpy are needed."""
 
+from tgpo_ray.guidance.adaptive import AdaptiveSchedule, BalancedWeight, PlateauWeight
 from tgpo_ray.guidance.advantage import Signal, guidance_advantage
 from tgpo_ray.guidance.alignment import TextAlignment
 from tgpo_ray.guidance.diagnostics import (
@@ -12,17 +13,31 @@ from tgpo_ray.guidance.diagnostics import (
     policy_argmax,
     positions_in_sequence,
     teacher_confidence,
+    topk_agreement,
     zero_advantage_taught,
 )
 from tgpo_ray.guidance.divergence import (
+    best_logprobs,
     histogram_quantile,
     kl_k3,
+    known_logprobs,
     log_ratio,
     log_ratio_histogram,
     log_ratio_quantile,
     masked_mean_parts,
     share_above,
 )
+from tgpo_ray.guidance.gates import (
+    GATES,
+    accuracy_gate,
+    confidence_gate,
+    disagreement_gate,
+    divergence_gate,
+    drift_gate,
+    failed_gate,
+    truncation_gate,
+)
+from tgpo_ray.guidance.gating import Gate, GateInputs
 from tgpo_ray.guidance.gradients import (
     GradientComparison,
     compare_parameter_gradients,
@@ -53,14 +68,20 @@ from tgpo_ray.guidance.translator import UNREADABLE_LOGPROB, TokenTranslator, Vo
 from tgpo_ray.guidance.vocabulary import VocabularyMap
 
 __all__ = [
+    "GATES",
     "UNREADABLE_LOGPROB",
+    "AdaptiveSchedule",
+    "BalancedWeight",
     "CallableWeight",
     "ConstantWeight",
     "CosineDecay",
+    "Gate",
+    "GateInputs",
     "GradientComparison",
     "GuidanceBatch",
     "GuidanceWeight",
     "LinearDecay",
+    "PlateauWeight",
     "Schedule",
     "Signal",
     "TextAlignment",
@@ -68,12 +89,19 @@ __all__ = [
     "TokenTranslator",
     "VocabularyMap",
     "VocabularySummary",
+    "accuracy_gate",
     "agreement",
     "argmax_targets",
     "as_schedule",
+    "best_logprobs",
     "by_position",
     "compare_parameter_gradients",
+    "confidence_gate",
     "diagnostic_sums",
+    "disagreement_gate",
+    "divergence_gate",
+    "drift_gate",
+    "failed_gate",
     "fused_guidance_loss",
     "fused_topk_guidance_loss",
     "gradient_ratio",
@@ -85,6 +113,7 @@ __all__ = [
     "hidden_gradient_norms",
     "histogram_quantile",
     "kl_k3",
+    "known_logprobs",
     "log_ratio",
     "log_ratio_histogram",
     "log_ratio_quantile",
@@ -97,8 +126,10 @@ __all__ = [
     "sampled_targets",
     "share_above",
     "teacher_confidence",
+    "topk_agreement",
     "topk_guidance_loss",
     "topk_guidance_loss_from_logits",
     "topk_targets",
+    "truncation_gate",
     "zero_advantage_taught",
 ]

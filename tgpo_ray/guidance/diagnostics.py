@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tgpo_ray.guidance.divergence import (
     SumCount,
+    best_logprobs,
     kl_k3,
     log_ratio,
     log_ratio_quantile,
@@ -40,7 +41,8 @@ class GuidanceBatch:
     logprobs: Tensor | None = None  # the policy's, of the sampled token
     teacher_logprobs: Tensor | None = None  # the teacher's, of the sampled token; NaN where it has not scored
     scored: Tensor | None = None  # 0.0 where `teacher_logprobs` is a placeholder: the teacher cannot read the token
-    target_logprobs: Tensor | None = None  # the teacher's, of its own token
+    target_logprobs: Tensor | None = None  # the teacher's, of its own token; NaN where it gave none
+    topk_ids: Tensor | None = None  # (..., k), the teacher's likeliest tokens; -1 where one is missing
     policy_argmax: Tensor | None = None
     advantages: Tensor | None = None
     groups: Tensor | None = None  # int; the group, or the episode, of a token
@@ -74,7 +76,8 @@ class GuidanceBatch:
             logprobs=logprobs[:, 0],
             teacher_logprobs=teacher_logprobs,
             scored=None if teacher_logprobs is None else (teacher_logprobs != UNREADABLE_LOGPROB).to(rows.mask.dtype),
-            target_logprobs=None if topk is None else topk[:, 0],
+            target_logprobs=None if topk is None else best_logprobs(topk),
+            topk_ids=rows.extra.get(f"{scorer}.topk_ids"),
             advantages=rows.advantages,
             groups=rows.sequence,
             positions=positions_in_sequence(rows.sequence),
@@ -135,7 +138,12 @@ def agreement(ids: Tensor, teacher_ids: Tensor, mask: Tensor) -> SumCount:
 
 def teacher_confidence(target_logprobs: Tensor, ids: Tensor, teacher_ids: Tensor, mask: Tensor) -> SumCount:
     """Returns (sum, count) of the teacher's probability of its own token, where that differs from `ids`."""
-    return masked_mean_parts(target_logprobs.exp(), mask * (ids != teacher_ids))
+    return masked_mean_parts(target_logprobs.exp(), mask * (ids != teacher_ids) * torch.isfinite(target_logprobs))
+
+
+def topk_agreement(ids: Tensor, topk_ids: Tensor, mask: Tensor) -> SumCount:
+    """Returns (count, total) of the tokens where `ids` (...) is one of the teacher's likeliest `topk_ids` (..., k)."""
+    return masked_mean_parts((ids[..., None] == topk_ids).any(-1).to(mask.dtype), mask)
 
 
 def out_of_vocabulary(teacher_ids: Tensor, mask: Tensor, vocab_size: int | None = None) -> SumCount:
@@ -178,7 +186,7 @@ def by_position(
 def diagnostic_sums(
     batch: GuidanceBatch,
     *,
-    guidance_weight: float | None = None,
+    guidance_weight: float | Tensor | None = None,
     edges: Sequence[int] = POSITION_EDGES,
     bound: float = LOG_RATIO_BOUND,
 ) -> Sums:
@@ -188,7 +196,8 @@ def diagnostic_sums(
     their quantiles. For the quantile of all tokens, add `log_ratio_histogram`s.
 
     Args:
-        guidance_weight: w_t, for `guidance/gradient_ratio`. None leaves that figure out.
+        guidance_weight: w_t, or with a gate w_t times its factor at each token, for `guidance/gradient_ratio` and the
+            norms in it. None leaves these figures out.
         edges: where the stretches of the response begin, for the figures by position.
         bound: nats, of `guidance/log_ratio_above`.
     """
@@ -200,14 +209,16 @@ def diagnostic_sums(
         if guidance_weight is not None and batch.guidance_logprobs is not None and batch.logprobs is not None:
             policy = batch.mask * batch.advantages
             ratio = gradient_ratio(batch.guidance_logprobs, guidance_weight * batch.guided, batch.logprobs, policy)
+            count = batch.mask.sum()
             sums["guidance/gradient_ratio"] = ratio
+            sums |= {"guidance/gradient_norm": (ratio[0], count), "policy/gradient_norm": (ratio[1], count)}
     return sums
 
 
 def guidance_diagnostics(
     batch: GuidanceBatch,
     *,
-    guidance_weight: float | None = None,
+    guidance_weight: float | Tensor | None = None,
     edges: Sequence[int] = POSITION_EDGES,
     bound: float = LOG_RATIO_BOUND,
 ) -> dict[str, float]:
@@ -236,6 +247,10 @@ def _target_sums(batch: GuidanceBatch, edges: Sequence[int]) -> Sums:
     if batch.target_logprobs is not None:
         parts = teacher_confidence(batch.target_logprobs, batch.sampled_ids, batch.teacher_ids, guided)
         sums["guidance/confidence_where_different"] = parts
+        confident = guided * torch.isfinite(batch.target_logprobs)
+        sums["guidance/confidence"] = masked_mean_parts(batch.target_logprobs.exp(), confident)
+    if batch.topk_ids is not None:
+        sums["guidance/topk_agreement"] = topk_agreement(batch.sampled_ids, batch.topk_ids, guided)
     return sums
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tgpo_ray.guidance.translator import UNREADABLE_LOGPROB
+
 SumCount = tuple[Tensor, Tensor]
 """(sum, count), detached scalars: add both over micro-batches and ranks, then divide."""
 
@@ -25,6 +27,17 @@ def log_ratio(logprobs: Tensor, teacher_logprobs: Tensor) -> Tensor:
         logprobs, teacher_logprobs: same shape, nats; both of the sampled tokens, at the same temperature.
     """
     return (logprobs - teacher_logprobs).detach()
+
+
+def known_logprobs(logprobs: Tensor) -> Tensor:
+    """Returns a teacher's log-probabilities with NaN at placeholders: the teacher cannot read that token."""
+    return logprobs.masked_fill(logprobs == UNREADABLE_LOGPROB, torch.nan)
+
+
+def best_logprobs(topk_logprobs: Tensor) -> Tensor:
+    """Returns the highest known log-probability (...) of each position's k (..., k), and NaN where none is known."""
+    best = torch.nan_to_num(known_logprobs(topk_logprobs), nan=-torch.inf).amax(-1)
+    return best.masked_fill(torch.isneginf(best), torch.nan)
 
 
 def masked_mean_parts(values: Tensor, mask: Tensor) -> SumCount:

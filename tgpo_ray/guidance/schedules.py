@@ -30,10 +30,10 @@ class ConstantWeight:
     weight: float
 
     def __post_init__(self) -> None:
-        _require_not_negative("weight", self.weight)
+        require_not_negative("weight", self.weight)
 
     def __call__(self, step: int) -> float:
-        _require_step(step)
+        require_step(step)
         return self.weight
 
     def last_step(self) -> int | None:
@@ -53,14 +53,14 @@ class LinearDecay:
     minimum: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_not_negative("weight", self.weight)
-        _require_not_negative("decay", self.decay)
-        _require_not_negative("minimum", self.minimum)
+        require_not_negative("weight", self.weight)
+        require_not_negative("decay", self.decay)
+        require_not_negative("minimum", self.minimum)
         if self.minimum > self.weight:
             raise ValueError(f"minimum must be <= weight, got {self.minimum} > {self.weight}: the weight only falls")
 
     def __call__(self, step: int) -> float:
-        _require_step(step)
+        require_step(step)
         return max(_snap(self.weight - self.decay * step, self.weight), self.minimum)
 
     def last_step(self) -> int | None:
@@ -80,12 +80,12 @@ class CosineDecay:
     num_steps: int
 
     def __post_init__(self) -> None:
-        _require_not_negative("weight", self.weight)
+        require_not_negative("weight", self.weight)
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be >= 1, got {self.num_steps}: the weight is 0 from that step on")
 
     def __call__(self, step: int) -> float:
-        _require_step(step)
+        require_step(step)
         if step >= self.num_steps:
             return 0.0
         return self.weight * 0.5 * (1.0 + math.cos(math.pi * step / self.num_steps))
@@ -101,11 +101,11 @@ class CallableWeight:
     function: Callable[[int], float]
 
     def __call__(self, step: int) -> float:
-        _require_step(step)
+        require_step(step)
         weight = float(self.function(step))
         if abs(weight) <= ABSOLUTE_TOLERANCE:
             return 0.0
-        _require_not_negative(f"weight at step {step}", weight)
+        require_not_negative(f"weight at step {step}", weight)
         return weight
 
     def last_step(self) -> int | None:
@@ -169,7 +169,7 @@ class GuidanceWeight:
         """
         if set(state) != {"num_steps"}:
             raise ValueError(f"the state of a guidance weight holds 'num_steps' alone, got {sorted(state)}")
-        _require_step(state["num_steps"])
+        require_step(state["num_steps"])
         self.num_steps = int(state["num_steps"])
 
 
@@ -177,13 +177,13 @@ def _snap(value: float, scale: float) -> float:
     return 0.0 if value <= RELATIVE_TOLERANCE * scale else value
 
 
-def _require_not_negative(name: str, value: float) -> None:
+def require_not_negative(name: str, value: float) -> None:
     if not 0.0 <= value < math.inf:
         raise ValueError(
             f"{name} must be a finite number >= 0, got {value}: a negative weight would unlearn the teacher"
         )
 
 
-def _require_step(step: int) -> None:
+def require_step(step: int) -> None:
     if step < 0:
         raise ValueError(f"step must be >= 0, got {step}: steps are counted from 0")

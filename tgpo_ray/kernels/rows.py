@@ -118,7 +118,8 @@ class TokenLoss:
     fields: ClassVar[tuple[str, ...]] = ()
     """Guidance fields that become `rows.extra` under the same name. They are NaN where the scorer failed.
 
-    `episode.field` is an attribute of the episode itself, e.g. "episode.origin"."""
+    `episode.field` is an attribute of the episode itself, e.g. "episode.origin". `group.success` is its group's mean
+    reward."""
 
     needs_sequence: ClassVar[bool] = False
 

@@ -36,6 +36,7 @@ class TrainEpisode(NamedTuple):
     episode: Episode
     guidance: Mapping[str, Guidance]  # by scorer
     advantage: float
+    success: float = 0.0  # mean reward of the episode's group
 
 
 def build_batch(
@@ -108,13 +109,13 @@ def _target_ids(episodes: Sequence[TrainEpisode], loss: TokenLoss) -> np.ndarray
 def _scored(episodes: Sequence[TrainEpisode], name: str, missing: float) -> np.ndarray:
     """(N,) or (N, k): `scorer.field` of all episodes, `missing` where the scorer failed: its group goes on without.
 
-    `episode.field` is an attribute of the episode itself. The top k keep their second axis where nobody was answered,
-    which a micro-batch of few or no episodes may be: a loss indexes it.
+    `episode.field` is an attribute of the episode itself, and `group.success` its group's mean reward. The top k keep
+    their second axis where nobody was answered, which a micro-batch of few or no episodes may be: a loss indexes it.
 
     Raises:
         ValueError: the answer of a scorer has another length than the response.
     """
-    answers = [_field(it.episode, it.guidance, name) for it in episodes]
+    answers = [_field(it, name) for it in episodes]
     unanswered = (1,) if ".topk_" in name else ()
     width = next((values.shape[1:] for values in answers if values is not None), unanswered)
     parts = [
@@ -124,12 +125,13 @@ def _scored(episodes: Sequence[TrainEpisode], name: str, missing: float) -> np.n
     return np.concatenate(parts) if parts else np.zeros((0, *width))
 
 
-def _field(episode: Episode, guidance: Mapping[str, Guidance], name: str) -> np.ndarray | None:
+def _field(it: TrainEpisode, name: str) -> np.ndarray | None:
     scorer, _, attribute = name.partition(".")
-    length = len(episode.response_ids)
-    if scorer == "episode":  # an attribute is one number for all tokens, or (T,)
-        return np.broadcast_to(np.asarray(getattr(episode, attribute)), length)
-    values = getattr(guidance[scorer], attribute) if scorer in guidance else None
+    length = len(it.episode.response_ids)
+    if scorer in ("episode", "group"):  # one number for all tokens, or (T,)
+        owner = it.episode if scorer == "episode" else it
+        return np.broadcast_to(np.asarray(getattr(owner, attribute)), length)
+    values = getattr(it.guidance[scorer], attribute) if scorer in it.guidance else None
     if values is not None and len(values) != length:
         raise ValueError(
             f"scorer {scorer!r} returned {len(values)} positions for a response of {length} tokens: "

@@ -21,7 +21,8 @@ def episodes_of(micro_batch: MicroBatch) -> Iterator[TrainEpisode]:
         guidance = {scorer: _fetch(ref) for scorer, ref in piece.guidance.items()}
         for i in piece.members:
             scorers = {**group.episodes[i].guidance, **{scorer: answers[i] for scorer, answers in guidance.items()}}
-            yield TrainEpisode((piece.ordinal, i), group.episodes[i], scorers, float(piece.advantages[i]))
+            advantage = float(piece.advantages[i])
+            yield TrainEpisode((piece.ordinal, i), group.episodes[i], scorers, advantage, piece.success)
 
 
 def _fetch(value: ray.ObjectRef[ValueT] | ValueT) -> ValueT:

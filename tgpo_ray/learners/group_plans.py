@@ -32,6 +32,7 @@ def plan_of_groups(
             group.guidance,
             np.asarray(by_index(group, values), np.float32),
             tuple(range(len(group.infos))) if group.members is None else group.members,
+            group.success,
         )
         for group, values in zip(groups, advantages, strict=True)
     ]

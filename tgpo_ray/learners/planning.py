@@ -23,6 +23,7 @@ class Piece:
     guidance: Mapping[str, Any]  # scorer -> ObjectRef of list[Guidance]
     advantages: np.ndarray  # (G,) float32, of the whole group
     members: tuple[int, ...]  # indices of the group's episodes that are trained on
+    success: float = 0.0  # mean reward of the group, see `SampledGroup.success`
 
 
 MicroBatch = list[Piece]

@@ -19,7 +19,7 @@ def test_the_blocks_of_the_page_run_in_their_order_and_the_three_forms_agree(cap
     namespace: dict[str, Any] = {"__name__": "page"}
     torch.manual_seed(0)
     found = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(found) == 7
+    assert len(found) == 9
     for number, block in enumerate(found):
         exec(compile(block, f"guidance.md, block {number}", "exec"), namespace)
     torch.testing.assert_close(namespace["first"], namespace["second"])

@@ -63,6 +63,10 @@ METRICS: dict[str, MetricInfo] = {
     "guidance/nll": MetricInfo("nats", "-log pi of the teacher's token, mean over guided tokens"),
     "guidance/agreement": MetricInfo("share", "guided tokens where the sampled token is the teacher's"),
     "guidance/weight": MetricInfo("", "w_t, the weight of guidance at this iteration"),
+    "guidance/ratio": MetricInfo("", "schedule balanced: norm of guidance's gradient over the policy loss's, smoothed"),
+    "guidance/ratio_aim": MetricInfo("", "schedule balanced: what that ratio is to be, k_t"),
+    "guidance/gate": MetricInfo("", "mean factor of guidance.gate over guided tokens"),
+    "guidance/gate_open": MetricInfo("share", "guided tokens where that factor is above 0: the gate's coverage"),
     "guidance/coverage": MetricInfo("share", "response tokens that carry guidance"),
     "guidance/unmapped": MetricInfo("share", "teacher tokens that the policy's vocabulary lacks"),
     "guidance/unguided_episodes": MetricInfo("share", "episodes left without guidance (timeout, failure)"),
@@ -76,10 +80,16 @@ METRICS: dict[str, MetricInfo] = {
     ),
     "guidance/zero_advantage_taught": MetricInfo("share", "episodes of equal rewards that guidance still teaches"),
     "guidance/gradient_ratio": MetricInfo("", "estimate of the norm of guidance's gradient over the policy loss's"),
+    "guidance/gradient_norm": MetricInfo(
+        "nats/token", "estimate of the norm of guidance's gradient on the logits, weight and gate included"
+    ),
+    "policy/gradient_norm": MetricInfo("nats/token", "the same of the policy loss's gradient, before the clip"),
     "guidance/argmax_agreement": MetricInfo(
         "share", "guided tokens where the policy's likeliest token is the teacher's"
     ),
     "guidance/confidence_where_different": MetricInfo("", "the teacher's probability of its token where they differ"),
+    "guidance/confidence": MetricInfo("", "the teacher's probability of its likeliest token, over guided tokens"),
+    "guidance/topk_agreement": MetricInfo("share", "guided tokens where the sampled token is in the teacher's top k"),
     "guidance/log_ratio_p95": MetricInfo("nats", "95th percentile of log pi_old - log pi_T, mean over micro-batches"),
     "guidance/log_ratio_above": MetricInfo("share", "tokens that the teacher finds 148 times less likely or worse"),
     "guidance/kl_k3": MetricInfo("nats", "k3 estimate of KL(pi || pi_T) from the sampled tokens"),
