@@ -19,6 +19,11 @@ MAX_SAMPLES = 8  # groups whose texts go to samples.jsonl
 OVERLONG_SET = "the prompt of every problem has more than env_runners.max_prompt_tokens tokens: raise it"
 
 
+def sampling_seed(seed: int, iteration: int) -> int:
+    """The seed of the episodes of an iteration of a run. An evaluation after it has the next one."""
+    return seed * 1_000_003 + iteration * 1_009
+
+
 def evaluate(
     config: AlgorithmConfig, runners: EnvRunnerGroup, seed: int, left_out: Sequence[Collection[int]] = ()
 ) -> tuple[dict[str, float], list[SampledGroup]]:
