@@ -90,7 +90,10 @@ def _sets_of(path: object, names: object, folder: Path | None) -> list[dict[str,
     if not isinstance(path, str):
         raise ConfigError([f"evaluation.envs.from: expected the path of a YAML file, got {path!r}"])
     beside = folder / path if folder is not None else Path(path)
-    content = load_file(beside if beside.is_file() else path).get("evaluation")
+    try:
+        content = load_file(beside if beside.is_file() else path).get("evaluation")
+    except ConfigError as error:
+        raise ConfigError([f"evaluation.envs.from: {error}"]) from None
     listed = content.get("envs") if isinstance(content, dict) else None
     if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
         raise ConfigError([f"evaluation.envs.from: {path} has no list `evaluation.envs`"])

@@ -48,8 +48,8 @@ def evaluate_suite(
         ConfigError: a wrong key, file or model, before any engine starts.
         ValueError: a file in `folder` holds answers that were sampled in another way.
     """
-    checked = [_checked(suite, candidate) for candidate in candidates]
     _refuse_equal_labels(candidates)
+    checked = [_checked(suite, candidate) for candidate in candidates]
     for it in checked:
         _sample(it, folder, say)
     return [_figures(suite, it, folder) for it in checked]

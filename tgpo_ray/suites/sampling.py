@@ -64,6 +64,8 @@ def engine_answers(
             if it.evaluated.num_samples == number
             for task in it.evaluated.tasks(index, it.missing)
         ]
+        if not tasks:
+            continue
         numbered = [replace(task, ordinal=ordinal) for ordinal, task in enumerate(tasks)]
         for group in runners.sample(numbered, number, evaluation_sampling(config), config.seed):
             index = group.task.env_index
