@@ -21,7 +21,10 @@ PACKAGE = "tgpo_ray"
 FLOORS: tuple[dict[str, str], ...] = (
     {"cli": "the command `tgpo-ray`, a file for each command"},
     {"train": "`python -m tgpo_ray.train`", "__init__": "the names that users import from `tgpo_ray`"},
-    {"driver": "the stages of an iteration and of a run, one after the other"},
+    {
+        "driver": "the stages of an iteration and of a run, one after the other",
+        "suites": "models on evaluation sets: answers that are kept, and a table with intervals",
+    },
     {"checks": "what can be known to be wrong before a run: environments, files, running actors"},
     {"env_runners": "vLLM engines with environments, which answer tasks with groups of episodes"},
     {

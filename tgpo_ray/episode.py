@@ -63,6 +63,7 @@ class Episode:
     turn_rewards: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # (turns,) float32
     reward_parts: Mapping[str, float] = field(default_factory=dict)
     guidance: Mapping[str, Guidance] = field(default_factory=dict)  # by scorer: "teacher", "reference", a user's
+    answer: str | None = None  # the response's answer as the verifier read it; None: it found none, or says nothing
 
     @property
     def num_policy_tokens(self) -> int:

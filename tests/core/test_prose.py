@@ -28,6 +28,7 @@ PACKAGES = (
     "tgpo_ray/learners",
     "tgpo_ray/models",
     "tgpo_ray/reporting",
+    "tgpo_ray/suites",
     "tgpo_ray/teachers",
 )
 INSTEAD = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgpo_ray.cli.env import add_env_command
+from tgpo_ray.cli.evaluate import add_evaluate_arguments, evaluate
 from tgpo_ray.cli.init import add_init_arguments, init
 from tgpo_ray.cli.make_models import add_make_models_arguments, make_models
 from tgpo_ray.train import (
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
     """Returns the options. Overrides may follow them, which argparse allows only before the first option."""
     options, rest = parser.parse_known_args(arguments)
-    late = [word for word in rest if "=" in word and not word.startswith("-")]
+    has_models = getattr(options, "suite", None) is not None  # whose names may follow options, too
+    late = [word for word in rest if ("=" in word or has_models) and not word.startswith("-")]
     if late != rest or (late and not hasattr(options, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if late:
@@ -65,15 +67,15 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_init_arguments(command("init", init))
     add_train_arguments(command("train", _train))
-    for name, run in (("plan", _plan), ("evaluate", _evaluate), ("export", _export)):
+    add_evaluate_arguments(command("evaluate", evaluate))
+    for name, run in (("plan", _plan), ("export", _export)):
         sub = command(name, run)
         sub.add_argument("config", help="YAML file of the run")
         sub.add_argument("overrides", nargs="*", metavar="key=value")
         if name == "plan":
             _add_cluster_arguments(sub)
         else:
-            sub.add_argument("--checkpoint", required=name == "export", help="checkpoint folder; default: the model")
-        if name == "export":
+            sub.add_argument("--checkpoint", required=True, help="checkpoint folder")
             sub.add_argument("--to", required=True, help="folder or URI of the Hugging Face model to write")
             sub.add_argument(
                 "--merge", action="store_true", help="with model.lora: the model, with its adapters merged"
@@ -173,14 +175,6 @@ def _schema(options: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(options: argparse.Namespace) -> int:
-    """Evaluate a model, or a checkpoint of a run, on `evaluation.envs`."""
-    with _algorithm(options) as algorithm:
-        metrics, _ = algorithm.evaluate()
-    print(json.dumps(metrics, indent=2))
-    return 0
-
-
 def _export(options: argparse.Namespace) -> int:
     """Write a checkpoint as a Hugging Face folder, adapters as peft's."""
     from tgpo_ray.cluster import refuse_foreign_folder
@@ -189,25 +183,22 @@ def _export(options: argparse.Namespace) -> int:
     refuse_foreign_folder(options.to)  # before anything starts
     if options.merge and AlgorithmConfig.from_yaml(options.config, options.overrides).model.lora is None:
         raise ValueError("--merge: needs model.lora, which is null: the whole model is exported without it")
-    with _algorithm(options, with_runners=False) as algorithm:
+    with _algorithm(options) as algorithm:
         print(algorithm.export(options.to, merge=options.merge))
     return 0
 
 
 @contextmanager
-def _algorithm(options: argparse.Namespace, *, with_runners: bool = True) -> Iterator[Algorithm]:
-    """Yields the algorithm of the YAML file in a temporary folder, restored if a checkpoint is named."""
-    from tgpo_ray.config import AlgorithmConfig, ConfigError
+def _algorithm(options: argparse.Namespace) -> Iterator[Algorithm]:
+    """Yields the algorithm of the YAML file in a temporary folder, restored, without engines."""
+    from tgpo_ray.config import AlgorithmConfig
     from tgpo_ray.driver import Algorithm
 
     config = AlgorithmConfig.from_yaml(options.config, options.overrides)
-    if with_runners and not config.evaluation.envs:
-        raise ConfigError(["evaluation.envs: required here: name at least one held-out set"])
     with tempfile.TemporaryDirectory(prefix="tgpo-ray-") as folder:
-        algorithm = Algorithm(config, run_folder=folder, with_runners=with_runners)
+        algorithm = Algorithm(config, run_folder=folder, with_runners=False)
         try:
-            if options.checkpoint:
-                algorithm.restore(options.checkpoint)
+            algorithm.restore(options.checkpoint)
             yield algorithm
         finally:
             algorithm.stop()

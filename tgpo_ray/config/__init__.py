@@ -3,6 +3,7 @@
 from tgpo_ray.config.algorithm_config import AlgorithmConfig, named, section
 from tgpo_ray.config.env_sections import EnvConfig, EnvRunnersConfig, EvaluationEnvConfig
 from tgpo_ray.config.errors import ConfigError
+from tgpo_ray.config.evaluation_section import EvaluationConfig
 from tgpo_ray.config.loading import dump_yaml, load_file, load_yaml
 from tgpo_ray.config.lora_section import LoraConfig
 from tgpo_ray.config.on_policy_config import OldLogprobs, OnPolicyConfig, TrainingConfig
@@ -11,7 +12,6 @@ from tgpo_ray.config.resources import ActorDemand, check_resources, resource_pla
 from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.run_sections import (
     CheckpointingConfig,
-    EvaluationConfig,
     FaultToleranceConfig,
     OptimizerConfig,
     RayConfig,

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from tgpo_ray.config.env_sections import EnvConfig
 from tgpo_ray.config.errors import ConfigError, problems_of
+from tgpo_ray.config.evaluation_section import with_sets
 from tgpo_ray.config.file_rules import file_rules, models_are_there
 from tgpo_ray.config.loading import apply_override, dump_yaml, load_file, parse_override, unshared
 from tgpo_ray.config.registry import import_object, known_algorithms, resolve_algorithm
@@ -52,7 +53,7 @@ class AlgorithmConfig(RunConfig):
         if data.get("name") is None:
             data["name"] = Path(path).stem
         try:
-            return cls.from_dict(data, overrides)
+            return cls.from_dict(with_sets(data, Path(path).parent), overrides)
         except ConfigError as error:
             raise ConfigError(error.problems, str(path)) from None
 
@@ -60,7 +61,7 @@ class AlgorithmConfig(RunConfig):
     def from_dict(cls, data: Mapping[str, Any], overrides: Iterable[str] = ()) -> Self:
         """Returns the config in a mapping as YAML holds it; ConfigError has a line for each problem."""
         changes = [parse_override(override) for override in overrides]
-        data = {key: unshared(value) for key, value in data.items()}
+        data = with_sets({key: unshared(value) for key, value in data.items()})
         for parts, value in changes:  # before the others, because it decides their meaning
             if parts == ["algorithm"]:
                 data["algorithm"] = value
@@ -71,6 +72,7 @@ class AlgorithmConfig(RunConfig):
             raise ConfigError([str(error)]) from None
         for parts, value in changes:
             apply_override(full, expand_path(parts, model), value)
+        full = with_sets(full)  # where an override names a file of sets
         problems = foreign_sections(full, model)
         try:
             config = model.model_validate({key: full[key] for key in full if key not in problems})

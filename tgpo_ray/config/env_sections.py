@@ -12,8 +12,8 @@ from tgpo_ray.config.sections import KV_CACHE_VALUES, RunView, Section
 from tgpo_ray.config.values import AutoBytes, NonNegativeFloat, Positive, PositiveFloat, Share, resolve_kv_cache
 
 
-class EvaluationEnvConfig(Section):
-    """`evaluation.envs.<i>`: one held-out set."""
+class NamedEnvConfig(Section):
+    """An environment with its arguments, and its name in metrics."""
 
     id: str = Field(description="gymnasium id, as tgpo/Math-v0 or my_module:MyEnv-v0.", min_length=1)
     name: str | None = Field(default=None, description="Its name in metrics; null: taken from the id (Math).")
@@ -25,7 +25,15 @@ class EvaluationEnvConfig(Section):
         return self.name or self.id.split(":")[-1].split("/")[-1].rsplit("-v", 1)[0]
 
 
-class EnvConfig(EvaluationEnvConfig):
+class EvaluationEnvConfig(NamedEnvConfig):
+    """`evaluation.envs.<i>`: one held-out set."""
+
+    num_samples: Positive | None = Field(
+        default=None, description="Responses to each of its problems; null: evaluation.num_samples."
+    )
+
+
+class EnvConfig(NamedEnvConfig):
     """`envs.<i>`: one training environment."""
 
     weight: PositiveFloat = Field(default=1.0, description="Share of the groups, relative to the other environments.")

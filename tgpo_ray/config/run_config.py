@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from tgpo_ray.config.env_sections import EnvConfig, EnvRunnersConfig
+from tgpo_ray.config.evaluation_section import EvaluationConfig
 from tgpo_ray.config.run_sections import (
     CheckpointingConfig,
-    EvaluationConfig,
     FaultToleranceConfig,
     OptimizerConfig,
     RayConfig,

@@ -1,4 +1,4 @@
-"""The sections about the course of a run: optimizer, reference, evaluation, weights, checkpoints, faults, reports."""
+"""The sections about the course of a run: optimizer, reference, weights, checkpoints, faults, reports."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from tgpo_ray.config.env_sections import EvaluationEnvConfig
 from tgpo_ray.config.lora_section import LoraConfig
-from tgpo_ray.config.sampling_rules import greedy_problems, temperature_problems
 from tgpo_ray.config.sections import KV_CACHE_VALUES, RunView, Section
 from tgpo_ray.config.values import (
     AutoBytes,
@@ -90,43 +88,6 @@ class TraceFileConfig(Section):
     path: str = Field(default="", description="jsonl or parquet file of prompts and responses.")
     prompt_column: str = Field(default="prompt", description="Column of the prompt; not trained on.")
     response_column: str = Field(default="response", description="Column of the response; trained on, and its end.")
-
-
-class EvaluationConfig(Section):
-    """`evaluation`: held-out sets, on the runners' engines."""
-
-    every: Positive | None = Field(default=None, description="Iterations between evaluations; null: at the ends only.")
-    at_start: bool = Field(default=True, description="Evaluate before the first iteration.")
-    at_end: bool = Field(default=True, description="Evaluate after the last iteration.")
-    temperature: NonNegativeFloat = Field(
-        default=0.6, description="Sampling temperature; 0: greedy, with num_samples 1."
-    )
-    num_samples: Positive = Field(default=1, description="Responses to each problem (n of avg@n).")
-    max_problems: Positive | None = Field(default=None, description="Problems of each set; null: all.")
-    on_failure: Literal["continue", "end"] = Field(
-        default="continue",
-        description="An evaluation that raises is counted and shown; end: the run ends too, after a checkpoint.",
-    )
-    envs: list[EvaluationEnvConfig] = Field(default_factory=list, description="The held-out sets.")
-
-    def rules(self, run: RunView) -> Iterator[str]:
-        yield from temperature_problems("evaluation.temperature", self.temperature)
-        yield from greedy_problems(
-            "evaluation.temperature", self.temperature, "evaluation.num_samples", self.num_samples
-        )
-        if self.every is not None and not self.envs:
-            yield f"evaluation.envs: required with evaluation.every {self.every}: name a held-out set"
-        labels = [env.label for env in self.envs]
-        for index, label in enumerate(labels):
-            if label in labels[:index]:
-                yield f"evaluation.envs.{index}.name: two sets are called {label!r} in the metrics; give one a name"
-
-    def facts(self, run: RunView) -> dict[str, str]:
-        times = ["at the start"] * self.at_start + ["at the end"] * self.at_end
-        if self.every is not None:
-            times.insert(1 if self.at_start else 0, f"every {self.every} iterations")
-        labels = ", ".join(env.label for env in self.envs)
-        return {"evaluation": f"{labels}: {', '.join(times) or 'never'}"} if labels else {}
 
 
 class CheckpointingConfig(Section):

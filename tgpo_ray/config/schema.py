@@ -45,6 +45,17 @@ def class_schema(model: type[RunConfig]) -> dict[str, Any]:
         if section in model.model_fields:
             text = f"Short for `{section}` with one entry."
             schema["properties"][short] = {"$ref": f"#/$defs/{inner[short]}", "description": text}
+    _allow_file_of_sets(schema)
     schema["required"] = ["algorithm"]
     schema["patternProperties"] = {f"^{NOTES}": {"description": "Not read: a place for what anchors name."}}
     return schema
+
+
+def _allow_file_of_sets(schema: dict[str, Any]) -> None:
+    """`evaluation.envs` is a list, or names the file that has it."""
+    keys = schema["$defs"]["EvaluationConfig"]["properties"]
+    description = keys["envs"].pop("description")
+    names = {"type": "array", "items": {"type": "string"}}
+    file = {"type": "object", "properties": {"from": {"type": "string"}, "sets": names}}
+    file |= {"required": ["from"], "additionalProperties": False}
+    keys["envs"] = {"anyOf": [keys["envs"], file], "description": description}

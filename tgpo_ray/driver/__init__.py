@@ -6,6 +6,7 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tgpo_ray.driver.algorithm import Algorithm, Metrics
+    from tgpo_ray.driver.evaluation import evaluate, sampling_seed
     from tgpo_ray.driver.handover import Handover
     from tgpo_ray.driver.on_policy import OnPolicyAlgorithm, OnPolicyConfigT
     from tgpo_ray.driver.run import fit
@@ -15,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "algorithm": ["Algorithm", "Metrics"],
+        "evaluation": ["evaluate", "sampling_seed"],
         "handover": ["Handover"],
         "on_policy": ["OnPolicyAlgorithm", "OnPolicyConfigT"],
         "run": ["fit"],

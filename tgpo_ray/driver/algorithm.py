@@ -14,7 +14,7 @@ from tgpo_ray.checks import check_environments, check_models, left_out
 from tgpo_ray.cluster import absolute, copy_folder
 from tgpo_ray.config import AlgorithmConfig, check_resources
 from tgpo_ray.driver.checkpoint_state import STATE_FILE, read_state, run_folder_of, state_text
-from tgpo_ray.driver.evaluation import evaluate
+from tgpo_ray.driver.evaluation import evaluate, sampling_seed
 from tgpo_ray.driver.recovery import go_back, surviving_step
 from tgpo_ray.driver.run_folder import announce
 from tgpo_ray.driver.stage_times import StageTimes, with_rates
@@ -191,7 +191,7 @@ class Algorithm(Generic[ConfigT]):
 
     def sampling_seed(self, iteration: int) -> int:
         """The seed of the episodes of an iteration."""
-        return self.config.seed * 1_000_003 + iteration * 1_009
+        return sampling_seed(self.config.seed, iteration)
 
     def drop_rollouts(self) -> None:
         """Ends what is being sampled for later iterations, which sample it again. Does nothing by default."""

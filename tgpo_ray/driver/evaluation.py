@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 
 from tgpo_ray.env_runners import EnvRunnerGroup, evaluation_tasks
-from tgpo_ray.episode import EpisodeGroup, SampledGroup
+from tgpo_ray.episode import EpisodeGroup, SampledGroup, Task
 
 if TYPE_CHECKING:
     from tgpo_ray.config import AlgorithmConfig
 
 MAX_SAMPLES = 8  # groups whose texts go to samples.jsonl
 OVERLONG_SET = "the prompt of every problem has more than env_runners.max_prompt_tokens tokens: raise it"
+
+
+def sampling_seed(seed: int, iteration: int) -> int:
+    """The seed of the episodes of an iteration of a run. An evaluation after it has the next one."""
+    return seed * 1_000_003 + iteration * 1_009
 
 
 def evaluate(
@@ -31,33 +37,54 @@ def evaluate(
     Raises:
         ValueError: every prompt of a set is too long.
     """
-    from tgpo_ray.env_runners import evaluation_sampling
 
     section = config.evaluation
     first = len(config.envs)  # runners have the training environments, then the held-out ones
+    left_out = left_out or [()] * (first + len(section.envs))
+    tasks = [
+        evaluation_tasks(i, runners.num_problems[i], section.max_problems, config.seed, left_out[i])
+        for i in range(first, first + len(section.envs))
+    ]
+    overlong_before = runners.num_overlong
+    sets = _sampled_sets(config, runners, tasks, seed)
     metrics: dict[str, float] = {}
-    sets: list[list[SampledGroup]] = []
-    num_overlong, overlong_before = 0, runners.num_overlong
-    for i, env in enumerate(section.envs):
-        out = left_out[first + i] if left_out else ()
-        tasks = evaluation_tasks(first + i, runners.num_problems[first + i], section.max_problems, config.seed, out)
-        groups = list(runners.sample(tasks, section.num_samples, evaluation_sampling(config), seed))
-        if not groups:
-            raise ValueError(f"evaluation.envs.{i}: {OVERLONG_SET}")
-        num_overlong += len(out)
-        sets.append(sorted(groups, key=lambda group: group.ordinal))
-        if len(section.envs) > 1:
-            metrics |= {f"evaluation/{env.label}/{name}": value for name, value in summary(sets[-1]).items()}
-    # Each set weighs the same, whatever its size.
-    for name in ("accuracy", "reward", "response_length", "truncated"):
-        metrics[f"evaluation/{name}"] = float(np.mean([summary(groups)[name] for groups in sets]))
+    summaries = [summary(groups) for groups in sets]
+    if len(sets) > 1:
+        for env, figures in zip(section.envs, summaries, strict=True):
+            metrics |= {f"evaluation/{env.label}/{name}": value for name, value in figures.items()}
+    # Each set weighs the same, whatever its size. pass@k has no mean over different k.
+    shared = set(summaries[0]).intersection(*summaries)
+    for name in [name for name in summaries[0] if name in shared and name != "pass_at_1"]:
+        metrics[f"evaluation/{name}"] = float(np.mean([figures[name] for figures in summaries]))
     metrics["evaluation/num_problems"] = float(sum(map(len, sets)))
     if config.env_runners.overlong_prompts == "drop":
-        metrics["evaluation/overlong_prompts"] = float(num_overlong + runners.num_overlong - overlong_before)
-    if section.num_samples > 1:
-        name = f"pass_at_{section.num_samples}"
-        metrics[f"evaluation/{name}"] = float(np.mean([summary(groups)[name] for groups in sets]))
+        num_left_out = sum(map(len, left_out[first:]))
+        metrics["evaluation/overlong_prompts"] = float(num_left_out + runners.num_overlong - overlong_before)
     return metrics, [group for groups in sets for group in groups[:MAX_SAMPLES]]
+
+
+def _sampled_sets(
+    config: AlgorithmConfig, runners: EnvRunnerGroup, tasks: Sequence[Sequence[Task]], seed: int
+) -> list[list[SampledGroup]]:
+    """Returns the groups of each set, by problem. Sets with equally many responses a problem are sampled together.
+
+    The engines then wait for the longest responses once, and not once a set.
+    """
+    from tgpo_ray.env_runners import evaluation_sampling
+
+    section, first = config.evaluation, len(config.envs)
+    sets: list[list[SampledGroup]] = [[] for _ in tasks]
+    numbers = [section.samples_of(env) for env in section.envs]
+    for number in dict.fromkeys(numbers):
+        together = [task for own, count in zip(tasks, numbers, strict=True) if count == number for task in own]
+        numbered = [replace(task, ordinal=ordinal) for ordinal, task in enumerate(together)]
+        for group in runners.sample(numbered, number, evaluation_sampling(config), seed):
+            sets[group.task.env_index - first].append(group)
+    for i, groups in enumerate(sets):
+        if not groups:
+            raise ValueError(f"evaluation.envs.{i}: {OVERLONG_SET}")
+        groups.sort(key=lambda group: group.task.problem_index)
+    return sets
 
 
 def summary(groups: Sequence[SampledGroup]) -> dict[str, float]:

@@ -45,11 +45,19 @@ def env_runner_spec(config: AlgorithmConfig) -> EnvRunnerSpec:
     )
 
 
-def build_env_runners(config: AlgorithmConfig) -> EnvRunnerGroup:
-    """Returns the pool of runners, whose actors start at once."""
+def build_env_runners(config: AlgorithmConfig, *, frozen: bool = False) -> EnvRunnerGroup:
+    """Returns the pool of runners, whose actors start at once.
+
+    Args:
+        frozen: they sample from the weights in the model's folder. Nobody sends them others.
+    """
     runners, faults = config.env_runners, config.fault_tolerance
+    spec = env_runner_spec(config)
+    if frozen:
+        engine = replace(spec.engine, weight_transfer=None, lora=None, sleep=False)
+        spec = replace(spec, engine=engine, frozen=True)
     return EnvRunnerGroup(
-        env_runner_spec(config),
+        spec,
         runners.num_env_runners,
         num_cpus=runners.num_cpus_per_env_runner,
         num_gpus=runners.num_gpus_per_env_runner or 0.0,

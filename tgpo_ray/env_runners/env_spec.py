@@ -33,9 +33,11 @@ class EnvSpec:
 
 def all_envs(config: AlgorithmConfig) -> tuple[EnvSpec, ...]:
     """Returns the training environments, then those for evaluation. `Task.env_index` counts in this order."""
+    kwargs = [env.kwargs for env in config.envs]
+    kwargs += [{**env.kwargs, **config.evaluation.kwargs} for env in config.evaluation.envs]
     return tuple(
-        EnvSpec(env.id, env_arguments(env.id, env.kwargs, config.env_runners), registered_spec(env.id))
-        for env in [*config.envs, *config.evaluation.envs]
+        EnvSpec(env.id, env_arguments(env.id, arguments, config.env_runners), registered_spec(env.id))
+        for env, arguments in zip([*config.envs, *config.evaluation.envs], kwargs, strict=True)
     )
 
 

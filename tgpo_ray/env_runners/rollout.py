@@ -212,4 +212,5 @@ def finished_episode(
         turn_ends=np.asarray(rollout.turn_ends, np.int32),
         turn_rewards=np.asarray(rollout.turn_rewards, np.float32),
         reward_parts=dict(rollout.info.get("reward_parts", {})),
+        answer=None if (answer := rollout.info.get("answer")) is None else str(answer),
     )

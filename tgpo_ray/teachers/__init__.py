@@ -7,6 +7,7 @@ import lazy_loader
 if TYPE_CHECKING:
     from tgpo_ray.teachers.answers import AnswerCheck, flaw_of
     from tgpo_ray.teachers.backends.caching import CachingBackend
+    from tgpo_ray.teachers.backends.json_server import JsonServer, ServerError
     from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
     from tgpo_ray.teachers.backends.vllm_backend import VllmBackend
     from tgpo_ray.teachers.building import TEACHER_CONTEXT_SLACK, build_reference, build_teachers, teacher_spec
@@ -24,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "answers": ["AnswerCheck", "flaw_of"],
         "backends.caching": ["CachingBackend"],
+        "backends.json_server": ["JsonServer", "ServerError"],
         "backends.transformers_backend": ["TransformersBackend"],
         "backends.vllm_backend": ["VllmBackend"],
         "building": ["TEACHER_CONTEXT_SLACK", "build_reference", "build_teachers", "teacher_spec"],

@@ -6,5 +6,6 @@ The page is one file that loads nothing from elsewhere and runs no script. A plo
 from .conclusions import conclude
 from .page import write_report
 from .record import RunRecord, load_run
+from .stylesheet import CSS
 
-__all__ = ["RunRecord", "conclude", "load_run", "write_report"]
+__all__ = ["CSS", "RunRecord", "conclude", "load_run", "write_report"]

@@ -1,0 +1,148 @@
+"""Models evaluated on a suite, one after the other, and their answers scored again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tgpo_ray.checks import check_environments, check_models, left_out
+from tgpo_ray.suites.answers_file import ProblemAnswers, read_answers, read_header, replace_answers
+from tgpo_ray.suites.figures import ModelFigures, figures_of, mean_figures
+from tgpo_ray.suites.fingerprints import model_fingerprint
+from tgpo_ray.suites.sampling import engine_answers, standing_engines
+from tgpo_ray.suites.scoring import rescored
+from tgpo_ray.suites.served import ServedModel
+from tgpo_ray.suites.work import EvaluationSet, OpenSet, answers_path, headers_of, opened, sets_of
+
+if TYPE_CHECKING:
+    from tgpo_ray.suites.suite_config import CandidateConfig, SuiteConfig
+
+Say = Callable[[str], None]
+PARTS = 20  # notes of progress on each set
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """A model whose configuration and prompts are known to be right."""
+
+    candidate: CandidateConfig
+    config: SuiteConfig
+    sets: list[EvaluationSet]
+
+
+def evaluate_suite(
+    suite: SuiteConfig, candidates: Sequence[CandidateConfig], folder: Path, say: Say = print
+) -> list[ModelFigures]:
+    """Returns the figures of each model, after sampling the problems without answers in `folder`.
+
+    What is answered stays, whatever ends this call: another call goes on from there. A model whose problems all have
+    answers is not loaded.
+
+    Args:
+        say: takes lines of progress.
+
+    Raises:
+        ConfigError: a wrong key, file or model, before any engine starts.
+        ValueError: a file in `folder` holds answers that were sampled in another way.
+    """
+    _refuse_equal_labels(candidates)
+    checked = [_checked(suite, candidate) for candidate in candidates]
+    for it in checked:
+        _sample(it, folder, say)
+    return [_figures(suite, it, folder) for it in checked]
+
+
+def rescore_suite(
+    suite: SuiteConfig, candidates: Sequence[CandidateConfig], folder: Path, say: Say = print
+) -> list[ModelFigures]:
+    """Returns the figures of each model, after giving every answer in `folder` the verdict of today's verifier.
+
+    No model is loaded, and nothing is sampled. Problems without answers stay without.
+
+    Raises:
+        ConfigError, ValueError: as `evaluate_suite`; and a model has no answers to a set in `folder`.
+    """
+    _refuse_equal_labels(candidates)
+    checked = [_checked(suite, candidate, with_model=False) for candidate in candidates]
+    for it in checked:
+        headers = headers_of(it.config, it.candidate, {})
+        for evaluated, header in zip(it.sets, headers, strict=True):
+            path = answers_path(folder, it.candidate, evaluated.label)
+            if not path.is_file():
+                raise ValueError(f"--rescore: there is no {path}: evaluate {it.candidate.label} first")
+            kept = read_header(path) | {"scoring": header["scoring"]}
+            workers = it.config.env_runners.verifier_workers
+            replace_answers(path, kept, rescored(evaluated, read_answers(path), workers))
+            say(f"{it.candidate.label}, {evaluated.label}: scored again")
+    return [_figures(suite, it, folder) for it in checked]
+
+
+def _refuse_equal_labels(candidates: Sequence[CandidateConfig]) -> None:
+    labels = [it.label for it in candidates]
+    for i, label in enumerate(labels):
+        if label in labels[:i]:
+            raise ValueError(f"two models are called {label!r} in the table: list them as `candidates`, with names")
+
+
+def _checked(suite: SuiteConfig, candidate: CandidateConfig, *, with_model: bool = True) -> _Checked:
+    config = suite.of(candidate)
+    out: list[frozenset[int]] = []
+    if with_model and candidate.url is None:
+        check_models(config.check())
+        out = left_out(config, check_environments(config))
+    else:
+        config.check(files=False)
+    return _Checked(candidate, config, sets_of(config, out))
+
+
+def _sample(it: _Checked, folder: Path, say: Say) -> None:
+    """Sample what is missing. The engine starts only where something is."""
+    config, candidate = it.config, it.candidate
+    paths = [answers_path(folder, candidate, evaluated.label) for evaluated in it.sets]
+    if candidate.url is not None:
+        model = ServedModel(config, candidate)
+        try:
+            with _opened(it, paths, config, {"served": model.name}) as sets:
+                _append(candidate, sets, model.answers(sets), say)
+        finally:
+            model.close()
+        return
+    with _opened(it, paths, config, model_fingerprint(config.model.path)) as sets:
+        if any(one.missing for one in sets):
+            with standing_engines(config) as (running, runners):
+                _append(candidate, sets, engine_answers(running, runners, sets), say)
+
+
+@contextmanager
+def _opened(it: _Checked, paths: Sequence[Path], config: SuiteConfig, model: dict[str, Any]) -> Iterator[list[OpenSet]]:
+    with ExitStack() as stack:
+        yield opened(stack, it.sets, paths, headers_of(config, it.candidate, model))
+
+
+def _append(
+    candidate: CandidateConfig, sets: Sequence[OpenSet], answers: Iterator[tuple[int, ProblemAnswers]], say: Say
+) -> None:
+    for index, row in answers:
+        one = sets[index]
+        one.file.append(row)
+        total, done = len(one.evaluated.hashes), len(one.file.done)
+        if done == total or done % max(1, total // PARTS) == 0:
+            say(f"{candidate.label}, {one.evaluated.label}: {done} of {total} problems")
+
+
+def _figures(suite: SuiteConfig, it: _Checked, folder: Path) -> ModelFigures:
+    found = {}
+    for evaluated in it.sets:
+        path = answers_path(folder, it.candidate, evaluated.label)
+        # a file may also have problems that this suite leaves out, as max_problems does
+        rows = (row for row in read_answers(path) if row.problem in evaluated.hashes)
+        figures = figures_of(evaluated.label, rows, len(evaluated.hashes), it.config.seed)
+        if figures is not None:
+            found[evaluated.label] = figures
+    groups = dict(suite.means)
+    if len(found) > 1:
+        groups["all sets"] = list(found)
+    return ModelFigures(it.candidate.label, found, mean_figures(groups, found), it.candidate.published)

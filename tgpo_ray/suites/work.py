@@ -1,0 +1,105 @@
+"""What is still to be sampled of one model: its sets, the hashes of their prompts, and the files of its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tgpo_ray.env_runners import EnvSpec, all_envs, evaluation_tasks, explained
+from tgpo_ray.episode import Task
+from tgpo_ray.suites.answers_file import AnswersFile, missing_of
+from tgpo_ray.suites.fingerprints import header_of, prompt_hash
+
+if TYPE_CHECKING:
+    from tgpo_ray.suites.suite_config import CandidateConfig, SuiteConfig
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """One set as a model reads it."""
+
+    label: str
+    spec: EnvSpec
+    num_samples: int
+    seed: int  # of every `reset`
+    hashes: Mapping[int, str]  # of the prompts, by problem
+    is_chat: bool
+
+    def tasks(self, env_index: int, problems: Sequence[int]) -> list[Task]:
+        """The tasks of these problems for runners."""
+        return [Task(env_index, problem, self.seed) for problem in problems]
+
+
+@dataclass(frozen=True)
+class OpenSet:
+    """A set with the file of its answers, which this process has opened to write."""
+
+    evaluated: EvaluationSet
+    file: AnswersFile
+    missing: Sequence[int]  # problems without answers
+
+
+def sets_of(config: SuiteConfig, left_out: Sequence[frozenset[int]] = ()) -> list[EvaluationSet]:
+    """Returns the sets of a model's configuration, after making each prompt once.
+
+    Args:
+        left_out: of each set, the problems whose prompts are too long.
+
+    Raises:
+        ConfigError: an environment cannot be made. The message names the set, the cause and the fix.
+    """
+    from tgpo_ray.config import ConfigError
+
+    sets: list[EvaluationSet] = []
+    problems: list[str] = []
+    section = config.evaluation
+    for index, (env, spec) in enumerate(zip(section.envs, all_envs(config), strict=True)):
+        out = left_out[index] if left_out else frozenset()
+        try:
+            hashes, is_chat = _prompts(spec, index, section.max_problems, config.seed, out)
+        except Exception as error:  # a user's environment may raise anything
+            problems.append(f"{env.label} ({spec.id}): {explained(spec.id, error)}")
+            continue
+        sets.append(EvaluationSet(env.label, spec, section.samples_of(env), config.seed, hashes, is_chat))
+    if problems:
+        raise ConfigError(problems)
+    return sets
+
+
+def _prompts(
+    spec: EnvSpec, index: int, limit: int | None, seed: int, left_out: frozenset[int]
+) -> tuple[dict[int, str], bool]:
+    env = spec.make()
+    try:
+        count = getattr(env.unwrapped, "num_problems", None)
+        hashes, info = {}, {}
+        for task in evaluation_tasks(index, count, limit, seed, left_out):
+            prompt, info = env.reset(seed=seed, options={"index": task.problem_index})
+            hashes[task.problem_index] = prompt_hash(prompt, info.get("messages"))
+        return hashes, info.get("messages") is not None
+    finally:
+        env.close()
+
+
+def headers_of(config: SuiteConfig, candidate: CandidateConfig, model: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the first line of the file of each set, of a resolved configuration."""
+    return [header_of(config, candidate, env, model) for env in config.evaluation.envs]
+
+
+def answers_path(folder: Path, candidate: CandidateConfig, label: str) -> Path:
+    """Returns the file of a model's answers to the set `label`."""
+    return folder / candidate.label / f"{label.replace('/', '_')}.jsonl"
+
+
+def opened(
+    stack: ExitStack,
+    sets: Sequence[EvaluationSet],
+    paths: Sequence[Path],
+    headers: Sequence[Mapping[str, Any]],
+) -> list[OpenSet]:
+    """Returns the sets with their files, which close with `stack`."""
+    files = [stack.enter_context(AnswersFile(path, header)) for path, header in zip(paths, headers, strict=True)]
+    return [OpenSet(it, file, missing_of(file, it.hashes)) for it, file in zip(sets, files, strict=True)]
