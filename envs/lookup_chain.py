@@ -13,7 +13,7 @@ import numpy as np
 from .base import Problem, SingleTurnEnv
 from .boxed import last_boxed
 from .hints import check_choice
-from .lookup_tables import EXACT, ROLES, STATES, TABLES, TEACHERS, LookupTables
+from .lookup_tables import ROLES, STATES, TABLES, TEACHERS, LookupTables
 from .options import Options, takes
 from .verdict import CORRECT, UNPARSABLE, WRONG, Verdict
 
