@@ -55,9 +55,9 @@ class LookupChainOptions(Options):
     """The share of the tables, from `A` on, that the policy of `tgpo-ray make-models` knows. After the others it writes
     any state, all equally likely."""
     teacher: str = "exact"
-    """What the teacher of `tgpo-ray make-models` knows: all tables (`exact`); all, with look-ups that go wrong at random
-    (`noisy`), so that what it holds most likely is right; all but a part of what the policy knows, where it is sure of
-    a wrong state (`mistaken`)."""
+    """What the teacher of `tgpo-ray make-models` knows: all tables (`exact`); all, with look-ups that go wrong at
+    random (`noisy`), so that what it holds most likely is right; all but a part of what the policy knows, where it is
+    sure of a wrong state (`mistaken`)."""
     error_share: float = 0.25
     """Of a noisy teacher the share of look-ups that go wrong. Of a mistaken one the share of the entries of the known
     tables that it has wrong."""
@@ -139,7 +139,7 @@ class LookupChainEnv(SingleTurnEnv):
     def lesson(self, role: str, index: int) -> tuple[str, str]:
         """A chain as the base policy (`policy`) or the teacher would work it out, for supervised training.
 
-        Lessons use all tables and no problem of any index. Where they go wrong they go on from the wrong state.
+        Lessons use all tables and are drawn apart from the problems. Where they go wrong they go on from the wrong state.
         """
         check_choice("role", role, ROLES)
         options, draw = self.options, random.Random(f"lesson/{role}/{self.options.seed}/{index}")
@@ -177,8 +177,8 @@ class LookupChainEnv(SingleTurnEnv):
         right: dict[str, list[bool]] = {"known": [], "unknown": []}
         before = STATES[chain.start]
         for step, table in enumerate(chain.tables):
-            name, after = (words[2 * step : 2 * step + 2] + ["", ""])[:2]
-            follows = before in STATES[: self.options.states] and len(before) == 1
+            name, after = [*words[2 * step : 2 * step + 2], "", ""][:2]
+            follows = len(before) == 1 and before in STATES[: self.options.states]
             expected = STATES[self.tables.right[table][STATES.index(before)]] if follows else None
             kind = "known" if self.tables.knows(table) else "unknown"
             right[kind].append(name == TABLES[table] and after == expected)

@@ -107,8 +107,8 @@ def _refuse_without_verified(options: argparse.Namespace) -> None:
             raise ValueError(f"--{name.replace('_', '-')}: needs --verified, which writes prompts and traces")
     if options.prompt == "chat":
         raise ValueError(
-            "--prompt: chat is made by the model's chat template, which is not known here: have `tgpo-ray traces` write "
-            "such traces, or use plain, think or a text with {problem}"
+            "--prompt: chat is made by the model's chat template, which is not known here: have `tgpo-ray traces` "
+            "write such traces, or use plain, think or a text with {problem}"
         )
 
 
