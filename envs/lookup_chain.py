@@ -139,7 +139,7 @@ class LookupChainEnv(SingleTurnEnv):
     def lesson(self, role: str, index: int) -> tuple[str, str]:
         """A chain as the base policy (`policy`) or the teacher would work it out, for supervised training.
 
-        Lessons use all tables and are drawn apart from the problems. Where they go wrong they go on from the wrong state.
+        Lessons use all tables and are drawn apart from the problems. After a wrong state they go on from it.
         """
         check_choice("role", role, ROLES)
         options, draw = self.options, random.Random(f"lesson/{role}/{self.options.seed}/{index}")
