@@ -138,26 +138,30 @@ def prepare(preparation: Preparation, target: Path) -> Preparation:
         FileNotFoundError, ImportError, ValueError: the data set cannot be read, a column is missing, or no row is left.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    removed_path = beside(target, ".removed.jsonl")
-    partial, removed_partial = beside(target, ".jsonl.partial"), beside(target, ".removed.jsonl.partial")
+    partial, removed = beside(target, ".jsonl.partial"), beside(target, ".removed.jsonl.partial")
+    try:
+        _write(preparation, partial, removed)
+        if not preparation.counts.written:
+            reasons = ", ".join(f"{count} {reason}" for reason, count, _ in preparation.counts.table()) or "it is empty"
+            raise ValueError(f"{preparation.path}: no row is left of {preparation.counts.read} ({reasons})")
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        removed.unlink(missing_ok=True)
+        raise
+    removed.rename(beside(target, ".removed.jsonl"))
+    partial.rename(target)
+    return preparation
+
+
+def _write(preparation: Preparation, target: Path, removed: Path) -> None:
     digest = hashlib.sha256()
-    with partial.open("w", encoding="utf-8") as file, removed_partial.open("w", encoding="utf-8") as removed:
-        for row in preparation.rows(removed):
+    with target.open("w", encoding="utf-8") as file, removed.open("w", encoding="utf-8") as removed_file:
+        for row in preparation.rows(removed_file):
             line = json.dumps(row, ensure_ascii=False) + "\n"
             file.write(line)
             digest.update(line.encode())
             preparation.counts.written += 1
-    if not preparation.counts.written:
-        reasons = ", ".join(f"{count} {reason}" for reason, count, _ in preparation.counts.table())
-        partial.unlink()
-        removed_partial.unlink()
-        raise ValueError(
-            f"{preparation.path}: no row is left of {preparation.counts.read} ({reasons or 'it is empty'})"
-        )
     preparation.digests["written"] = digest.hexdigest()
-    removed_partial.rename(removed_path)
-    partial.rename(target)
-    return preparation
 
 
 def evaluation_problems(
