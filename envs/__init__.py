@@ -57,6 +57,7 @@ REGISTERED = {
     "tgpo/Code-v0": "tgpo_ray.envs.code_env:CodeEnv",
     "tgpo/Gem-v0": "tgpo_ray.envs.adapters:GemEnv",
     "tgpo/GuessNumber-v0": "tgpo_ray.envs.guess_number:GuessNumberEnv",
+    "tgpo/LookupChain-v0": "tgpo_ray.envs.lookup_chain:LookupChainEnv",
     "tgpo/Math-v0": "tgpo_ray.envs.math_env:MathEnv",
     "tgpo/MathTool-v0": "tgpo_ray.envs.math_tool:MathToolEnv",
     "tgpo/MultipleChoice-v0": "tgpo_ray.envs.multiple_choice:MultipleChoiceEnv",

@@ -148,6 +148,13 @@ class TextEnv(gymnasium.Env[str, str]):
         """A response to problem `index` that scores 1.0 (one a turn), or None where the environment knows none."""
         return None
 
+    def lesson(self, role: str, index: int) -> tuple[str, str] | None:
+        """Prompt and response number `index` that the tiny model `policy` or `teacher` learns of this environment.
+
+        `tgpo-ray make-models --env` asks where the two should know different things. None: both learn `gold_response`.
+        """
+        return None
+
     @classmethod
     def argument_texts(cls) -> dict[str, str]:
         """The documentation of each argument by name; empty where the constructor takes no `Options`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ def is_data_set(path: str) -> bool:
     return Path(path).expanduser().is_dir() or (HUB_NAME.fullmatch(path) is not None and not path.endswith(FILES))
 
 
-def read_data_set(path: str, subset: str | None, split: str | None) -> list[dict[str, Any]]:
-    """All rows of one split.
+def open_data_set(path: str, subset: str | None, split: str | None) -> Iterable[dict[str, Any]]:
+    """The rows of one split, in memory one at a time: `datasets` maps its files.
 
     Args:
         path: a folder (of jsonl, json, csv or parquet files, or as `save_to_disk` writes one), or a name on the hub.
@@ -50,19 +51,19 @@ def read_data_set(path: str, subset: str | None, split: str | None) -> list[dict
         ) from failure
     except ValueError as failure:
         raise ValueError(f"data set {path!r} (subset={subset!r}, split={split!r}): {_line(failure)}") from failure
-    return _one_split(path, data_set).to_list()
+    return _one_split(path, data_set)
 
 
-def _from_disk(datasets: Any, folder: Path, subset: str | None, split: str | None) -> list[dict[str, Any]]:
+def _from_disk(datasets: Any, folder: Path, subset: str | None, split: str | None) -> Iterable[dict[str, Any]]:
     if subset is not None:
         raise ValueError(f"data set {str(folder)!r} was written by save_to_disk and has no subsets, got {subset!r}")
     data_set = datasets.load_from_disk(str(folder))
     if split is None:
-        return _one_split(str(folder), data_set).to_list()
+        return _one_split(str(folder), data_set)
     if not isinstance(data_set, dict) or split not in data_set:
         splits = ", ".join(data_set) if isinstance(data_set, dict) else "none"
         raise ValueError(f"data set {str(folder)!r} has no split {split!r}: it has {splits}")
-    return data_set[split].to_list()
+    return data_set[split]
 
 
 def _one_split(path: str, data_set: Any) -> Any:

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 
 from .cells import is_missing, naming, text_cell
 from .hints import nearest
-from .hub_rows import is_data_set, read_data_set
+from .hub_rows import is_data_set, open_data_set
 from .row_store import Row, Rows, shared, version_of
+
+PARQUET_BATCH = 1024  # rows that are read at once
 
 PROBLEM = "problem"  # the meaning of the column that becomes the prompt
 
@@ -32,7 +34,7 @@ def read_rows(
 ) -> Rows:
     """Returns the rows of a `.jsonl` or `.parquet` file, or of one split of a Hugging Face data set, in file order.
 
-    A folder, or a name that is not a file's, is read as a data set (`read_data_set`). A process reads a file once:
+    A folder, or a name that is not a file's, is read as a data set (`open_data_set`). A process reads a file once:
     another call with the same arguments returns the same rows, until the file's size or time of change differs.
 
     Args:
@@ -43,10 +45,25 @@ def read_rows(
         ImportError: for a data set without the extra `[datasets]`.
         ValueError: for another file type, a line that is not a JSON object, no rows, or a wrong subset or split.
     """
+    versioned, read = _source(path, subset, split)
+    return _shared(path, subset, split, columns, versioned, read)
+
+
+def stream_rows(path: str | Path, *, subset: str | None = None, split: str | None = None) -> Iterator[Row]:
+    """Yields the rows that `read_rows` returns, one after the other; none is stored.
+
+    Raises:
+        FileNotFoundError, ImportError, ValueError: as `read_rows`, at the first row.
+    """
+    _, read = _source(path, subset, split)
+    yield from read()
+
+
+def _source(path: str | Path, subset: str | None, split: str | None) -> tuple[Path | None, Callable[[], Iterable[Row]]]:
+    """The file or folder whose change makes the rows stale (a name on the hub has none), and what reads them."""
     file = Path(path).expanduser()
     if not file.is_file() and is_data_set(str(path)):  # a file wins over a data set of the same name
-        folder = file if file.is_dir() else None
-        return _shared(path, subset, split, columns, folder, lambda: read_data_set(str(path), subset, split))
+        return (file if file.is_dir() else None), lambda: open_data_set(str(path), subset, split)
     if subset is not None or split is not None:
         raise ValueError(f"subset and split choose from a Hugging Face data set: {str(path)!r} names a file")
     if not file.is_file():
@@ -55,7 +72,7 @@ def read_rows(
     readers = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
     if file.suffix not in readers:
         raise ValueError(f"data set {str(path)!r} must end in .jsonl or .parquet, got {file.suffix or 'no ending'!r}")
-    return _shared(path, subset, split, columns, file, lambda: readers[file.suffix](file))
+    return file, lambda: readers[file.suffix](file)
 
 
 def _shared(
@@ -179,7 +196,7 @@ def _decoded(lines: Iterable[str], file: Path) -> Iterator[str]:
         ) from failure
 
 
-def _read_parquet(file: Path) -> list[Row]:
+def _read_parquet(file: Path) -> Iterator[Row]:
     try:
         import pyarrow.parquet as parquet
     except ImportError as failure:
@@ -187,6 +204,8 @@ def _read_parquet(file: Path) -> list[Row]:
             "reading .parquet needs pyarrow: pip install pyarrow, or convert the file to .jsonl"
         ) from failure
     try:
-        return parquet.read_table(file).to_pylist()
+        with parquet.ParquetFile(file) as rows:
+            for batch in rows.iter_batches(PARQUET_BATCH):
+                yield from batch.to_pylist()
     except OSError as failure:  # ArrowInvalid is a ValueError already
         raise ValueError(f"{file} is no parquet file: {failure}") from failure

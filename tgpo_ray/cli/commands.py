@@ -1,4 +1,4 @@
-"""`tgpo-ray`: init, train, plan, schema, evaluate, export, report, make-models, traces, preflight, env."""
+"""`tgpo-ray`: init, train, plan, schema, evaluate, export, report, make-models, traces, preflight, data, env."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tgpo_ray.cli.data import add_data_command
 from tgpo_ray.cli.env import add_env_command
 from tgpo_ray.cli.evaluate import add_evaluate_arguments, evaluate
 from tgpo_ray.cli.init import add_init_arguments, init
@@ -52,6 +53,7 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if late:
         options.overrides = [*options.overrides, *late]
+    options.command_line = list(sys.argv[1:] if arguments is None else arguments)
     return options
 
 
@@ -90,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     preflight.add_argument("config", help="YAML file of the run")
     preflight.add_argument("overrides", nargs="*", metavar="key=value")
     preflight.add_argument("--files-only", action="store_true", help="start no actor and load no model")
+    add_data_command(commands)
     add_env_command(commands)
     return parser
 

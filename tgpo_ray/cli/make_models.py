@@ -7,7 +7,10 @@ from typing import Any
 
 from tgpo_ray.cli.env import made, parsed_kwargs
 
+Pair = tuple[str, str]  # a prompt and a response
+ROLES = ("policy", "teacher")
 NUM_PROBLEMS = 4000  # that the models are taught with
+NUM_LESSONS = 20_000  # of each model, where the environment has lessons: they may be wrong at random, not to be learned
 
 
 def add_make_models_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +19,8 @@ def add_make_models_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--env", metavar="ID", help="models that learn its gold responses for half a minute")
     help_text = "with --env, its arguments: a JSON object, or key=value with YAML values"
     parser.add_argument("--kwargs", nargs="+", default=[], metavar="key=value", help=help_text)
+    help_text = "with --env, steps of 64 problems that the policy and the teacher learn; default: 50 150"
+    parser.add_argument("--steps", nargs=2, type=int, metavar=("POLICY", "TEACHER"), help=help_text)
     parser.add_argument("--to", default="models", help="folder to write policy/ and teacher/ into")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -25,18 +30,44 @@ def make_models(options: argparse.Namespace) -> int:
     from tgpo_ray.models import make_taught_models, make_text_models
 
     if options.data:
-        if options.kwargs:
-            raise ValueError("--kwargs are arguments of an environment: they need --env")
+        _refuse_without_env(options)
         folders = make_text_models(options.data, options.to, options.seed)
     else:
-        pairs = gold_pairs(options.env, parsed_kwargs(options.kwargs))
-        folders = make_taught_models(pairs, options.to, options.seed)
+        if options.steps and min(options.steps) < 1:
+            raise ValueError(f"--steps: must be >= 1 each, got {options.steps[0]} {options.steps[1]}")
+        steps = dict(zip(ROLES, options.steps, strict=True)) if options.steps else None
+        lessons = lessons_of(options.env, parsed_kwargs(options.kwargs))
+        folders = make_taught_models(lessons, options.to, options.seed, steps=steps)
     for folder in folders:
         print(folder)
     return 0
 
 
-def gold_pairs(env_id: str, kwargs: dict[str, Any]) -> list[tuple[str, str]]:
+def _refuse_without_env(options: argparse.Namespace) -> None:
+    if options.kwargs:
+        raise ValueError("--kwargs are arguments of an environment: they need --env")
+    if options.steps:
+        raise ValueError("--steps are of models that learn an environment: they need --env")
+
+
+def lessons_of(env_id: str, kwargs: dict[str, Any]) -> dict[str, list[Pair]]:
+    """Returns what policy and teacher learn: the environment's `lesson`s, or its right responses for both.
+
+    Raises:
+        ValueError: as `gold_pairs`.
+    """
+    env = made(env_id, kwargs)
+    lesson = getattr(env.unwrapped, "lesson", lambda role, index: None)
+    try:
+        if lesson(ROLES[0], 0) is not None:
+            return {role: [lesson(role, index) for index in range(NUM_LESSONS)] for role in ROLES}
+    finally:
+        env.close()
+    pairs = gold_pairs(env_id, kwargs)
+    return dict.fromkeys(ROLES, pairs)
+
+
+def gold_pairs(env_id: str, kwargs: dict[str, Any]) -> list[Pair]:
     """Returns prompts with right responses, of the environment's first problems; of several turns, the first.
 
     Raises:

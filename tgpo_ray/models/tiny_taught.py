@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +17,46 @@ POLICY = {"intermediate_size": 128, "num_hidden_layers": 2}
 TEACHER = {"intermediate_size": 192, "num_hidden_layers": 3, "head_dim": 32}
 
 
-def make_taught_models(pairs: Sequence[Pair], folder: str | Path, seed: int = 0) -> list[Path]:
+def make_taught_models(
+    pairs: Sequence[Pair] | Mapping[str, Sequence[Pair]],
+    folder: str | Path,
+    seed: int = 0,
+    *,
+    steps: Mapping[str, int] | None = None,
+) -> list[Path]:
     """Returns the folders of a Qwen2 `policy` and a Qwen3 `teacher`, after a supervised training on the pairs.
 
     Both have one tokenizer, which can write every text.
 
+    Args:
+        pairs: of both models, or by name (`policy`, `teacher`) where they learn different things.
+        steps: of each model by name, with `BATCH` pairs each; None: `STEPS`.
+
     Raises:
         ValueError: there is no pair, or none of at most `MAX_TOKENS` tokens.
     """
-    if not pairs:
+    lessons = pairs if isinstance(pairs, Mapping) else {"policy": pairs, "teacher": pairs}
+    if not all(lessons.values()):
         raise ValueError("no problem with a right response: the models are taught with them")
-    tokenizer = byte_level_tokenizer([prompt + response for prompt, response in pairs], 512)
-    rows = [row for row in (_row(tokenizer, pair) for pair in pairs) if len(row[0]) <= MAX_TOKENS]
-    if not rows:
-        raise ValueError(f"every prompt with its response has more than {MAX_TOKENS} tokens: tiny models learn less")
+    texts = [prompt + response for each in lessons.values() for prompt, response in each]
+    tokenizer = byte_level_tokenizer(texts, 512)
+    rows = {name: _rows(tokenizer, each) for name, each in lessons.items()}
     folder = Path(folder)
     folders = [
         write_model(folder / "policy", "qwen2", tokenizer, seed=seed, **SHAPE, **POLICY),
         write_model(folder / "teacher", "qwen3", tokenizer, seed=seed + 1, **SHAPE, **TEACHER),
     ]
     for path in folders:
-        _teach(path, rows, tokenizer.pad_token_id, seed=seed)
+        _teach(path, rows[path.name], tokenizer.pad_token_id, seed=seed, steps=(steps or STEPS)[path.name])
     return folders
+
+
+def _rows(tokenizer: Any, pairs: Sequence[Pair]) -> list[tuple[list[int], list[int]]]:
+    """Returns the rows that are short enough."""
+    rows = [row for row in (_row(tokenizer, pair) for pair in pairs) if len(row[0]) <= MAX_TOKENS]
+    if not rows:
+        raise ValueError(f"every prompt with its response has more than {MAX_TOKENS} tokens: tiny models learn less")
+    return rows
 
 
 def _row(tokenizer: Any, pair: Pair) -> tuple[list[int], list[int]]:
@@ -48,14 +66,13 @@ def _row(tokenizer: Any, pair: Pair) -> tuple[list[int], list[int]]:
     return prompt + response, [-100] * len(prompt) + response
 
 
-def _teach(folder: Path, rows: Sequence[tuple[list[int], list[int]]], pad_id: int, *, seed: int) -> None:
+def _teach(folder: Path, rows: Sequence[tuple[list[int], list[int]]], pad_id: int, *, seed: int, steps: int) -> None:
     import torch
     from torch.nn.utils.rnn import pad_sequence
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR)
-    steps = STEPS[folder.name]
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
     draw = torch.Generator().manual_seed(seed)
     for _ in range(steps):

@@ -47,6 +47,7 @@ CASES: list[tuple[str, dict[str, Any], set[str]]] = [
         {"prompt": "chat", "reward": "efficiency"},
         IN_PROCESS | TURNS | NO_NUMBER | {"duplicates"},
     ),
+    ("tgpo/LookupChain-v0", {"num_problems": 32}, IN_PROCESS | NO_NUMBER),
     ("tgpo/Math-v0", {"path": FORMULAS}, set()),
     ("tgpo/Math-v0", {"path": FORMULAS, "prompt": "think"}, set()),
     ("tgpo/MathTool-v0", {"path": FORMULAS}, TURNS),
@@ -57,7 +58,7 @@ CASES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("tgpo/RewardFunction-v0", {"path": SUMS, "reward": f"{FUNCTIONS}:plain"}, NO_GOLD),
     ("tgpo/Verifiers-v0", {"environment": f"{STAND_INS}:verifiers_environment"}, NO_GOLD),
 ]
-FAST = {"tgpo/Arithmetic-v0", "tgpo/GuessNumber-v0"}
+FAST = {"tgpo/Arithmetic-v0", "tgpo/GuessNumber-v0", "tgpo/LookupChain-v0"}
 
 
 pytestmark = pytest.mark.usefixtures("no_worker_outlives_its_module")

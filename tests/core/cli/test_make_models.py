@@ -10,7 +10,7 @@ import gymnasium
 import pytest
 
 from tgpo_ray import cli
-from tgpo_ray.cli.make_models import NUM_PROBLEMS, gold_pairs
+from tgpo_ray.cli.make_models import NUM_LESSONS, NUM_PROBLEMS, gold_pairs, lessons_of
 
 ENV = '''
 import gymnasium
@@ -57,13 +57,19 @@ def test_an_environments_problems_come_with_their_right_responses(echo: str) -> 
     assert "\n" not in response and prompt  # of several turns the first
 
 
-def test_models_are_written_for_an_environment(
-    echo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_policy_and_teacher_learn_an_environments_lessons_where_it_has_some(echo: str) -> None:
+    lessons = lessons_of("tgpo/LookupChain-v0", {"length": 2})
+    assert lessons.keys() == {"policy", "teacher"} and lessons["policy"] != lessons["teacher"]
+    assert len(lessons["policy"]) == NUM_LESSONS
+    same = lessons_of(echo, {})
+    assert same["policy"] == same["teacher"] == gold_pairs(echo, {})
+
+
+def test_models_are_written_for_an_environment(echo: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    monkeypatch.setattr("tgpo_ray.models.tiny_taught.STEPS", {"policy": 1, "teacher": 1})
-    assert cli.main(["make-models", "--env", echo, "--kwargs", "num_problems=4", "--to", "tiny"]) == 0
+    command = ["make-models", "--env", echo, "--kwargs", "num_problems=4", "--steps", "1", "1", "--to", "tiny"]
+    assert cli.main(command) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == ["tiny/policy", "tiny/teacher"]
     for name, kind in (("policy", "qwen2"), ("teacher", "qwen3")):
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "tiny" / name)
@@ -80,6 +86,9 @@ def test_models_are_written_for_an_environment(
          "gold_response(index), or make random models with --data"),
         (["--env", "Nowhere-v0"], "Nowhere-v0: no such environment is registered"),
         (["--data", "x.jsonl", "--kwargs", "known=2"], "--kwargs are arguments of an environment: they need --env"),
+        (["--data", "x.jsonl", "--steps", "5", "5"],
+         "--steps are of models that learn an environment: they need --env"),
+        (["--env", "made_echo:MadeEcho-v0", "--steps", "0", "5"], "--steps: must be >= 1 each, got 0 5"),
     ],
 )  # fmt: skip
 def test_what_it_cannot_use_is_explained(
