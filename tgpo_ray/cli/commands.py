@@ -115,7 +115,7 @@ def _add_traces_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     """Run the job of a YAML file."""
-    return train(options.config, train_overrides(options), options.resume)
+    return train(options.config, train_overrides(options), options.resume, begin=options.begin)
 
 
 def _plan(options: argparse.Namespace) -> int:
