@@ -1,4 +1,4 @@
-"""`tgpo-ray`: init, train, plan, schema, evaluate, export, report, make-models, traces, preflight, env."""
+"""`tgpo-ray`: init, train, study, plan, schema, evaluate, export, report, make-models, traces, preflight, env."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from tgpo_ray.cli.env import add_env_command
 from tgpo_ray.cli.init import add_init_arguments, init
 from tgpo_ray.cli.make_models import add_make_models_arguments, make_models
+from tgpo_ray.cli.study import add_study_arguments, study
 from tgpo_ray.train import (
     EXIT_USAGE,
     add_train_arguments,
@@ -65,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_init_arguments(command("init", init))
     add_train_arguments(command("train", _train))
+    add_study_arguments(command("study", study))
     for name, run in (("plan", _plan), ("evaluate", _evaluate), ("export", _export)):
         sub = command(name, run)
         sub.add_argument("config", help="YAML file of the run")

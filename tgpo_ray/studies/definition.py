@@ -24,7 +24,7 @@ from tgpo_ray.config import (
 
 Base = str | list[str] | dict[str, Any]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
-EXTENDS, SET = "extends", "set"
+EXTENDS, SET, HERE = "extends", "set", "{here}"
 
 
 class Variant(Strict):
@@ -96,7 +96,10 @@ class Figure(Strict):
 
 
 class StudyConfig(Strict):
-    """A study. Paths of other YAML files are relative to its own folder, all others to the working folder."""
+    """A study. Paths of other YAML files are relative to its own folder, all others to the working folder.
+
+    In texts `{here}` is the folder of the study's file, and `{seed}` the seed of the run.
+    """
 
     name: FolderName = Field(description="Name of the study's folder; by default that of the YAML file.")
     title: str | None = Field(default=None, description="Title of the page; null: the name.")
@@ -159,7 +162,9 @@ class StudyConfig(Strict):
 
 
 def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
-    """Returns the study in a YAML file, with the files that it extends and the bases' paths made absolute.
+    """Returns the study in a YAML file over those that it extends, with the bases' paths made absolute.
+
+    `extends` names one file or several, of which a later one goes over an earlier one.
 
     Args:
         overrides: `seeds=[0,1]`, `at_once=2`; `set.training.lr=1e-4` sets a key of the runs.
@@ -185,17 +190,19 @@ def _with_extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """The mapping in a file over that of the file which it extends: variants and `set` add up, the rest replaces."""
     if path.resolve() in above:
         raise ConfigError([f"extends: {path} extends itself"], str(path))
-    data = load_file(path)
+    data = _here(load_file(path), str(path.parent))
     for holder in [data, *_variants(data).values()]:
         if isinstance(holder, dict) and "base" in holder:
             holder["base"] = _beside(path, holder["base"])
-    if EXTENDS not in data:
-        return data
-    extended = data.pop(EXTENDS)
-    if not isinstance(extended, str):
-        raise ConfigError([f"extends: expected the name of one study's file, got {extended!r}"], str(path))
-    lower = _with_extended(path.parent / extended, (*above, path.resolve()))
-    lower.pop("name", None)
+    extended = data.pop(EXTENDS, [])
+    for name in reversed([extended] if isinstance(extended, str) else extended):
+        lower = _with_extended(path.parent / name, (*above, path.resolve()))
+        lower.pop("name", None)
+        data = _over(lower, data)
+    return data
+
+
+def _over(lower: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     variants = unshared(_variants(lower))
     for name, values in _variants(data).items():
         if values is None:
@@ -203,6 +210,15 @@ def _with_extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         else:
             variants[name] = {**variants.get(name, {}), **values, SET: {**_set(variants.get(name)), **_set(values)}}
     return {**lower, **data, "variants": variants, SET: {**_set(lower), **_set(data)}}
+
+
+def _here(value: Any, folder: str) -> Any:
+    """The value with the folder of its file for `{here}` in its texts."""
+    if isinstance(value, str):
+        return value.replace(HERE, folder)
+    if isinstance(value, dict):
+        return {key: _here(item, folder) for key, item in value.items()}
+    return [_here(item, folder) for item in value] if isinstance(value, list) else value
 
 
 def _variants(data: Mapping[str, Any]) -> dict[str, Any]:

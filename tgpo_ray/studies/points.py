@@ -11,13 +11,22 @@ from typing import Any
 
 import numpy as np
 
-from tgpo_ray.config import AlgorithmConfig, ConfigError, RunConfig, desugar, expand_path, load_file, resolve_algorithm
+from tgpo_ray.config import (
+    AlgorithmConfig,
+    ConfigError,
+    RunConfig,
+    desugar,
+    expand_path,
+    known_algorithms,
+    load_file,
+    resolve_algorithm,
+)
 from tgpo_ray.studies.definition import Domain, StudyConfig
 
 SEED = "{seed}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Point:
     """One run of a study.
 
@@ -82,6 +91,7 @@ def config_of(study: StudyConfig, point: Point, storage_path: str) -> AlgorithmC
     """Returns the checked configuration of one run, whose folder is `<storage_path>/<point.name>`.
 
     In this order: the base, the study's `set` where the variant has the key, the variant's `set`, the values, the seed.
+    A section that is given as a whole comes before keys of it.
 
     Raises:
         ConfigError: the message begins with the variant.
@@ -95,8 +105,11 @@ def config_of(study: StudyConfig, point: Point, storage_path: str) -> AlgorithmC
     try:
         model = resolve_algorithm(data.get("algorithm"))
         full, _ = desugar(data, model)
-        common = {key: value for key, value in study.set.items() if has_key(model, {**full, **_sections(changes)}, key)}
-        changes = {**common, **changes, "seed": point.seed, "name": point.name}
+        given = _sections(changes)
+        common = {key: value for key, value in study.set.items() if has_key(model, {**full, **given}, key)}
+        common = {key: value for key, value in common.items() if not _says(given, expand_path(key.split("."), model))}
+        ordered = sorted([*common.items(), *changes.items()], key=lambda pair: "." in pair[0])  # sections, then keys
+        changes = {**dict(ordered), "seed": point.seed, "name": point.name}
         changes["checkpointing.storage_path"] = storage_path
         overrides = [f"{key}={json.dumps(_seeded(value, point.seed))}" for key, value in changes.items()]
         return AlgorithmConfig.from_dict(full, overrides)
@@ -108,15 +121,30 @@ def configs(study: StudyConfig, storage_path: str) -> dict[str, AlgorithmConfig]
     """Returns the configuration of every run by its name.
 
     Raises:
-        ConfigError: one cannot be read, or no variant has a key of the study's `set`.
+        ConfigError: one cannot be read, or no method at all has a key of the study's `set`.
     """
+    models = [resolve_algorithm(name) for name in known_algorithms()]
     found = {point.name: config_of(study, point, storage_path) for point in points(study)}
-    models = [type(config) for config in found.values()]
-    data = [config.to_dict() for config in found.values()]
-    unused = [key for key in study.set if not any(map(has_key, models, data, itertools.repeat(key)))]
-    if unused:
-        raise ConfigError([f"set.{key}: no variant has this key" for key in unused])
+    models += [type(config) for config in found.values()]
+    unknown = [key for key in study.set if not any(_knows(model, key) for model in models)]
+    if unknown:
+        raise ConfigError([f"set.{key}: no method has this key" for key in unknown])
     return found
+
+
+def _knows(model: type[RunConfig], key: str) -> bool:
+    """Whether a method has the section, and in it the first part of the key."""
+    section, *rest = expand_path(key.split("."), model)
+    if section not in model.model_fields:
+        return False
+    fields = _fields_of(model, section)
+    return not rest or not fields or rest[0] in fields
+
+
+def _fields_of(model: type[RunConfig], section: str) -> Mapping[str, Any]:
+    """The keys of a section; empty where names or numbers of the user's choice come first."""
+    fields = getattr(model.model_fields[section].annotation, "model_fields", {})
+    return {} if "root" in fields else fields
 
 
 def has_key(model: type[RunConfig], data: Mapping[str, Any], key: str) -> bool:
@@ -126,8 +154,8 @@ def has_key(model: type[RunConfig], data: Mapping[str, Any], key: str) -> bool:
         return False
     if not rest:
         return True
-    fields = getattr(model.model_fields[section].annotation, "model_fields", {})
-    if fields and "root" not in fields:
+    fields = _fields_of(model, section)
+    if fields:
         return rest[0] in fields and _reaches(data.get(section) or {}, rest[1:], rest[0])
     there = data.get(section)
     return (isinstance(there, Sequence) and rest[0].isdigit() and int(rest[0]) < len(there)) or (
@@ -150,6 +178,18 @@ def _sections(changes: Mapping[str, Any]) -> dict[str, Any]:
     if found.get("env"):
         full["envs"] = [found.pop("env")]
     return {**found, **full}
+
+
+def _says(given: Any, path: Sequence[str]) -> bool:
+    """Whether sections that a variant gives as a whole have a value at the path."""
+    for part in path:
+        if isinstance(given, list) and part.isdigit() and int(part) < len(given):
+            given = given[int(part)]
+        elif isinstance(given, Mapping) and part in given:
+            given = given[part]
+        else:
+            return False
+    return True
 
 
 def _base(base: Any) -> dict[str, Any]:
