@@ -118,6 +118,7 @@ def test_a_grid_and_a_search_give_every_seed_the_same_values() -> None:
         ({"search": {"training.lr": {"loguniform": [0.0, 0.5]}}}, "numbers above 0"),
         ({"search": {"training.lr": {}}}, "write one of choice, uniform, loguniform, randint, got none"),
         ({"paper_figures": [3]}, "2, 4, 5 or 6"),
+        ({"asha": {}, "metric": "average/all"}, "a scheduler needs one of the rows"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
