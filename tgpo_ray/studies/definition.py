@@ -153,7 +153,7 @@ class StudyConfig(Strict):
         if self.asha and self.pbt:
             yield "asha and pbt: both are schedulers, keep one"
         if (self.asha or self.pbt) and self.metric.startswith("average/"):
-            yield f"metric: {self.metric} is made for the page, a scheduler needs one of the rows, as evaluation/accuracy"
+            yield f"metric: {self.metric} is the page's own; a scheduler needs one of the rows, as evaluation/accuracy"
         if self.pbt and self.grid:
             yield "pbt and grid: population-based training changes values while runs go on; write grid or pbt"
         for key in [*{*self.grid} & {*self.search}, *{*self.search} & {*(self.pbt.mutate if self.pbt else ())}]:

@@ -25,6 +25,11 @@ def found_in(study: StudyConfig) -> list[Outcome]:
     return outcomes(study, str(folder_of(study)))
 
 
+def read(study: StudyConfig, name: str) -> list[dict[str, str]]:
+    with (folder_of(study) / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 class Page(HTMLParser):
     """The texts of a page, and what it would load."""
 
@@ -91,7 +96,7 @@ def test_a_failed_run_is_shown_and_in_no_mean_and_its_seed_in_no_pair(tmp_path: 
     page = Page(write_page(study, found_in(study), folder_of(study)).read_text())
     assert "4 of 6 runs have finished." in page.text
     assert "tgpo-seed1 failed 4 the run failed: <no> teacher" in page.text
-    runs = list(csv.DictReader((folder_of(study) / "runs.csv").open()))
+    runs = read(study, "runs.csv")
     assert [(run["state"], run["iterations"]) for run in runs if run["variant"] == "tgpo"] == [
         ("finished", "10"), ("failed", "4"), ("stopped", "5")
     ]  # fmt: skip
@@ -110,7 +115,7 @@ def test_published_figures_stand_in_a_column_of_their_own(tmp_path: Path) -> Non
     assert '<th class="paper">published: accuracy</th>' in text and '<td class="paper">0.434</td>' in text
     cell = rows_of(study, found_in(study))[0].cells[study.metric]
     assert cell.ours is not None and cell.ours.mean == pytest.approx(0.25)  # ours alone
-    table = list(csv.DictReader((folder_of(study) / "table.csv").open()))
+    table = read(study, "table.csv")
     assert (table[0]["paper"], float(table[0]["mean"])) == ("0.434", pytest.approx(0.25))
 
 
