@@ -20,7 +20,11 @@ PACKAGE = "tgpo_ray"
 # From the top. A room imports only from floors below its own, and rooms on one floor do not know each other.
 FLOORS: tuple[dict[str, str], ...] = (
     {"cli": "the command `tgpo-ray`, a file for each command"},
-    {"train": "`python -m tgpo_ray.train`", "__init__": "the names that users import from `tgpo_ray`"},
+    {
+        "train": "`python -m tgpo_ray.train`",
+        "studies": "variants times seeds of a run on Ray Tune, and the page that compares them",
+        "__init__": "the names that users import from `tgpo_ray`",
+    },
     {
         "driver": "the stages of an iteration and of a run, one after the other",
         "suites": "models on evaluation sets: answers that are kept, and a table with intervals",
@@ -54,7 +58,10 @@ GUESTS: dict[str, str] = {
 }
 
 # A name in a string is an import that no type checker sees. From one room to another it needs a reason.
-NAMED_IN_STRINGS: dict[tuple[str, str], str] = {}
+NAMED_IN_STRINGS: dict[tuple[str, str], str] = {
+    ("driver", "train"): "a trial of Ray Tune starts `python -m tgpo_ray.train` as a process of its own",
+    ("config", "driver"): "`config.trainable()` is a door to a module that stands on the configuration",
+}
 
 
 def floor_of(room: str) -> int:

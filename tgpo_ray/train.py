@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tgpo_ray.train", description="Run the job of a YAML file.")
     add_train_arguments(parser)
     options = parser.parse_args(arguments)
-    return train(options.config, train_overrides(options), options.resume)
+    return train(options.config, train_overrides(options), options.resume, begin=options.begin)
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,9 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         help="continue the run in this folder or URI from its last checkpoint; auto: the newest run of this name in "
         "checkpointing.storage_path, or a new run where none has a checkpoint",
     )
+    parser.add_argument(
+        "--from", dest="begin", metavar="CHECKPOINT", help="a new run that goes on from another run's checkpoint"
+    )
 
 
 def train_overrides(options: argparse.Namespace) -> list[str]:
@@ -44,7 +47,7 @@ def train_overrides(options: argparse.Namespace) -> list[str]:
     return [*options.overrides, *(["fault_tolerance.preflight=false"] if options.no_preflight else [])]
 
 
-def train(path: str, overrides: Sequence[str], resume: str | None) -> int:
+def train(path: str, overrides: Sequence[str], resume: str | None, *, begin: str | None = None) -> int:
     """Returns the exit status of the run in `path`. Problems become one message on standard error."""
     from tgpo_ray.config import AlgorithmConfig, ConfigError
 
@@ -53,7 +56,7 @@ def train(path: str, overrides: Sequence[str], resume: str | None) -> int:
         config = AlgorithmConfig.from_yaml(path, overrides).check()
         from tgpo_ray.driver import fit
 
-        result = fit(config, resume=resume)
+        result = fit(config, resume=resume, begin=begin)
     except ConfigError as error:
         return _fail(f"configuration error: {error}", EXIT_USAGE)
     except KeyboardInterrupt as error:

@@ -1,4 +1,4 @@
-"""`tgpo-ray`: init, train, plan, schema, evaluate, export, report, make-models, traces, preflight, data, env."""
+"""`tgpo-ray`: init, train, study, plan, schema, evaluate, export, report, make-models, traces, preflight, data, env."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from tgpo_ray.cli.env import add_env_command
 from tgpo_ray.cli.evaluate import add_evaluate_arguments, evaluate
 from tgpo_ray.cli.init import add_init_arguments, init
 from tgpo_ray.cli.make_models import add_make_models_arguments, make_models
+from tgpo_ray.cli.study import add_study_arguments, study
 from tgpo_ray.train import (
     EXIT_USAGE,
     add_train_arguments,
@@ -69,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     add_init_arguments(command("init", init))
     add_train_arguments(command("train", _train))
+    add_study_arguments(command("study", study))
     add_evaluate_arguments(command("evaluate", evaluate))
     for name, run in (("plan", _plan), ("export", _export)):
         sub = command(name, run)
@@ -120,7 +122,7 @@ def _add_traces_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     """Run the job of a YAML file."""
-    return train(options.config, train_overrides(options), options.resume)
+    return train(options.config, train_overrides(options), options.resume, begin=options.begin)
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         shown,
         write_text,
     )
+    from tgpo_ray.cluster.turns import turn_to_start
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -79,5 +80,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "shown",
             "write_text",
         ],
+        "turns": ["turn_to_start"],
     },
 )

@@ -2,9 +2,9 @@
 
 from tgpo_ray.config.algorithm_config import AlgorithmConfig, named, section
 from tgpo_ray.config.env_sections import EnvConfig, EnvRunnersConfig, EvaluationEnvConfig
-from tgpo_ray.config.errors import ConfigError
+from tgpo_ray.config.errors import ConfigError, problems_of
 from tgpo_ray.config.evaluation_section import EvaluationConfig
-from tgpo_ray.config.loading import dump_yaml, load_file, load_yaml
+from tgpo_ray.config.loading import apply_override, dump_yaml, load_file, load_yaml, parse_override, unshared
 from tgpo_ray.config.lora_section import LoraConfig
 from tgpo_ray.config.on_policy_config import OldLogprobs, OnPolicyConfig, TrainingConfig
 from tgpo_ray.config.registry import import_object, known_algorithms, resolve_algorithm
@@ -23,18 +23,24 @@ from tgpo_ray.config.run_sections import (
 from tgpo_ray.config.sampling_rules import greedy_problems, temperature_problems
 from tgpo_ray.config.schema import json_schema
 from tgpo_ray.config.sections import LearnersConfig, ModelConfig, RunView, Section
+from tgpo_ray.config.sugar import desugar, expand_path
 from tgpo_ray.config.teacher_sections import TeacherConfig, TeachersConfig
 from tgpo_ray.config.values import (
+    FolderName,
     NonNegative,
     NonNegativeFloat,
     Positive,
     PositiveFloat,
+    Seed,
     Share,
+    Strict,
     format_bytes,
     resolve_kv_cache,
 )
+from tgpo_ray.config.working_folder import JOB_VARIABLE
 
 __all__ = [
+    "JOB_VARIABLE",
     "ActorDemand",
     "AlgorithmConfig",
     "CheckpointingConfig",
@@ -44,6 +50,7 @@ __all__ = [
     "EvaluationConfig",
     "EvaluationEnvConfig",
     "FaultToleranceConfig",
+    "FolderName",
     "LearnersConfig",
     "LoraConfig",
     "ModelConfig",
@@ -60,14 +67,19 @@ __all__ = [
     "RunConfig",
     "RunView",
     "Section",
+    "Seed",
     "Share",
+    "Strict",
     "TeacherConfig",
     "TeachersConfig",
     "TraceFileConfig",
     "TrainingConfig",
     "WeightSyncConfig",
+    "apply_override",
     "check_resources",
+    "desugar",
     "dump_yaml",
+    "expand_path",
     "format_bytes",
     "greedy_problems",
     "import_object",
@@ -76,9 +88,12 @@ __all__ = [
     "load_file",
     "load_yaml",
     "named",
+    "parse_override",
+    "problems_of",
     "resolve_algorithm",
     "resolve_kv_cache",
     "resource_plan",
     "section",
     "temperature_problems",
+    "unshared",
 ]

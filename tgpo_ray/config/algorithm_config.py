@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,6 +20,8 @@ from tgpo_ray.config.sections import bind
 if TYPE_CHECKING:
     from ray.train import Result
 from tgpo_ray.config.sugar import SHORTHAND, desugar, expand_path
+
+TRAINABLE = "tgpo_ray.driver:trainable"  # a path, because the driver stands on this package
 
 
 def named(name: str) -> Any:
@@ -196,6 +198,13 @@ class AlgorithmConfig(RunConfig):
     def fit(self) -> Result:
         """Returns the `ray.train.Result` of the whole job, after running it."""
         return self.check().get_algo_class().fit(self)
+
+    def trainable(self) -> Callable[[dict[str, Any]], None]:
+        """Returns a trainable for `ray.tune.Tuner`; keys of its `param_space` are dotted keys of this configuration.
+
+        Each trial is a whole run in a process of its own. See `driver.trainable`.
+        """
+        return import_object(TRAINABLE)(self)
 
 
 def foreign_sections(data: Mapping[str, Any], model: type[RunConfig]) -> dict[str, str]:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tgpo_ray.driver.on_policy import OnPolicyAlgorithm, OnPolicyConfigT
     from tgpo_ray.driver.run import fit
     from tgpo_ray.driver.token_values import GroupTokens, learners_logprobs, placed, with_values
+    from tgpo_ray.driver.trial import TRIALS, Trial, demand_of, reserving_nothing, run_trial, trainable
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -21,5 +22,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "on_policy": ["OnPolicyAlgorithm", "OnPolicyConfigT"],
         "run": ["fit"],
         "token_values": ["GroupTokens", "learners_logprobs", "placed", "with_values"],
+        "trial": ["TRIALS", "Trial", "demand_of", "reserving_nothing", "run_trial", "trainable"],
     },
 )

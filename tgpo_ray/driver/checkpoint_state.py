@@ -68,8 +68,11 @@ def _numbers_of(path: str, overrides: str) -> dict[str, float]:
     return {name: float(value) for name, value in found.items() if name != "facts"}
 
 
-def refuse_misfit(config: AlgorithmConfig, path: str) -> None:
+def refuse_misfit(config: AlgorithmConfig, path: str, option: str = "--resume") -> None:
     """Raise an error, before any actor starts, for a model or learners that the checkpoint at `path` does not fit.
+
+    Args:
+        option: the command's, for the message.
 
     Raises:
         ConfigError: the message names what differs.
@@ -77,7 +80,7 @@ def refuse_misfit(config: AlgorithmConfig, path: str) -> None:
     try:
         state = read_state(path, config.algorithm)
     except ValueError as error:
-        raise ConfigError([f"--resume: {error}"]) from None
+        raise ConfigError([f"{option}: {error}"]) from None
     saved, here = state.get("fits", {}), what_fits(config)
     problems = []
     keys = {

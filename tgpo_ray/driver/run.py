@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tgpo_ray.checks import RunningAlgorithm, check_actors, check_start, refuse_failed
 from tgpo_ray.cluster import absolute, join, name_of, root_cause, watched_head
+from tgpo_ray.config import ConfigError
 from tgpo_ray.driver.checkpoint_state import refuse_misfit
 from tgpo_ray.driver.checkpoints import Checkpoints, without_damaged
 from tgpo_ray.driver.resuming import changed_keys, folder_of, restore_newest, whole_checkpoints
@@ -61,6 +62,7 @@ def fit(
     config: AlgorithmConfig,
     *,
     resume: str | None = None,
+    begin: str | None = None,
     env_runners: EnvRunnerGroup | None = None,
     teachers: Mapping[str, TeacherGroup] | None = None,
 ) -> Result:
@@ -69,6 +71,7 @@ def fit(
     Args:
         resume: the folder or URI of an earlier run, which continues there from its last whole checkpoint; `auto`: the
             newest run of this name, or a new run where none has a checkpoint.
+        begin: a checkpoint of another run. A new run goes on from it: weights, optimizer, problems and iteration.
         env_runners, teachers: ready groups to use, as in Algorithm. They keep running.
 
     Raises:
@@ -77,7 +80,7 @@ def fit(
     """
     check_start(config)
     with terminated_by_signal(config.fault_tolerance.grace_s) as notice:
-        run = Run(config, resume)
+        run = Run(config, resume, begin)
         try:
             algorithm = config.get_algo_class()(
                 config, env_runners=env_runners, teachers=teachers, run_folder=run.folder.path, session=run.session
@@ -100,8 +103,12 @@ def fit(
 class Run:
     """The folder of one run, with everything that is written into it. No other process writes there until `close`."""
 
-    def __init__(self, config: AlgorithmConfig, resume: str | None) -> None:
-        config = config.resolved(gpus=False)
+    def __init__(self, config: AlgorithmConfig, resume: str | None, begin: str | None = None) -> None:
+        if resume and begin:
+            raise ConfigError([f"--from {begin}: a resumed run has its own checkpoints: drop --from, or --resume"])
+        config, self._begin = config.resolved(gpus=False), begin
+        if begin:
+            refuse_misfit(config, begin, "--from")
         self.folder, self.restored = folder_of(config, resume, say)
         self._whole: list[SavedCheckpoint] = []
         try:
@@ -125,9 +132,12 @@ class Run:
         notice.can_save = lambda: algorithm.between_updates
         if self.restored:
             self._restore(algorithm)
+        elif self._begin:
+            algorithm.restore(self._begin)
+            say(f"begins at iteration {algorithm.iteration} of {algorithm.num_iterations}, from {self._begin}")
         algorithm.config.to_yaml(self.folder.local / CONFIG_FILE)
         reporting = algorithm.config.reporting
-        log = RunLog(self.folder.local, reporting, resume_after=algorithm.iteration if self.restored else None)
+        log = RunLog(self.folder.local, reporting, resume_after=algorithm.iteration or None)
         checkpoints = Checkpoints(self.folder, self._state, self.session, algorithm.config.checkpointing, say)
         self._checkpoints = checkpoints
         try:

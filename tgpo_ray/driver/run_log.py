@@ -65,6 +65,8 @@ class RunLog:
 
 
 def _last_row(path: Path, iteration: int) -> Metrics:
-    """The last row up to `iteration`, empty where there is none."""
+    """The last row up to `iteration`, empty where there is none: a run that began from another's checkpoint."""
+    if not path.exists():
+        return {}
     rows = [row for row in read_metrics(path) if row["iteration"] <= iteration]
     return rows[-1] if rows else {}

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
         writer_problems,
     )
     from tgpo_ray.reporting.progress import Progress
-    from tgpo_ray.reporting.report import CSS, RunRecord, load_run, write_report
+    from tgpo_ray.reporting.report import (
+        CSS,
+        RunRecord,
+        draw_svg,
+        line_key,
+        load_run,
+        moving_average,
+        smoothing_width,
+        style,
+        write_report,
+    )
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -32,6 +42,16 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "writer_problems",
         ],
         "progress": ["Progress"],
-        "report": ["CSS", "RunRecord", "load_run", "write_report"],
+        "report": [
+            "CSS",
+            "RunRecord",
+            "draw_svg",
+            "line_key",
+            "load_run",
+            "moving_average",
+            "smoothing_width",
+            "style",
+            "write_report",
+        ],
     },
 )

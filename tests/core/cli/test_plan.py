@@ -10,7 +10,7 @@ from tgpo_ray.algorithms import GRPOConfig, SFTConfig, TGPOConfig
 from tgpo_ray.cli.plan import local_cluster, plan_text
 from tgpo_ray.config import ActorDemand, AlgorithmConfig, ConfigError, json_schema, load_file, load_yaml, resource_plan
 
-YAML_FILES = sorted(YAML.rglob("*.yaml"))
+YAML_FILES = sorted(path for path in YAML.rglob("*.yaml") if not path.is_relative_to(YAML / "studies"))
 
 
 def tgpo() -> TGPOConfig:

@@ -4,8 +4,20 @@ The page is one file that loads nothing from elsewhere and runs no script. A plo
 """
 
 from .conclusions import conclude
-from .page import write_report
+from .page import line_key, write_report
+from .plots import draw_svg, moving_average, smoothing_width, style
 from .record import RunRecord, load_run
 from .stylesheet import CSS
 
-__all__ = ["CSS", "RunRecord", "conclude", "load_run", "write_report"]
+__all__ = [
+    "CSS",
+    "RunRecord",
+    "conclude",
+    "draw_svg",
+    "line_key",
+    "load_run",
+    "moving_average",
+    "smoothing_width",
+    "style",
+    "write_report",
+]

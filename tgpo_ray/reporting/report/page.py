@@ -75,7 +75,7 @@ def _headline_row(index: int, summary: Summary) -> str:
     error = f" ± {summary.standard_error:.3f}" if summary.standard_error is not None else ""
     best = NONE if summary.best is None else f"{summary.best:.3f} at {summary.best_iteration}"
     cells = (
-        _key(index) + html.escape(summary.label),
+        line_key(index) + html.escape(summary.label),
         _number(summary.start, "{:.3f}"),
         _number(summary.end, "{:.3f}") + error,
         _number(summary.change, "{:+.3f}"),
@@ -115,11 +115,11 @@ def _figure(title: str, unit: str, svg: str, *, is_wide: bool = False) -> str:
 
 
 def _legend(runs: Sequence[RunRecord]) -> str:
-    entries = "".join(f"<span>{_key(index)}{html.escape(run.label)}</span>" for index, run in enumerate(runs))
+    entries = "".join(f"<span>{line_key(index)}{html.escape(run.label)}</span>" for index, run in enumerate(runs))
     return f'<div class="legend">{entries}</div>'
 
 
-def _key(index: int) -> str:
+def line_key(index: int) -> str:
     """SVG of a short line in the run's colour and dash."""
     color, dash, _ = style(index)
     # matplotlib's dashes in SVG's notation; "2 3" is the dotted one

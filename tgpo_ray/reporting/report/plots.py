@@ -97,7 +97,7 @@ def accuracy_plot(runs: Sequence[RunRecord]) -> str:
         axes.set_ylim(max(low - 0.02, -0.02), min(high + 0.02, 1.02))
         axes.legend(frameon=False, fontsize=9, loc="best", handlelength=2.6)
 
-    return _svg("accuracy", draw, width=5.8, height=3.95)
+    return draw_svg("accuracy", draw, width=5.8, height=3.95)
 
 
 def metric_plot(runs: Sequence[RunRecord], panel: Panel) -> str:
@@ -113,7 +113,7 @@ def metric_plot(runs: Sequence[RunRecord], panel: Panel) -> str:
         if axes.get_ylim()[1] >= 10_000:
             axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
 
-    return _svg(panel.metric.replace("/", "-"), draw)
+    return draw_svg(panel.metric.replace("/", "-"), draw)
 
 
 def set_panels(runs: Sequence[RunRecord]) -> list[Panel]:
@@ -148,7 +148,7 @@ def time_plot(runs: Sequence[RunRecord]) -> str:
         axes.grid(visible=False, axis="y")
         axes.legend(frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), **TIGHT_LEGEND)
 
-    return _svg("time", draw)
+    return draw_svg("time", draw)
 
 
 def stage_seconds(run: RunRecord) -> dict[str, float]:
@@ -204,7 +204,7 @@ def _draw_lines(axes: Axes, runs: Sequence[RunRecord], panel: Panel) -> None:
         axes.plot(iterations, smooth, color=color, linestyle=dash, linewidth=1.8, label=run.label, **only_point)
 
 
-def _svg(name: str, draw: Callable[[Axes], None], *, width: float = WIDTH, height: float = HEIGHT) -> str:
+def draw_svg(name: str, draw: Callable[[Axes], None], *, width: float = WIDTH, height: float = HEIGHT) -> str:
     """An `<svg>` element whose ids start with `name`, without addresses or anything outside the element."""
     import matplotlib
     from matplotlib.figure import Figure

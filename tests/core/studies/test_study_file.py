@@ -1,0 +1,183 @@
+"""The YAML file of a study and the runs that follow from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.core.studies.study_folders import BASE, make_study
+from tests.paths import YAML
+from tgpo_ray.config import ConfigError, dump_yaml, load_yaml
+from tgpo_ray.studies import configs, load_study, points
+from tgpo_ray.studies.points import config_of, preparations
+
+STUDIES = [path for path in sorted((YAML / "studies").rglob("*.yaml")) if path.name != "sizes.yaml"]
+
+
+def write(path: Path, **data: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_yaml(data))
+    return path
+
+
+def test_variants_times_seeds_the_first_seed_first() -> None:
+    names = [point.name for point in points(make_study(seeds=[3, 4]))]
+    assert names == ["grpo-seed3", "tgpo-seed3", "grpo-seed4", "tgpo-seed4"]
+
+
+def test_a_run_has_the_base_the_studys_keys_the_variants_and_the_seed() -> None:
+    study = make_study(set={"training.lr": 1e-4, "guidance.decay": 1e-5, "guidance.weight": 9.0})
+    made = configs(study, "/runs")
+    tgpo, grpo = made["tgpo-seed2"], made["grpo-seed0"]
+    assert (tgpo.seed, tgpo.name, tgpo.checkpointing.storage_path) == (2, "tgpo-seed2", "/runs")
+    assert tgpo.to_dict()["guidance"]["weight"] == 0.1  # the variant's own wins
+    assert tgpo.to_dict()["guidance"]["decay"] == 1e-5
+    assert tgpo.training.lr == grpo.training.lr == 1e-4
+    assert "guidance" not in grpo.to_dict()  # GRPO has no such section
+
+
+def test_a_key_that_no_variant_has_is_an_error_and_so_is_a_variants_own() -> None:
+    with pytest.raises(ConfigError, match=r"set\.training\.rate: no method has this key"):
+        configs(make_study(set={"training.rate": 1.0, "traces.path": "x"}), "/runs")
+    with pytest.raises(ConfigError, match=r"variants\.grpo: guidance: GRPO has no such section"):
+        configs(make_study(variants={"grpo": {"set": {"algorithm": "GRPO", "guidance.weight": 1.0}}}), "/runs")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "variants"),
+    [
+        ("teacher.path", "near", {"tgpo"}),
+        ("teachers.default.path", "near", {"tgpo"}),
+        ("envs.0.kwargs.path", "rows.jsonl", {"tgpo", "grpo"}),
+        ("evaluation.envs.0.kwargs.path", "rows.jsonl", {"tgpo", "grpo"}),
+        ("guidance", {"weight": 0.5}, {"tgpo"}),
+    ],
+)
+def test_the_studys_keys_go_where_they_exist(key: str, value: Any, variants: set[str]) -> None:
+    study, plain = make_study(set={key: value}, variants=_plain()), make_study(variants=_plain())
+    changed = {
+        point.variant
+        for point in points(study)
+        if config_of(study, point, "r").to_dict() != config_of(plain, point, "r").to_dict()
+    }
+    assert changed == variants
+
+
+def _plain() -> dict[str, Any]:
+    return {"grpo": {"base": make_study().variants["grpo"].base}, "tgpo": {}}
+
+
+def test_a_place_in_a_list_that_no_variant_has_is_left_out() -> None:
+    study = make_study(set={"evaluation.envs.1.name": "second"})
+    assert len(config_of(study, points(study)[0], "r").evaluation.envs) == 1
+
+
+def test_a_section_may_be_given_whole_and_its_keys_too() -> None:
+    variants = {"rkl": {"set": {"algorithm": "RKL", "teacher": {"path": "far"}}}}
+    study = make_study(variants=variants, baseline=None, set={"teacher.num_cpus_per_replica": 0.5}, base={**BASE})
+    config = config_of(study, points(study)[0], "/runs")
+    assert config.teacher_pools()["default"].num_cpus_per_replica == 0.5
+
+
+def test_the_seed_stands_in_paths() -> None:
+    study = make_study(set={"model.path": "models/seed-{seed}/policy"})
+    assert {config.model.path for config in configs(study, "r").values()} == {
+        f"models/seed-{seed}/policy" for seed in (0, 1, 2)
+    }
+
+
+def test_a_grid_and_a_search_give_every_seed_the_same_values() -> None:
+    search = {"guidance.weight": {"loguniform": [1e-3, 1.0]}, "training.group_size": {"choice": [4, 8]}}
+    variants = {"tgpo": {}}
+    study = make_study(
+        variants=variants, baseline=None, grid={"training.lr": [1e-4, 1e-3]}, search=search, num_samples=3, seeds=[0, 1]
+    )
+    found = points(study)
+    assert len(found) == 2 * 3 * 2 and len({point.cell for point in found}) == 6
+    assert [point.values for point in found[:6]] == [point.values for point in found[6:]]
+    assert all(1e-3 <= point.values["guidance.weight"] <= 1.0 for point in found)
+    assert points(study)[0].values == found[0].values  # the draws have a seed
+    config = config_of(study, found[0], "r")
+    assert (config.training.lr, config.to_dict()["training"]["group_size"]) == (
+        1e-4,
+        found[0].values["training.group_size"],
+    )
+    assert "/" not in found[0].name and found[0].name.startswith("tgpo-training.lr=0.0001-guidance.weight=")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"baseline": "grop"}, "baseline: no variant 'grop'; there is: grpo, tgpo"),
+        ({"seeds": [1, 1]}, "seeds: needs different numbers"),
+        ({"base": None}, r"variants\.tgpo\.base: required"),
+        ({"asha": {}, "pbt": {"every": 2, "mutate": {"training.lr": {"uniform": [0.1, 1.0]}}}}, "keep one"),
+        ({"search": {"training.lr": {"uniform": [1.0, 0.5]}}}, "a smaller and a larger number"),
+        ({"search": {"training.lr": {"loguniform": [0.0, 0.5]}}}, "numbers above 0"),
+        ({"search": {"training.lr": {}}}, "write one of choice, uniform, loguniform, randint, got none"),
+        ({"paper_figures": [3]}, "2, 4, 5 or 6"),
+        ({"asha": {}, "metric": "average/all"}, "a scheduler needs one of the rows"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    data = {"base": BASE, "variants": {"grpo": {"base": BASE}, "tgpo": {}}, **fields}
+    with pytest.raises(ConfigError, match=message):
+        load_study(write(tmp_path / "s.yaml", **data))
+
+
+def test_an_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path / "s.yaml", base=BASE, variants={"a": {}}, seed=[0])
+    with pytest.raises(ConfigError, match=r"seed: unknown key; did you mean 'seeds'\?"):
+        load_study(path)
+
+
+def test_a_twin_has_the_variants_of_the_study_that_it_extends_and_other_numbers(tmp_path: Path) -> None:
+    write(tmp_path / "runs" / "tgpo.yaml", **BASE)
+    write(
+        tmp_path / "big.yaml",
+        base="runs/tgpo.yaml", seeds=[0, 1, 2], set={"training.lr": 1e-6, "training.num_iterations": 300},
+        variants={"a": {"set": {"guidance.weight": 0.5}}, "b": {"label": "B"}},
+    )  # fmt: skip
+    tiny = write(
+        tmp_path / "tiny" / "big.yaml",
+        extends="../big.yaml", seeds=[0], set={"training.num_iterations": 2},
+        variants={"a": {"set": {"guidance.decay": 0.1}}, "b": None},
+    )  # fmt: skip
+    study = load_study(tiny, ["at_once=3", "set.training.grad_clip=0.5"])
+    assert (study.name, study.seeds, study.at_once, list(study.variants)) == ("big", [0], 3, ["a"])
+    (config,) = configs(study, "r").values()
+    assert (config.training.lr, config.num_iterations, config.training.grad_clip) == (1e-6, 2, 0.5)
+    guidance = config.to_dict()["guidance"]
+    assert (guidance["weight"], guidance["decay"]) == (0.5, 0.1)
+
+
+def test_a_study_that_extends_itself_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", extends="b.yaml", variants={})
+    write(tmp_path / "b.yaml", extends="a.yaml", variants={})
+    with pytest.raises(ConfigError, match="extends itself"):
+        load_study(tmp_path / "a.yaml")
+
+
+def test_preparations_are_made_for_each_seed_where_they_name_it() -> None:
+    steps = [{"creates": "m/{seed}", "run": "tgpo-ray make-models --seed {seed}"}, {"creates": "d", "run": "python x"}]
+    assert list(preparations(make_study(prepare=steps, seeds=[4, 5]))) == [
+        ("m/4", "tgpo-ray make-models --seed 4"),
+        ("m/5", "tgpo-ray make-models --seed 5"),
+        ("d", "python x"),
+    ]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.relative_to(YAML).as_posix())
+def test_every_study_of_the_tree_makes_valid_runs(path: Path) -> None:
+    study = load_study(path)
+    for name, config in configs(study.model_copy(update={"seeds": study.seeds[:1]}), "runs").items():
+        assert list(config.rules()) == [], name
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "fig2", "fig5"])
+def test_a_tiny_twin_has_the_variants_of_the_full_size(name: str) -> None:
+    full, tiny = (load_study(YAML / "studies" / folder / f"{name}.yaml") for folder in ("", "tiny"))
+    assert list(tiny.variants) == list(full.variants) and tiny.paper_figures == full.paper_figures
+    assert load_yaml((YAML / "studies" / "tiny" / f"{name}.yaml").read_text())["extends"][0] == f"../{name}.yaml"

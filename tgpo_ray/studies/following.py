@@ -1,0 +1,47 @@
+"""What a study says while it goes, and its page after each run."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from ray.tune import Callback
+
+from tgpo_ray.cluster import is_file, join
+from tgpo_ray.studies.definition import StudyConfig
+from tgpo_ray.studies.outcomes import RECORD, RUNNING, STOPPED, TrialState, folder_of, outcomes, trial_folder
+from tgpo_ray.studies.page import write_page
+
+GOING = ("PENDING", "RUNNING", "PAUSED")
+
+
+class StudyCallback(Callback):
+    """A line for each start and end of a run on the terminal, and the page anew after each end."""
+
+    def __init__(self, study: StudyConfig, folder: str) -> None:
+        self._study, self._folder = study, folder
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        print(f"starts {name_of(trial)}", flush=True)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        records = trial_folder(self._folder, name_of(trial))
+        state = TrialState.read(records)
+        if state.state == RUNNING and is_file(join(records, RECORD)):  # it has not ended by itself
+            TrialState(STOPPED, "ended by the scheduler", state.folder, state.attempts).write(records)
+        self._write_page(f"ended {name_of(trial)}", trials)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        reason = TrialState.read(trial_folder(self._folder, name_of(trial))).reason
+        self._write_page(f"failed {name_of(trial)}: {reason}", trials)
+
+    def _write_page(self, text: str, trials: list[Any]) -> None:
+        left = sum(trial.status in GOING for trial in trials)
+        print(f"{text}; {left} to go", flush=True)
+        with contextlib.suppress(OSError, ValueError):  # a row that is being written; the next page has it
+            write_page(self._study, outcomes(self._study, self._folder), folder_of(self._study))
+
+
+def name_of(trial: Any) -> str:
+    """Returns the name of the run of a trial of Tune."""
+    return trial.config["point"]["name"]
