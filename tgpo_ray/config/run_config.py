@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from tgpo_ray.config.env_sections import EnvConfig, EnvRunnersConfig
+from tgpo_ray.config.reporting_section import ReportingConfig
 from tgpo_ray.config.run_sections import (
     CheckpointingConfig,
     EvaluationConfig,
@@ -15,7 +16,6 @@ from tgpo_ray.config.run_sections import (
     OptimizerConfig,
     RayConfig,
     ReferenceConfig,
-    ReportingConfig,
     WeightSyncConfig,
 )
 from tgpo_ray.config.sections import LearnersConfig, ModelConfig, Section

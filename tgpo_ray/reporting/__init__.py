@@ -1,4 +1,4 @@
-"""The outputs of a run: metrics with their writers, the progress line, the HTML report."""
+"""The outputs of a run: metrics with their writers, the progress line, the HTML report and its page of tokens."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,16 @@ if TYPE_CHECKING:
         writer_problems,
     )
     from tgpo_ray.reporting.progress import Progress
-    from tgpo_ray.reporting.report import RunRecord, load_run, write_report
+    from tgpo_ray.reporting.report import (
+        RunRecord,
+        distinct,
+        load_run,
+        report_page,
+        write_report,
+        write_reports,
+    )
+    from tgpo_ray.reporting.tokens import TOKEN_FOLDER, Piece, TokenEpisode, TokenFiles
+    from tgpo_ray.reporting.watch_server import WatchServer
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -32,6 +41,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "writer_problems",
         ],
         "progress": ["Progress"],
-        "report": ["RunRecord", "load_run", "write_report"],
+        "report": ["RunRecord", "distinct", "load_run", "report_page", "write_report", "write_reports"],
+        "tokens": ["Piece", "TOKEN_FOLDER", "TokenEpisode", "TokenFiles"],
+        "watch_server": ["WatchServer"],
     },
 )

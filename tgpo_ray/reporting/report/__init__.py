@@ -4,7 +4,8 @@ The page is one file that loads nothing from elsewhere and runs no script. A plo
 """
 
 from .conclusions import conclude
-from .page import write_report
+from .page import report_page, write_report
+from .pages import distinct, write_reports
 from .record import RunRecord, load_run
 
-__all__ = ["RunRecord", "conclude", "load_run", "write_report"]
+__all__ = ["RunRecord", "conclude", "distinct", "load_run", "report_page", "write_report", "write_reports"]
