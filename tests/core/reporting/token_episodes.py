@@ -11,7 +11,8 @@ from tgpo_ray.reporting import TokenEpisode
 PIECES: dict[int, Any] = {
     0: "<script>alert(1)</script>", 1: " the", 2: " answer", 3: "\n\n", 4: "\u202eturned", 5: {"bytes": "e282"},
     6: {"special": "<|im_end|>"}, 7: "\u0301", 8: " is", 9: "\x07\t", 10: "</script><!--",
-    11: " \u05e9\u05dc\u05d5\u05dd", 12: "\u200b", 13: " \\boxed{", 14: "42", 15: "}", 16: "&amp;", 17: " \U0001f600", 18: "\ud800",
+    11: " \u05e9\u05dc\u05d5\u05dd", 12: "\u200b", 13: " \\boxed{", 14: "42",
+    15: "}", 16: "&amp;", 17: " \U0001f600", 18: "\ud800",
 }  # fmt: skip
 
 

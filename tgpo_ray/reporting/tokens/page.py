@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -95,7 +95,12 @@ def token_page(title: str, episodes: Sequence[tuple[dict[str, Any], Any]] | None
         report: address of the report from the page.
     """
     is_live = episodes is None
-    data = "" if episodes is None else "\n".join(_embedded(episodes))
+    data, num_left_out = ("", 0) if episodes is None else _embedded(episodes)
+    notes = ["What the teacher thought of every token that the policy wrote."]
+    if num_left_out:
+        notes.append(f"{num_left_out:,} older episodes are left out: <code>tgpo-ray report --watch</code> has them.")
+    if report:
+        notes.append(f'<a href="{html.escape(report)}">The report</a>.')
     return f"""<!DOCTYPE html>
 <html lang="en" data-live="{"yes" if is_live else "no"}"><head><meta charset="utf-8">
 <meta http-equiv="Content-Security-Policy" content="{policy(is_live=is_live)}">
@@ -103,8 +108,7 @@ def token_page(title: str, episodes: Sequence[tuple[dict[str, Any], Any]] | None
 <title>{html.escape(title)}: tokens</title><style>{_file("page.css")}</style></head>
 <body><main>
 <h1>{html.escape(title)}</h1>
-<p class="muted small">What the teacher thought of every token that the policy wrote.
-{f'<a href="{html.escape(report)}">The report</a>. ' if report else ""}<span id="status" role="status"></span></p>
+<p class="muted small">{" ".join(notes)} <span id="status" role="status"></span></p>
 <form class="bar" aria-label="Filters">{_filters(is_live=is_live)}</form>
 <div class="grid">
 <ol id="list" class="card" role="listbox" tabindex="0" aria-label="Episodes"></ol>
@@ -139,8 +143,8 @@ def in_html(value: Any) -> str:
     return text
 
 
-def _embedded(episodes: Sequence[tuple[dict[str, Any], Any]]) -> Iterator[str]:
-    """Script elements of data: the list, then the episodes as far as they fit."""
+def _embedded(episodes: Sequence[tuple[dict[str, Any], Any]]) -> tuple[str, int]:
+    """Script elements of data, the list and then the episodes as far as they fit, and the number of the others."""
     entries, texts, size = [], [], 0
     for entry, episode in episodes:
         text = in_html(episode)
@@ -150,8 +154,8 @@ def _embedded(episodes: Sequence[tuple[dict[str, Any], Any]]) -> Iterator[str]:
         number = len(texts)
         entries.append(entry | {"number": number})
         texts.append(f'<script type="application/json" id="episode-{number}">{text}</script>')
-    yield f'<script type="application/json" id="index">{in_html(entries)}</script>'
-    yield from texts
+    index = f'<script type="application/json" id="index">{in_html(entries)}</script>'
+    return "\n".join([index, *texts]), len(episodes) - len(texts)
 
 
 def _filters(*, is_live: bool) -> str:
