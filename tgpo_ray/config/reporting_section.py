@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from tgpo_ray.config.sections import Section
-from tgpo_ray.config.values import NonNegative, Positive
+from tgpo_ray.config.values import Positive
 
 
 class ReportingConfig(Section):
@@ -14,8 +16,8 @@ class ReportingConfig(Section):
     tensorboard: bool = Field(default=False, description="Write TensorBoard events.")
     wandb: str | None = Field(default=None, description="Weights & Biases project; null: not used.")
     samples_every: Positive = Field(default=20, description="Iterations between samples of episodes.")
-    token_episodes: NonNegative = Field(
-        default=4, description="Episodes of such an iteration that are kept token by token for the report; 0: none."
+    token_episodes: Annotated[int, Field(ge=0, le=64)] = Field(
+        default=4, description="Episodes of such an iteration that are kept token by token, <= 64; 0: none."
     )
     progress: bool = Field(default=True, description="Show the live progress line.")
 

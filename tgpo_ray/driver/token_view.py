@@ -42,7 +42,7 @@ class TokenView:
     def episodes(
         self, groups: Sequence[SampledGroup], learned: Mapping[int, Learned], iteration: int
     ) -> list[TokenEpisode]:
-        """At most `reporting.token_episodes` episodes. One that cannot be had is said, and ends no run.
+        """At most `reporting.token_episodes` episodes. A failure to get them is reported, and ends no run.
 
         Args:
             learned: by ordinal, what the learners got. A group that is not in it has no advantages here.
@@ -96,7 +96,8 @@ class TokenView:
             origin=episode.origin,
             advantage=None if learned is None else it.advantage,
             teacher_ids=word,
-            logprobs=logprobs,
+            # of another temperature than the teacher's they would make a log-ratio without a meaning
+            logprobs=logprobs if self._config.env_runners.temperature == 1.0 else None,
             teacher_logprobs=readable(of_policy(teacher.teacher_logprobs, episode.origin)),
             word_logprobs=word_logprobs(teacher),
             **forces,
@@ -124,12 +125,12 @@ def fetch(chosen: Sequence[Chosen]) -> list[tuple[EpisodeGroup, dict[str, list[G
     A task for each group leaves the rest where it is: the other episodes, and hidden states of gigabytes.
     """
     task: Any = ray.remote(_few).options(num_cpus=0)
-    refs = []
+    refs: list[Any] = []
     for group, places in chosen:
         behind = places if group.members is None else tuple(group.members[place] for place in places)
         # as arguments of their own, so that Ray runs the task where most of them are
         refs.append(task.remote(behind, tuple(group.guidance), group.ref, *group.guidance.values()))
-    return ray.get(refs, timeout=FETCH_TIMEOUT_S)
+    return ray.get(refs, timeout=FETCH_TIMEOUT_S) if refs else []
 
 
 def _few(

@@ -58,7 +58,7 @@ class WatchServer:
     ) -> None:
         self._folders, self._draw, self._title, self._clock = list(folders), report, title, clock
         self._lock = threading.Lock()  # each request has a thread of its own
-        self._rows: dict[Path, tuple[str, list[dict[str, Any]]]] = {}  # file -> (stamp, its episodes)
+        self._entries: dict[Path, tuple[str, list[dict[str, Any]]]] = {}  # file -> (stamp, what the list says)
         self._report: tuple[str, float, str] | None = None  # (stamp of the files, when drawn, page)
         self._server = ThreadingHTTPServer((HOST, port), _handler(self))
         self._server.daemon_threads = True
@@ -96,33 +96,32 @@ class WatchServer:
         return None
 
     def _index(self) -> list[dict[str, Any]]:
-        entries = [
-            (entry_of(label, number, row, stamp), {})
-            for label, _, stamp, rows in self._files()
-            for number, row in enumerate(rows)
-        ]
-        return [entry | {"number": number} for number, (entry, _) in enumerate(newest_first(entries))]
+        entries = [entry for label, _, path in self._files() for entry in self._entries_of(label, path)]
+        return [entry | {"number": number} for number, entry in enumerate(entries)]
 
     def _episode(self, key: str) -> dict[str, Any] | None:
-        for label, iteration, stamp, rows in self._files():
-            for number, row in enumerate(rows):
-                if key == f"{label}/{iteration}/{number}":
-                    return shown(row) | {"stamp": stamp}
+        for label, iteration, path in self._files():
+            start, _, number = key.rpartition("/")
+            if start == f"{label}/{iteration}" and number.isdecimal():
+                rows = read_rows(path)  # again, because all episodes of a long run are larger than memory
+                return shown(rows[int(number)]) if int(number) < len(rows) else None
         return None
 
-    def _files(self) -> list[tuple[str, int, str, list[dict[str, Any]]]]:
-        """(label, iteration, stamp, episodes) of each file. One that has not changed is not read again."""
-        found = []
-        for label, folder in self._folders:
-            for iteration, path in TokenFiles(folder).paths():
-                stamp = _stamp([path])
-                if self._rows.get(path, ("",))[0] != stamp:
-                    try:
-                        self._rows[path] = stamp, read_rows(path)
-                    except (OSError, ValueError):  # deleted since, as a restored run does, or damaged
-                        continue
-                found.append((label, iteration, stamp, self._rows[path][1]))
-        return found
+    def _files(self) -> list[tuple[str, int, Path]]:
+        return newest_first(
+            [(label, *found) for label, folder in self._folders for found in TokenFiles(folder).paths()]
+        )
+
+    def _entries_of(self, label: str, path: Path) -> list[dict[str, Any]]:
+        """What the list says of a file's episodes. One that has not changed is not read again."""
+        stamp = _stamp([path])
+        if self._entries.get(path, ("",))[0] != stamp:
+            try:
+                entries = [entry_of(label, number, row, stamp) for number, row in enumerate(read_rows(path))]
+            except (OSError, ValueError):  # deleted since, as a restored run does, or damaged
+                entries = []
+            self._entries[path] = stamp, entries
+        return self._entries[path][1]
 
     def _page(self) -> str:
         stamp = _stamp([folder / name for _, folder in self._folders for name in RUN_FILES])

@@ -97,7 +97,7 @@ def test_an_episode_is_read_back_as_it_was_written(tmp_path):
     TokenFiles(tmp_path).write(20, [episode, token_episode(member=1)])
     first, second = read_rows(tmp_path / "tokens" / "000020.jsonl")
     assert (first["ids"], first["origin"]) == (list(PIECES), "1" * len(PIECES))
-    assert first["teacher_ids"] == episode.teacher_ids.tolist()
+    assert episode.teacher_ids is not None and first["teacher_ids"] == episode.teacher_ids.tolist()
     assert first["teacher_logprobs"][:2] == [-0.1235, None]
     assert first["pieces"]["5"] == {"bytes": "e282"} and first["pieces"]["4"] == "\u202eturned"
     assert (second["member"], first["num_tokens"]) == (1, len(PIECES))

@@ -108,7 +108,7 @@
     state.key = key;
     markChosen();
     let episode;
-    try { episode = await loadEpisode(entry); } catch (error) { return say(`this episode is not to be had: ${error.message}`); }
+    try { episode = await loadEpisode(entry); } catch (error) { return say(`this episode could not be loaded: ${error.message}`); }
     if (state.key !== key) return; // another was chosen meanwhile
     state.episode = episode;
     drawHead(entry);

@@ -7,7 +7,7 @@ import hashlib
 import html
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -39,23 +39,21 @@ def write_token_page(
         ValueError: a file of episodes is unreadable.
     """
     path = Path(path)
-    episodes = [
-        (entry_of(label, number, row), shown(row))
-        for label, folder in folders
-        for _, file in TokenFiles(folder).paths()
-        for number, row in enumerate(read_rows(file))
-    ]
-    if not episodes:
+    files = newest_first([(label, *found) for label, folder in folders for found in TokenFiles(folder).paths()])
+    if not files:
         path.unlink(missing_ok=True)  # of an earlier report
         return None
+    # one file at a time, because a run that keeps many is larger than memory
+    episodes = ((label, number, row) for label, _, file in files for number, row in enumerate(read_rows(file)))
+    text = token_page(title, episodes, report=report)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(token_page(title, newest_first(episodes), report=report), encoding="utf-8", errors="replace")
+    path.write_text(text, encoding="utf-8", errors="replace")
     return path
 
 
-def newest_first(episodes: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> list[tuple[dict[str, Any], Any]]:
-    """(entry, episode) by falling iteration; an iteration keeps its order."""
-    return sorted(episodes, key=lambda pair: -pair[0]["iteration"])
+def newest_first(files: Sequence[tuple[str, int, Path]]) -> list[tuple[str, int, Path]]:
+    """(label, iteration, file) by falling iteration; runs keep their order."""
+    return sorted(files, key=lambda file: -file[1])
 
 
 def entry_of(label: str, number: int, row: dict[str, Any], stamp: str = "") -> dict[str, Any]:
@@ -88,8 +86,8 @@ def shown(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"pieces": pieces, "prompt": prompt}
 
 
-def token_page(title: str, episodes: Sequence[tuple[dict[str, Any], Any]] | None, *, report: str = "") -> str:
-    """The page with these (entry, episode) pairs, as many as fit; None: a page that asks its server for them.
+def token_page(title: str, episodes: Iterable[tuple[str, int, dict[str, Any]]] | None, *, report: str = "") -> str:
+    """The page with these (label, number in its file, episode), as many as fit; None: it asks its server for them.
 
     Args:
         report: address of the report from the page.
@@ -143,19 +141,21 @@ def in_html(value: Any) -> str:
     return text
 
 
-def _embedded(episodes: Sequence[tuple[dict[str, Any], Any]]) -> tuple[str, int]:
+def _embedded(episodes: Iterable[tuple[str, int, dict[str, Any]]]) -> tuple[str, int]:
     """Script elements of data, the list and then the episodes as far as they fit, and the number of the others."""
-    entries, texts, size = [], [], 0
-    for entry, episode in episodes:
-        text = in_html(episode)
+    entries: list[dict[str, Any]] = []
+    texts: list[str] = []
+    size = num_left_out = 0
+    for label, number, row in episodes:
+        text = "" if num_left_out else in_html(shown(row))
         size += len(text)
-        if texts and size > MAX_PAGE_BYTES:
-            break
-        number = len(texts)
-        entries.append(entry | {"number": number})
-        texts.append(f'<script type="application/json" id="episode-{number}">{text}</script>')
+        if num_left_out or (texts and size > MAX_PAGE_BYTES):
+            num_left_out += 1
+            continue
+        entries.append(entry_of(label, number, row) | {"number": len(texts)})
+        texts.append(f'<script type="application/json" id="episode-{len(texts)}">{text}</script>')
     index = f'<script type="application/json" id="index">{in_html(entries)}</script>'
-    return "\n".join([index, *texts]), len(episodes) - len(texts)
+    return "\n".join([index, *texts]), num_left_out
 
 
 def _filters(*, is_live: bool) -> str:

@@ -107,7 +107,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             row = json.loads(line)
-            row["ids"], row["iteration"], row["pieces"]  # KeyError or TypeError where it is something else
+            for name in ("ids", "iteration", "pieces"):
+                row[name]  # KeyError where it is missing, TypeError where the line is no object
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}, line {number}: every line must be an episode as a run writes it, got {line[:60]!r}; "
