@@ -130,7 +130,13 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
         if self.schedule(self.sampling_iteration) == 0.0 or not self.asks_teacher(group):
             return requests
         teacher = self.teachers[self.config.envs[group.task.env_index].teacher]
-        return [*requests, GroupRequest("teacher", teacher, self.wanted())]
+        return [*requests, GroupRequest("teacher", teacher, self._wanted_now())]
+
+    def _wanted_now(self) -> set[str]:
+        """`wanted`, and the sampled token's log-prob where the report shows the iteration's tokens: no further pass."""
+        wanted = self.wanted()
+        reads_logits = "hidden" not in wanted
+        return wanted | {"logprob"} if reads_logits and self.shows_tokens(self.sampling_iteration) else wanted
 
     def check_metrics(self, metrics: Metrics) -> Metrics:
         """The metrics with `guidance/weight`, `guidance/unmapped` and `guidance/unguided_episodes`.

@@ -9,7 +9,6 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgpo_ray.cli.data import add_data_command
@@ -17,6 +16,7 @@ from tgpo_ray.cli.env import add_env_command
 from tgpo_ray.cli.evaluate import add_evaluate_arguments, evaluate
 from tgpo_ray.cli.init import add_init_arguments, init
 from tgpo_ray.cli.make_models import add_make_models_arguments, make_models
+from tgpo_ray.cli.report import add_report_arguments, report
 from tgpo_ray.cli.study import add_study_arguments, study
 from tgpo_ray.train import (
     EXIT_USAGE,
@@ -85,9 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
                 "--merge", action="store_true", help="with model.lora: the model, with its adapters merged"
             )
     command("schema", _schema).add_argument("algorithm", nargs="?", help="one algorithm's schema; default: all")
-    report = command("report", _report)
-    report.add_argument("folders", nargs="+", help="run folders to compare")
-    report.add_argument("--to", default="report.html")
+    add_report_arguments(command("report", report))
     add_make_models_arguments(command("make-models", make_models))
     _add_traces_arguments(command("traces", _traces))
     preflight = command("preflight", _preflight)
@@ -207,15 +205,6 @@ def _algorithm(options: argparse.Namespace) -> Iterator[Algorithm]:
             yield algorithm
         finally:
             algorithm.stop()
-
-
-def _report(options: argparse.Namespace) -> int:
-    """Write one HTML page that compares runs."""
-    from tgpo_ray.reporting import load_run, write_report
-
-    runs = [load_run(folder) for folder in options.folders]
-    print(write_report(Path(options.to), runs, title=", ".join(run.label for run in runs)))
-    return 0
 
 
 if __name__ == "__main__":

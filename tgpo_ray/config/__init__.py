@@ -8,6 +8,7 @@ from tgpo_ray.config.loading import apply_override, dump_yaml, load_file, load_y
 from tgpo_ray.config.lora_section import LoraConfig
 from tgpo_ray.config.on_policy_config import OldLogprobs, OnPolicyConfig, TrainingConfig
 from tgpo_ray.config.registry import import_object, known_algorithms, resolve_algorithm
+from tgpo_ray.config.reporting_section import ReportingConfig
 from tgpo_ray.config.resources import ActorDemand, check_resources, resource_plan
 from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.run_sections import (
@@ -16,7 +17,6 @@ from tgpo_ray.config.run_sections import (
     OptimizerConfig,
     RayConfig,
     ReferenceConfig,
-    ReportingConfig,
     TraceFileConfig,
     WeightSyncConfig,
 )

@@ -9,13 +9,13 @@ from pydantic import Field
 
 from tgpo_ray.config.env_sections import EnvConfig, EnvRunnersConfig
 from tgpo_ray.config.evaluation_section import EvaluationConfig
+from tgpo_ray.config.reporting_section import ReportingConfig
 from tgpo_ray.config.run_sections import (
     CheckpointingConfig,
     FaultToleranceConfig,
     OptimizerConfig,
     RayConfig,
     ReferenceConfig,
-    ReportingConfig,
     WeightSyncConfig,
 )
 from tgpo_ray.config.sections import LearnersConfig, ModelConfig, Section

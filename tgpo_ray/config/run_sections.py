@@ -249,12 +249,3 @@ class FaultToleranceConfig(Section):
         default=15.0,
         description="Seconds after SIGTERM for an update or evaluation to end, before a last checkpoint; 0: none.",
     )
-
-
-class ReportingConfig(Section):
-    """`reporting`: who hears of the metrics beside the run's folder."""
-
-    tensorboard: bool = Field(default=False, description="Write TensorBoard events.")
-    wandb: str | None = Field(default=None, description="Weights & Biases project; null: not used.")
-    samples_every: Positive = Field(default=20, description="Iterations between samples of episodes.")
-    progress: bool = Field(default=True, description="Show the live progress line.")

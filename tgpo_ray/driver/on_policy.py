@@ -14,6 +14,8 @@ from tgpo_ray.driver.rollouts import Batches, OnPolicyRollouts, Rollouts, Rollou
 from tgpo_ray.driver.rollouts_ahead import RolloutsAhead
 from tgpo_ray.driver.sampler_watch import SamplerWatch
 from tgpo_ray.driver.stage_times import StageTimes
+from tgpo_ray.driver.token_forces import Learned
+from tgpo_ray.driver.update_means import update_means
 from tgpo_ray.driver.verifier_failures import VerifierFailures
 from tgpo_ray.driver.waits import Waits
 from tgpo_ray.env_runners import EnvRunnerGroup, training_sampling
@@ -38,6 +40,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
     watch: SamplerWatch
     sampling_iteration = 0  # the one that is being sampled; above `iteration` where runners work ahead
     refused: Sequence[tuple[EpisodeInfo, ...]] = ()  # groups of `sampling_iteration` that were replaced
+    learned: dict[int, Learned]  # by ordinal, what the learners got with the groups of `sampled`
     _num_empty_iterations = 0
 
     # ---- the parts of a method: override these
@@ -126,7 +129,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
     def training_step(self) -> Metrics:
         """The metrics of one iteration. Each group moves to the next stage as soon as it is ready."""
         watched = self._watched_ahead()
-        waits, handover = Waits(self), self.handover()
+        waits, handover, self.learned = Waits(self), self.handover(), {}
         rollouts = self.source.next(self.iteration, handover.take, self.times)
         version = self.weights.version
         self.sampled = self.batch_of(handover)
@@ -178,7 +181,8 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
 
     def sample(self) -> Iterator[SampledGroup]:
         """The groups of `sampling_iteration` as they finish, with dynamic sampling only those that `keep` accepts."""
-        training = self.config.training
+        training, iteration = self.config.training, self.sampling_iteration
+        shows = training.max_staleness == 0 and self.shows_tokens(iteration)  # ahead, all sessions sample alike
         refused: list[tuple[EpisodeInfo, ...]] = []
         self.refused = refused
 
@@ -189,14 +193,18 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
             return is_accepted
 
         return self.source.sample(
-            self.batches.tasks(self.sampling_iteration),
+            self.batches.tasks(iteration),
             self.rollouts_per_group,
-            training_sampling(self.config, logprobs=self.watch.needs_logprobs(self.sampling_iteration)),
-            self.sampling_seed(self.sampling_iteration),
+            training_sampling(self.config, logprobs=shows or self.watch.needs_logprobs(iteration)),
+            self.sampling_seed(iteration),
             keep=keep_or_note if training.dynamic_sampling else None,
             more=self.batches.more,
             max_rounds=training.max_sampling_rounds,
         )
+
+    def shows_tokens(self, iteration: int) -> bool:
+        """Whether episodes of this iteration, from 0 on, are kept token by token."""
+        return self.config.reporting.shows_tokens(iteration + 1, self.num_iterations)
 
     def handover(self) -> Handover:
         """The iteration's path to the learners.
@@ -212,7 +220,9 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
     def accumulate(self, groups: Sequence[SampledGroup]) -> None:
         """Hands groups to the learners, which add up their gradients."""
         with self.times.stage("update"):
-            self.learners.accumulate(groups, self.advantages(groups), self.loss(groups))
+            advantages, loss = self.advantages(groups), self.loss(groups)
+            self.learned |= {it.ordinal: Learned(a, loss) for it, a in zip(groups, advantages, strict=True)}
+            self.learners.accumulate(groups, advantages, loss)
 
     def batch_of(self, handover: Handover) -> list[SampledGroup]:
         """All groups in the order of training."""
@@ -267,7 +277,7 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
             metrics["sampling/overlong_groups"] = float(rollouts.num_overlong)
             metrics["sampling/overlong_rows"] = float(sum(map(len, self.left_out[: len(self.config.envs)])))
         metrics |= rollouts.metrics
-        metrics |= _mean(updates) | {"optimizer/lr": self.learning_rate(0)}
+        metrics |= update_means(updates) | {"optimizer/lr": self.learning_rate(0)}
         return metrics | {"tokens/trained": float(sum(group.num_policy_tokens for group in self.sampled))}
 
     def _check_collapse(self, refused: Sequence[tuple[EpisodeInfo, ...]]) -> None:
@@ -288,13 +298,3 @@ class OnPolicyAlgorithm(Algorithm[OnPolicyConfigT]):
                 "end-of-sequence token first. Start from a model that answers this prompt (`tgpo-ray env show` prints "
                 "some), or lower training.lr if it did at first; the last checkpoint is intact"
             )
-
-
-def _mean(updates: Sequence[Metrics]) -> Metrics:
-    """The mean over an iteration's updates of every metric, over the updates that have it."""
-    names = {name for update in updates for name in update}
-    means = {name: float(np.mean([update[name] for update in updates if name in update])) for name in sorted(names)}
-    if "policy/importance_weight" in means:
-        squared_mean = means["policy/importance_weight"] ** 2
-        means["policy/effective_sample_size"] = squared_mean / means["policy/importance_weight_squared"]
-    return means

@@ -16,9 +16,10 @@ from tgpo_ray.driver.run_folder import CONFIG_FILE, say
 from tgpo_ray.driver.run_log import RunLog
 from tgpo_ray.driver.saved_checkpoints import RunState, SavedCheckpoint, delete_others, next_session
 from tgpo_ray.driver.signals import Notice, terminated_by_signal, uninterrupted
+from tgpo_ray.driver.token_view import TokenView
 from tgpo_ray.driver.way_on import way_on
 from tgpo_ray.learners import LearnerError, LearnersRestartedError
-from tgpo_ray.reporting import Progress, load_run, write_report
+from tgpo_ray.reporting import Progress, write_reports
 
 if TYPE_CHECKING:
     from ray.train import Result
@@ -123,6 +124,7 @@ class Run:
         self._num_failed_evaluations = 0
         self._ending: Exception | None = None  # ends the run after the checkpoint of this iteration
         self._checkpoints: Checkpoints | None = None
+        self._tokens: TokenView | None = None  # from the first iteration on that is shown
 
     def go(self, algorithm: Runnable, notice: Notice) -> Result:
         """The Result of the algorithm, run to its end, with the report in the folder.
@@ -211,13 +213,23 @@ class Run:
                 log.write(algorithm.iteration, metrics)
                 raise
             row = log.write(algorithm.iteration, metrics)
-            if _shows_samples(algorithm):
-                log.write_samples(algorithm.sampled[:2], algorithm.iteration, "train")
+            self._show_samples(algorithm, log)
             checkpoints.record()
             progress.update(algorithm.iteration, row)
             self._end_if_asked()
         checkpoints.refuse_lost_end()
         return metrics
+
+    def _show_samples(self, algorithm: Runnable, log: RunLog) -> None:
+        """Keeps some of the iteration's episodes for the report, where it is one of those that are shown."""
+        iteration, reporting = algorithm.iteration, algorithm.config.reporting
+        if not reporting.shows(iteration, algorithm.num_iterations):
+            return
+        log.write_samples(algorithm.sampled[:2], iteration, "train")
+        if reporting.token_episodes:
+            self._tokens = self._tokens or TokenView(algorithm.config)
+            learned = getattr(algorithm, "learned", {})  # methods that sample have it
+            log.write_tokens(iteration, self._tokens.episodes(algorithm.sampled, learned, iteration))
 
     def _evaluate(self, algorithm: Runnable, log: RunLog) -> Metrics:
         """The metrics of an evaluation. One that raises is counted and shown, and what was learned goes on."""
@@ -243,7 +255,7 @@ class Run:
 
         folder = self.folder
         title = f"Run {name_of(folder.path)}"
-        write_report(folder.local / "report.html", [load_run(folder.local)], title=title)
+        write_reports(folder.local / "report.html", [folder.local], title=title)
         folder.publish_or_keep(say)
         say(f"report: {join(folder.path, 'report.html')}")
         last = checkpoints.last
@@ -256,9 +268,3 @@ def _is_due(algorithm: Runnable, every: int | None, *, at_end: bool) -> bool:
     if algorithm.iteration == algorithm.num_iterations:
         return at_end
     return every is not None and algorithm.iteration % every == 0
-
-
-def _shows_samples(algorithm: Runnable) -> bool:
-    """Whether samples of this iteration go to the report, as those of the first, the last and every k-th do."""
-    every = algorithm.config.reporting.samples_every
-    return algorithm.iteration % every == 0 or algorithm.iteration in (1, algorithm.num_iterations)

@@ -33,12 +33,13 @@ from tgpo_ray.cluster import (
 )
 from tgpo_ray.config import ConfigError
 from tgpo_ray.driver.saved_checkpoints import RUN_FILE, RunState
+from tgpo_ray.reporting import TOKEN_FOLDER
 
 if TYPE_CHECKING:
     from tgpo_ray.config import AlgorithmConfig
 
 CONFIG_FILE = "config.yaml"
-FOLDERS = ("tensorboard",)  # what is copied beside the files of the folder itself
+FOLDERS = ("tensorboard", TOKEN_FOLDER)  # what is copied beside the files of the folder itself
 
 
 def say(text: str) -> None:
@@ -119,6 +120,10 @@ class RunFolder:
             for name in names_in(self.path):
                 if is_file(join(self.path, name)) and not name.endswith(".tmp"):
                     (self.local / name).write_bytes(read_bytes(join(self.path, name)))
+            tokens = join(self.path, TOKEN_FOLDER)
+            for name in names_in(tokens) if is_folder(tokens) else ():
+                (self.local / TOKEN_FOLDER).mkdir(exist_ok=True)
+                (self.local / TOKEN_FOLDER / name).write_bytes(read_bytes(join(tokens, name)))
 
     def record(self, state: RunState) -> None:
         """Write run.json, behind a URI after every other file: what it names is there."""

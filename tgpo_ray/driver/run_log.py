@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tgpo_ray.driver.evaluation import sample_rows
-from tgpo_ray.reporting import JsonlWriter, MetricsWriter, open_writers, read_metrics
+from tgpo_ray.reporting import JsonlWriter, MetricsWriter, TokenEpisode, TokenFiles, open_writers, read_metrics
 
 if TYPE_CHECKING:
     from tgpo_ray.config import ReportingConfig
@@ -32,8 +32,10 @@ class RunLog:
         self._tokens: float = last.get("tokens/total", 0.0)
         self._writers: list[MetricsWriter] = open_writers(reporting, folder, resume_after=resume_after)
         self._samples = JsonlWriter(folder / "samples.jsonl")
+        self._tokens_of_episodes = TokenFiles(folder)
         if resume_after is not None:
             self._samples.truncate_after(resume_after)
+            self._tokens_of_episodes.truncate_after(resume_after)
         self._start = time.monotonic()
 
     def write(self, iteration: int, metrics: Metrics) -> Metrics:
@@ -50,12 +52,17 @@ class RunLog:
         for row in sample_rows(groups, iteration, phase):
             self._samples.append(row)
 
+    def write_tokens(self, iteration: int, episodes: Sequence[TokenEpisode]) -> None:
+        """Writes these episodes token by token."""
+        self._tokens_of_episodes.write(iteration, episodes)
+
     def take_back(self, iteration: int) -> None:
         """Cuts the rows after `iteration`, to which the learners went back, and their tokens."""
         # TensorBoard and W&B take no rows back: the repeated iterations overwrite theirs.
         for writer in [*self._writers, self._samples]:
             if isinstance(writer, JsonlWriter):
                 writer.truncate_after(iteration)
+        self._tokens_of_episodes.truncate_after(iteration)
         self._tokens = _last_row(self._rows, iteration).get("tokens/total", 0.0)
 
     def close(self) -> None:

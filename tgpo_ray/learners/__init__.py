@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 import lazy_loader
 
 if TYPE_CHECKING:
+    from tgpo_ray.learners.batch import TrainEpisode, build_batch
     from tgpo_ray.learners.building import build_learners, learner_spec
+    from tgpo_ray.learners.fetching import episodes_of
     from tgpo_ray.learners.group import LearnerGroup
+    from tgpo_ray.learners.group_plans import piece_of
     from tgpo_ray.learners.layouts import LAYOUTS
     from tgpo_ray.learners.learner import Learner, LearnerSpec
     from tgpo_ray.learners.planning import Piece, plan_micro_batches
@@ -21,8 +24,11 @@ if TYPE_CHECKING:
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "batch": ["TrainEpisode", "build_batch"],
         "building": ["build_learners", "learner_spec"],
+        "fetching": ["episodes_of"],
         "group": ["LearnerGroup"],
+        "group_plans": ["piece_of"],
         "layouts": ["LAYOUTS"],
         "learner": ["Learner", "LearnerSpec"],
         "planning": ["Piece", "plan_micro_batches"],

@@ -126,6 +126,21 @@ def test_report_compares_run_folders(tmp_path: Path, elsewhere: Path, capsys: py
     assert "TGPO" in page and "GRPO" in page
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--port", "8000"], "--port: needs --watch"),
+        (["--watch", "--to", "x.html"], "--to: a report that is served is not written"),
+        (["--watch"], "--watch: no such folder"),
+    ],
+)
+def test_report_refuses_options_that_mean_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    assert cli.main(["report", str(tmp_path / "none"), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_report_names_a_folder_that_holds_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", str(tmp_path)]) == 2
     assert "holds no metrics.jsonl: give the folder of a run" in capsys.readouterr().err

@@ -26,7 +26,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
 def config_of(make_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """config_of(storage, keys of checkpointing, evaluation={...}, lr=...) -> six iterations of `Counting`."""
     # the page's plots take most of such a run's time, and have tests of their own
-    monkeypatch.setattr("tgpo_ray.driver.run.write_report", lambda path, *arguments, **names: path.write_text("page"))
+    monkeypatch.setattr("tgpo_ray.driver.run.write_reports", lambda path, *arguments, **names: path.write_text("page"))
 
     def make(storage: str, evaluation: dict[str, Any] | None = None, lr: float = 1e-3, **checkpointing: Any) -> Any:
         return make_config(

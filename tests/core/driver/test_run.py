@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import ENV
 from tgpo_ray.config import ConfigError
 from tgpo_ray.driver.run import fit
 from tgpo_ray.reporting.metrics import read_metrics
+from tgpo_ray.reporting.tokens import read_rows
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +74,25 @@ def test_every_row_says_what_a_guided_iteration_did(first: Any, storage: Path) -
     assert [row["weights_version_lag"] for row in rows] == [0.0, 0.0]
     totals = [row["time/total_s"] for row in (base, *rows)]
     assert totals == sorted(totals)
+
+
+def test_a_few_episodes_are_kept_token_by_token(first: Any, storage: Path) -> None:
+    folder = storage / "guided"
+    for iteration in (1, 2):
+        rows = read_rows(folder / "tokens" / f"{iteration:06d}.jsonl")
+        assert len(rows) == 4 and {row["iteration"] for row in rows} == {iteration}
+        for row in rows:
+            length = row["num_tokens"]
+            assert len(row["ids"]) == len(row["teacher_ids"]) == length > 0 and row["origin"] == "1" * length
+            # one vocabulary: the teacher has a word, and a log-prob of the policy's, at every token
+            assert min(row["teacher_ids"]) >= 0 and None not in row["teacher_logprobs"] + row["logprobs"]
+            assert {str(i) for i in row["ids"] + row["teacher_ids"]} == set(row["pieces"])
+            assert row["gate"] == [1.0] * length and row["guidance_weight"] == 0.1
+            assert row["token_guidance"] == [0.1] * length
+            assert row["token_advantages"] == pytest.approx([row["advantage"]] * length, rel=1e-3)
+            assert row["prompt"] and row["env"] == ENV
+    assert "report_tokens.html" in (folder / "report.html").read_text()
+    assert (folder / "report_tokens.html").stat().st_size > 10_000
 
 
 def test_samples_have_text_of_both_phases(first: Any, storage: Path) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from tests.core.driver.counting_algorithm import WEIGHTS, at, raising, rewards, rows_in, run, run_file, saved
+from tests.core.reporting.token_episodes import token_episode
 from tgpo_ray.cluster import join, names_in, read_text
 from tgpo_ray.config import ConfigError
 from tgpo_ray.driver import checkpoints, run_folder
 from tgpo_ray.driver.run import Run
 from tgpo_ray.driver.saved_checkpoints import Best, RunState, SavedCheckpoint
 from tgpo_ray.driver.signals import Notice
+from tgpo_ray.reporting import TokenFiles
 
 CRASH = RuntimeError("the machine went away")
 
@@ -34,6 +36,24 @@ def test_a_run_that_died_goes_on_to_the_same_figures(storage: str, config_of: An
     assert result.path == folder and result.checkpoint.path.endswith("checkpoints-2/checkpoint_000006")
     assert [row["tokens/total"] for row in rows_in(folder)] == [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
     assert "claims" not in names_in(folder) and "report.html" in names_in(folder)
+
+
+def test_episodes_that_are_kept_token_by_token_come_back_with_the_run(storage: str, config_of: Any) -> None:
+    def files(algorithm: Any) -> TokenFiles:
+        return TokenFiles(algorithm._run.folder.local)
+
+    def keep(algorithm: Any) -> None:
+        files(algorithm).write(algorithm.iteration + 1, [token_episode(iteration=algorithm.iteration + 1)])
+        at(5, raising(CRASH))(algorithm)
+
+    with pytest.raises(RuntimeError, match="went away"):
+        run(config_of(storage), train=keep)
+    found: list[list[int]] = []
+    folder = join(storage, "counted")
+    run(config_of(storage), resume=folder, train=lambda it: found.append([i for i, _ in files(it).paths()]))
+    # the run itself has sampled nothing at iteration 1, whose samples are shown; 5 and 6 are after the checkpoint
+    assert found[0] == [2, 3, 4]
+    assert names_in(join(folder, "tokens")) == [f"{i:06d}.jsonl" for i in (2, 3, 4)]
 
 
 @pytest.mark.parametrize("iteration", [3, 4])  # one that no checkpoint has, and one that has been saved

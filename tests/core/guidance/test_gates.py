@@ -55,8 +55,10 @@ def test_divergence_is_open_within_its_band():
 
 
 def test_drift_ends_guidance_after_the_tokens_that_used_up_the_budget():
-    """Sums before the tokens: 0, 1, 1, 3, 3 in the first response and 0, 5 in the second. A negative ratio is no credit,
-    and an unknown one and a token of the environment add nothing."""
+    """Sums before the tokens: 0, 1, 1, 3, 3 in the first response and 0, 5 in the second.
+
+    A negative ratio is no credit, and an unknown one and a token of the environment add nothing.
+    """
     ratio = torch.tensor([1.0, -4.0, 2.0, NAN, 9.0, 5.0, 1.0])
     mask = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
     sequence = torch.tensor([0, 0, 0, 0, 0, 1, 1])

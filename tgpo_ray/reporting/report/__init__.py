@@ -4,7 +4,8 @@ The page is one file that loads nothing from elsewhere and runs no script. A plo
 """
 
 from .conclusions import conclude
-from .page import line_key, write_report
+from .page import line_key, report_page, write_report
+from .pages import distinct, write_reports
 from .plots import draw_svg, moving_average, smoothing_width, style
 from .record import RunRecord, load_run
 from .stylesheet import CSS
@@ -13,11 +14,14 @@ __all__ = [
     "CSS",
     "RunRecord",
     "conclude",
+    "distinct",
     "draw_svg",
     "line_key",
     "load_run",
     "moving_average",
+    "report_page",
     "smoothing_width",
     "style",
     "write_report",
+    "write_reports",
 ]

@@ -20,30 +20,39 @@ NONE = "&ndash;"  # in place of a figure that a run did not record
 
 
 def write_report(
-    path: str | os.PathLike[str], runs: Sequence[RunRecord], *, title: str, notes: str | Sequence[str] = ()
+    path: str | os.PathLike[str],
+    runs: Sequence[RunRecord],
+    *,
+    title: str,
+    notes: str | Sequence[str] = (),
+    tokens: str = "",
 ) -> Path:
     """Returns the path of a self-contained HTML page about `runs`, after writing it.
 
     Args:
         notes: sentences under the title, such as the task and what is equal in all runs.
+        tokens: address of the page of tokens, to which the page leads.
 
     Raises:
         ValueError: `runs` is empty.
     """
-    if not runs:
-        raise ValueError("a report needs at least 1 run, got 0: give the folders of finished or running runs")
     path = Path(path)
+    text = report_page(runs, title=title, notes=[notes] if isinstance(notes, str) else notes, tokens=tokens)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [notes] if isinstance(notes, str) else list(notes)
-    path.write_text(_page(list(runs), title, [line for line in lines if line]), encoding="utf-8", errors="replace")
+    path.write_text(text, encoding="utf-8", errors="replace")
     return path
 
 
-def _page(runs: Sequence[RunRecord], title: str, notes: Sequence[str]) -> str:
+def report_page(runs: Sequence[RunRecord], *, title: str, notes: Sequence[str] = (), tokens: str = "") -> str:
+    """The HTML of the page; see `write_report`."""
+    if not runs:
+        raise ValueError("a report needs at least 1 run, got 0: give the folders of finished or running runs")
     samples = "".join(samples_section(run) for run in runs)
+    link = f'<p class="note"><a href="{html.escape(tokens)}">What the teacher thought of every token</a></p>'
     body = [
         f"<h1>{html.escape(title)}</h1>",
-        *(f'<p class="note">{html.escape(note)}</p>' for note in notes),
+        link if tokens else "",
+        *(f'<p class="note">{html.escape(note)}</p>' for note in notes if note),
         '<div class="conclusions">' + "".join(f"<p>{html.escape(text)}</p>" for text in conclude(runs)) + "</div>",
         _headline_table(runs),
         f"<h2>Curves</h2>{_legend(runs)}{_plots(runs)}",
