@@ -59,7 +59,7 @@ class GateConfig(TeacherTermConfig):
                 raise ValueError(f"guidance.gate_options: belong to a gate, got {self.gate_options} with gate none")
             return None
         try:
-            function = GATES[self.gate] if self.gate in GATES else import_object(self.gate)
+            function: Any = GATES[self.gate] if self.gate in GATES else import_object(self.gate)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"guidance.gate: cannot import {self.gate!r}: {error}") from error
         if not callable(function):
