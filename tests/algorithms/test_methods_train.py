@@ -178,7 +178,7 @@ def test_dynamic_sampling_draws_on_until_its_rounds_end(make_config, sections_of
 def test_a_balanced_weight_goes_on_from_its_checkpoint(make_config, sections_of, env_runners, teachers, tmp_path):
     guidance = {"weight": 0.1, "schedule": "balanced", "schedule_options": {"eta": 1.0}}
     config = make_config("TGPO", **sections_of("TGPO", {"guidance": guidance}))
-    weights = []
+    weights, checkpoint = [], ""
     for number in range(2):
         algorithm = config.build_algo(
             env_runners=env_runners, teachers=teachers, run_folder=str(tmp_path / f"{number}")
