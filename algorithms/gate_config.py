@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticKnownError
@@ -59,13 +59,13 @@ class GateConfig(TeacherTermConfig):
                 raise ValueError(f"guidance.gate_options: belong to a gate, got {self.gate_options} with gate none")
             return None
         try:
-            function = GATES[self.gate] if self.gate in GATES else import_object(self.gate)
+            function = GATES.get(self.gate) or import_object(self.gate)
         except (ImportError, AttributeError) as error:
             raise ValueError(f"guidance.gate: cannot import {self.gate!r}: {error}") from error
         if not callable(function):
             raise ValueError(f"guidance.gate: {self.gate!r} is no function, got {type(function).__name__}")
         try:
-            return Gate.of(function, self.gate_options)
+            return Gate.of(cast(Callable[..., Any], function), self.gate_options)
         except ValueError as error:
             raise ValueError(f"guidance.gate_options: gate {self.gate}: {error}") from error
 

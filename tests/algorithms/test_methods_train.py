@@ -16,6 +16,7 @@ from tests.weights import gap, weights_of
 from tgpo_ray.reporting.metrics import METRICS
 
 KL = {"kl_weight": 0.1}
+GATE = {"guidance/gate", "guidance/gate_open"}
 VERDICTS = {"outcome_rewards": {"correct": 1.0, "wrong": -0.5, "unparsable": -1.0}}
 
 # name -> algorithm, sections, metrics that it must report
@@ -43,6 +44,21 @@ METHODS: dict[str, tuple[str, dict[str, Any], set[str]]] = {
         "TGPO",
         {"guidance": {"weight": 0.1, "normalization": "sequence"}, "training": {"loss_aggregation": "constant"}},
         {"guidance/nll"},
+    ),
+    "tgpo drift": (
+        "TGPO",
+        {"guidance": {"weight": 0.1, "gate": "drift", "gate_options": {"budget": 5.0}}},
+        GATE | {"guidance/log_ratio"},
+    ),
+    "tgpo disagreement": (
+        "TGPO",
+        {"guidance": {"weight": 0.1, "gate": "disagreement", "schedule": "balanced", "diagnostics": "full"}},
+        GATE | {"guidance/confidence", "guidance/topk_agreement", "guidance/log_ratio"},
+    ),
+    "tgpo accuracy": (
+        "TGPO",
+        {"guidance": {"weight": 0.1, "gate": "accuracy", "diagnostics": "light"}},
+        GATE | {"guidance/log_ratio", "guidance/kl_k3"},
     ),
     **{
         f"tgpor {signal}": ("TGPOR", {"guidance": {"signal": signal}}, {"guidance/nll", "guidance/weight"})
@@ -156,6 +172,28 @@ def test_dynamic_sampling_draws_on_until_its_rounds_end(make_config, sections_of
         assert all(group.task.problem_index % 2 == 0 for group in algorithm.sampled)
     finally:
         algorithm.stop()
+
+
+@pytest.mark.slow
+def test_a_balanced_weight_goes_on_from_its_checkpoint(make_config, sections_of, env_runners, teachers, tmp_path):
+    guidance = {"weight": 0.1, "schedule": "balanced", "schedule_options": {"eta": 1.0}}
+    config = make_config("TGPO", **sections_of("TGPO", {"guidance": guidance}))
+    weights, checkpoint = [], ""
+    for number in range(2):
+        algorithm = config.build_algo(
+            env_runners=env_runners, teachers=teachers, run_folder=str(tmp_path / f"{number}")
+        )
+        try:
+            if number == 0:
+                algorithm.train()
+                checkpoint = algorithm.save(str(tmp_path / "copy"))
+            else:
+                assert algorithm.guidance_weight == 0.1
+                algorithm.restore(checkpoint)
+            weights.append(algorithm.guidance_weight)
+        finally:
+            algorithm.stop()
+    assert weights[0] == weights[1] != 0.1
 
 
 @pytest.mark.slow

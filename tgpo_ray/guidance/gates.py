@@ -79,13 +79,13 @@ def divergence_gate(log_ratio: Tensor, *, band: Sequence[float] = (-5.0, 5.0)) -
     Raises:
         ValueError: `band` is not two numbers with low < high.
     """
+    wrong = f"band must be two numbers [low, high] of nats with low < high, got {band!r}"
     try:
-        low, high = band
-        is_band = bool(low < high)
-    except (TypeError, ValueError):
-        is_band = False
-    if not is_band:
-        raise ValueError(f"band must be two numbers [low, high] of nats with low < high, got {band!r}")
+        low, high = map(float, band)
+    except (TypeError, ValueError) as error:
+        raise ValueError(wrong) from error
+    if not low < high:
+        raise ValueError(wrong)
     return ((log_ratio >= low) & (log_ratio <= high)).to(log_ratio.dtype)
 
 

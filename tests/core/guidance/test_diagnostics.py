@@ -75,8 +75,19 @@ def test_every_figure_of_a_literal_batch():
         "guidance/kl_k3": sum(math.exp(-x) - 1.0 + x for x in ratios) / 5,
         "guidance/zero_advantage_taught": 1.0,
         "guidance/gradient_ratio": guidance_norms / policy_norms,
+        "guidance/gradient_norm": guidance_norms / 5,
+        "policy/gradient_norm": policy_norms / 5,
+        "guidance/confidence": (0.9 + 0.6 + 0.8) / 3,
     }
     assert figures == pytest.approx(expected, abs=1e-6)
+
+
+def test_top_k_agreement_counts_the_guided_tokens_that_are_among_the_teachers_likeliest():
+    topk = torch.tensor([[1, 2], [9, 3], [3, 3], [4, 0], [7, 5], [6, 12]])
+    figures = guidance_diagnostics(replace(literal_batch(), topk_ids=topk))
+    assert figures["guidance/topk_agreement"] == pytest.approx(2 / 3)  # tokens 0 and 4 of 0, 1, 4
+    unknown = replace(literal_batch(), target_logprobs=torch.full((6,), NAN))
+    assert "guidance/confidence" not in guidance_diagnostics(unknown)
 
 
 def test_what_is_not_known_is_not_reported():

@@ -63,7 +63,7 @@ METRICS: dict[str, MetricInfo] = {
     "guidance/nll": MetricInfo("nats", "-log pi of the teacher's token, mean over guided tokens"),
     "guidance/agreement": MetricInfo("share", "guided tokens where the sampled token is the teacher's"),
     "guidance/weight": MetricInfo("", "w_t, the weight of guidance at this iteration"),
-    "guidance/ratio": MetricInfo("", "schedule balanced: norm of guidance's gradient over the policy loss's, smoothed"),
+    "guidance/ratio": MetricInfo("", "schedule balanced: guidance's gradient over the policy loss's, averaged"),
     "guidance/ratio_aim": MetricInfo("", "schedule balanced: what that ratio is to be, k_t"),
     "guidance/gate": MetricInfo("", "mean factor of guidance.gate over guided tokens"),
     "guidance/gate_open": MetricInfo("share", "guided tokens where that factor is above 0: the gate's coverage"),
