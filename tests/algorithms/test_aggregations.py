@@ -20,7 +20,6 @@ from tgpo_ray.kernels import LogitTransform, TokenRows
 AGGREGATIONS = ("token", "sequence", "constant")
 LENGTHS = (10, 30, 20, 40)  # Z = 100, B = 4; the second group is wholly wrong
 RUNNERS = {"max_prompt_tokens": 50, "max_response_tokens": 50}
-TEACHER = {"teacher": {"path": "teacher"}}
 GROUPS = [
     group_of_infos(infos=[make_info(reward=1.0, length=10), make_info(length=30)]),
     group_of_infos(infos=[make_info(length=20), make_info(length=40)], ordinal=1),
@@ -30,10 +29,13 @@ TRACED = [group_of_infos(infos=[*group.infos, TRACE], ordinal=group.ordinal) for
 
 
 def method(name: str, /, **sections: Any) -> Any:
-    sections = {"env_runners": RUNNERS, **sections}
-    algorithm = without_actors(
-        config_of(name, **({} if name in ("GRPO", "DrGRPO", "LUFFY", "PRIME") else TEACHER), **sections)
-    )
+    """The method without actors. Its end-of-sequence ids would be read from the policy's folder, so none are masked."""
+    given: dict[str, Any] = {"env_runners": RUNNERS, **sections}
+    if name not in ("GRPO", "DrGRPO", "LUFFY", "PRIME"):
+        given["teacher"] = {"path": "teacher"}
+    if name in ("RKL", "OPDistill", "KDRL"):
+        given["guidance"] = {"mask_teacher_at_eos": False, **sections.get("guidance", {})}
+    algorithm = without_actors(config_of(name, **given))
     algorithm.teacher_head = TeacherHead("teacher", 7, LogitTransform())
     return algorithm
 
