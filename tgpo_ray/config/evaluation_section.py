@@ -103,7 +103,9 @@ def _sets_of(path: object, names: object, folder: Path | None) -> list[dict[str,
     if names is None:
         return sets
     known = {str(entry.get("name") or entry.get("id")): entry for entry in sets}
-    if not isinstance(names, list) or (missing := [name for name in names if name not in known]):
-        shown = names if not isinstance(names, list) else missing[0]
+    missing = [name for name in names if name not in known] if isinstance(names, list) else [names]
+    if missing:
+        shown = missing[0]
         raise ConfigError([f"evaluation.envs.sets: {shown!r} is none of the sets of {path}: {', '.join(known)}"])
+    assert isinstance(names, list)
     return [known[name] for name in names]

@@ -112,12 +112,11 @@ def read_header(path: Path) -> dict[str, Any]:
         line = file.readline()
     try:
         header = json.loads(line)
-        known = header["format"] == FORMAT and header["sampling"] is not None and header["scoring"] is not None
+        if header["format"] == FORMAT and header["sampling"] is not None and header["scoring"] is not None:
+            return header
     except (ValueError, KeyError, TypeError):
-        known = False
-    if not known:
-        raise ValueError(f"{path} is no file of answers (its first line is no header of format {FORMAT}): move it away")
-    return header
+        pass
+    raise ValueError(f"{path} is no file of answers (its first line is no header of format {FORMAT}): move it away")
 
 
 def read_answers(path: Path) -> Iterator[ProblemAnswers]:

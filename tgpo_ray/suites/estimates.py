@@ -54,7 +54,7 @@ def majority_right(answers: Sequence[str | None], right: Sequence[bool]) -> floa
         right: (k,) whether it is right.
     """
     votes = Counter(
-        ("right",) if is_right else ("wrong", "".join(answer.split()))
+        ("right",) if is_right else ("wrong", "".join((answer or "").split()))
         for answer, is_right in zip(answers, right, strict=True)
         if is_right or answer is not None
     )

@@ -59,7 +59,8 @@ def verdict_of(env: Env[str, str], text: str, where: str) -> ScoredText:
     Raises:
         ValueError: the environment goes on after one response.
     """
-    _, reward, terminated, truncated, info = env.step(text)
+    _, score, terminated, truncated, info = env.step(text)
+    reward = float(score)
     if not (terminated or truncated):
         raise ValueError(
             f"{where}: the environment goes on after one response, and only runners play several turns: name a folder "
@@ -69,7 +70,7 @@ def verdict_of(env: Env[str, str], text: str, where: str) -> ScoredText:
     if outcome not in OUTCOMES:
         raise ValueError(f"{where}: info['outcome'] must be one of {', '.join(OUTCOMES)}, got {outcome!r}")
     answer = info.get("answer")
-    return ScoredText(float(reward), outcome, None if answer is None else str(answer))
+    return ScoredText(reward, outcome, None if answer is None else str(answer))
 
 
 def rescored(

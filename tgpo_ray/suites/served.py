@@ -66,8 +66,8 @@ class ServedModel:
             while True:
                 while len(pending) < 2 * self._connections and (place := next(waiting, None)):
                     it, pool = sets[place[0]].evaluated, pools[place[0]]
-                    ask = partial(threads.submit, self._answer, it, pool, place[1])
-                    asked[place] = [ask(number) for number in range(it.num_samples)]
+                    answer = partial(self._answer, it, pool, place[1])
+                    asked[place] = [threads.submit(answer, number) for number in range(it.num_samples)]
                     pending |= dict.fromkeys(asked[place], place)
                 if not pending:
                     return

@@ -70,6 +70,19 @@ def table(folder: Path) -> dict[tuple[str, str], dict[str, Any]]:
         return {(row["model"], row["set"]): row for row in csv.DictReader(file)}
 
 
+def check_answers(out: Path) -> None:
+    """Every problem of both sets has its k answers once, of both models."""
+    found = table(out)
+    for model in ("policy", "teacher"):
+        assert int(found[model, "AIME24"]["k"]) == 4 and int(found[model, "ARC-c"]["k"]) == 1
+        assert float(found[model, "AIME24"]["truncated"]) > 0.5  # random models hardly ever end
+        for name, most in (("AIME24", 30), ("ARC-c", NUM_ARC)):
+            rows = list(read_answers(out / model / f"{name}.jsonl"))
+            assert len(rows) == len({row.problem for row in rows}) == int(found[model, name]["problems_of_set"]) <= most
+            assert all(len(row.answers) == int(found[model, name]["k"]) for row in rows)
+            assert all(0 < it.num_tokens <= 48 for row in rows for it in row.answers)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_models_on_the_shared_sets_killed_resumed_and_scored_again(
@@ -85,19 +98,11 @@ def test_two_models_on_the_shared_sets_killed_resumed_and_scored_again(
     before = {row.problem: row for row in read_answers(aime)}
     assert start(*arguments).wait(900) == 0, output.read_text()
 
-    found = table(out)
-    for model in ("policy", "teacher"):
-        assert int(found[model, "AIME24"]["k"]) == 4 and int(found[model, "ARC-c"]["k"]) == 1
-        assert float(found[model, "AIME24"]["truncated"]) > 0.5  # random models hardly ever end
-        for name, most in (("AIME24", 30), ("ARC-c", NUM_ARC)):
-            rows = list(read_answers(out / model / f"{name}.jsonl"))
-            assert len(rows) == len({row.problem for row in rows}) == int(found[model, name]["problems_of_set"]) <= most
-            assert all(len(row.answers) == int(found[model, name]["k"]) for row in rows)
-            assert all(0 < it.num_tokens <= 48 for row in rows for it in row.answers)
+    check_answers(out)
     after = {row.problem: row for row in read_answers(aime)}
     assert len(before) >= 2 and before.items() <= after.items()  # nothing was sampled twice
 
-    # an other verifier: a response must now close a thought, and none does
+    # another verifier: a response must now close a thought, and none does
     gate = "evaluation.kwargs.format_gate=true"
     assert start(*arguments, gate).wait(300) == 2
     assert "score its answers again with --rescore" in output.read_text()
