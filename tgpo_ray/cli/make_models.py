@@ -8,7 +8,7 @@ from typing import Any
 from tgpo_ray.cli.env import made, parsed_kwargs
 
 Pair = tuple[str, str]  # a prompt and a response
-ROLES = ("policy", "teacher")
+ROLES: tuple[str, ...] = ("policy", "teacher")
 NUM_PROBLEMS = 4000  # that the models are taught with
 NUM_LESSONS = 20_000  # of each model, where the environment has lessons: they may be wrong at random, not to be learned
 
@@ -57,7 +57,7 @@ def lessons_of(env_id: str, kwargs: dict[str, Any]) -> dict[str, list[Pair]]:
         ValueError: as `gold_pairs`.
     """
     env = made(env_id, kwargs)
-    lesson = getattr(env.unwrapped, "lesson", lambda role, index: None)
+    lesson: Any = getattr(env.unwrapped, "lesson", lambda role, index: None)
     try:
         if lesson(ROLES[0], 0) is not None:
             return {role: [lesson(role, index) for index in range(NUM_LESSONS)] for role in ROLES}
