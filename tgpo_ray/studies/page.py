@@ -19,6 +19,7 @@ NONE = "&ndash;"
 OWN_CSS = """
 td.paper, th.paper { border-left: 2px solid var(--line); color: var(--muted); font-style: italic; }
 .bad { color: var(--wrong); font-weight: 600; }
+.plots figure:only-child { max-width: 680px; }
 td .small { color: var(--muted); }
 """
 
