@@ -11,7 +11,7 @@ import numpy as np
 from tgpo_ray.reporting import METRICS, draw_svg, moving_average, smoothing_width, style
 from tgpo_ray.studies.definition import Figure, StudyConfig
 from tgpo_ray.studies.outcomes import Outcome
-from tgpo_ray.studies.statistics import band
+from tgpo_ray.studies.seed_statistics import band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

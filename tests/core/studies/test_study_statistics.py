@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tgpo_ray.studies.statistics import band, holm, interval, paired, seeds_needed, sign_flip_p, t_cdf, t_quantile
+from tgpo_ray.studies.seed_statistics import band, holm, interval, paired, seeds_needed, sign_flip_p, t_cdf, t_quantile
 
 
 @pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 8, 9, 30, 101])
