@@ -60,6 +60,7 @@ GUESTS: dict[str, str] = {
 # A name in a string is an import that no type checker sees. From one room to another it needs a reason.
 NAMED_IN_STRINGS: dict[tuple[str, str], str] = {
     ("driver", "train"): "a trial of Ray Tune starts `python -m tgpo_ray.train` as a process of its own",
+    ("studies", "cli"): "a study's `prepare` runs commands of this installation's `tgpo-ray`",
     ("config", "driver"): "`config.trainable()` is a door to a module that stands on the configuration",
 }
 

@@ -37,7 +37,7 @@ def main() -> int:
         results = search(config, options.values, folder).fit()
     finally:
         ray.shutdown()
-    for result in sorted(results, key=lambda result: str(result.config)):
+    for result in (results[index] for index in range(len(results))):
         metrics = result.metrics or {}
         print(f"{result.config}: {METRIC} {metrics.get(METRIC)} at iteration {metrics.get('iteration')}", flush=True)
     return int(results.num_errors > 0)

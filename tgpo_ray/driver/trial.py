@@ -220,7 +220,7 @@ def _as_checkpoint(pointer: Mapping[str, Any] | None) -> Checkpoint | None:
 
     folder = tempfile.mkdtemp(prefix="tgpo-ray-pointer-")  # Tune moves it to its own storage
     Path(folder, POINTER).write_text(json.dumps(dict(pointer)), encoding="utf-8")
-    return Checkpoint.from_directory(folder)
+    return Checkpoint(folder)
 
 
 def newest_checkpoint(pointer: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from tgpo_ray.studies.definition import StudyConfig
 from tgpo_ray.studies.outcomes import AVERAGE, FAILED, FINISHED, NOT_STARTED, RUNNING, STOPPED, Outcome
 from tgpo_ray.studies.points import Point
-from tgpo_ray.studies.statistics import Interval, Paired, holm, interval, paired
+from tgpo_ray.studies.seed_statistics import Interval, Paired, holm, interval, paired
 
 
 @dataclass(frozen=True)

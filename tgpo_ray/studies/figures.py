@@ -11,7 +11,7 @@ import numpy as np
 from tgpo_ray.reporting import METRICS, draw_svg, moving_average, smoothing_width, style
 from tgpo_ray.studies.definition import Figure, StudyConfig
 from tgpo_ray.studies.outcomes import Outcome
-from tgpo_ray.studies.statistics import band
+from tgpo_ray.studies.seed_statistics import band
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,10 +64,14 @@ def panel_svg(name: str, metric: str, found: Sequence[Outcome], cells: Sequence[
         return ""
     order = list(dict.fromkeys(run.point.cell for run in found))
 
+    sparse = metric.startswith(("evaluation/", "average/"))
+
     def draw(axes: Axes) -> None:
-        for cell, runs in curves.items():
-            if runs:
-                _draw_cell(axes, runs, order.index(cell), sparse=metric.startswith(("evaluation/", "average/")))
+        bands = [_draw_cell(axes, runs, order.index(cell), sparse=sparse) for cell, runs in curves.items() if runs]
+        limits = axes.get_ylim()  # a band of two runs is wide: it does not set the scale
+        for color, iterations, lows, highs in bands:
+            axes.fill_between(iterations, lows, highs, color=color, alpha=0.13, linewidth=0)
+        axes.set_ylim(limits)
         axes.set_xlabel("iteration")
         axes.locator_params(axis="x", integer=True)
 
@@ -75,7 +79,10 @@ def panel_svg(name: str, metric: str, found: Sequence[Outcome], cells: Sequence[
     return draw_svg(re.sub(r"[^A-Za-z0-9]+", "-", f"{name}-{metric}"), draw, **size)
 
 
-def _draw_cell(axes: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], index: int, *, sparse: bool) -> None:
+def _draw_cell(
+    axes: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], index: int, *, sparse: bool
+) -> tuple[str, np.ndarray, np.ndarray, np.ndarray]:
+    """The band (colour, iterations, lower and upper bounds), after drawing the lines."""
     color, dash, marker = style(index)
     if len(runs) > 1:
         for iterations, values in runs:
@@ -83,10 +90,7 @@ def _draw_cell(axes: Axes, runs: Sequence[tuple[np.ndarray, np.ndarray]], index:
     iterations, means, lows, highs = band([(x, _smooth(y, sparse)) for x, y in runs])
     mark = marker if sparse or len(iterations) == 1 else None
     axes.plot(iterations, means, color=color, linestyle=dash, linewidth=1.9, marker=mark, markersize=4)
-    low, high = axes.get_ylim()  # a band of two runs is wide: it does not set the scale
-    if len(runs) > 1:
-        axes.fill_between(iterations, lows, highs, color=color, alpha=0.13, linewidth=0)
-        axes.set_ylim(low, high)
+    return color, iterations, lows, highs
 
 
 def _smooth(values: np.ndarray, sparse: bool) -> np.ndarray:

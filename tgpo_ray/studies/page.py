@@ -11,7 +11,7 @@ from tgpo_ray.studies.comparison import Cell, Row, label_of, metrics_of, rows_of
 from tgpo_ray.studies.definition import Figure, StudyConfig
 from tgpo_ray.studies.figures import cells_of, figures_of, panel_svg, unit_of
 from tgpo_ray.studies.outcomes import FAILED, FINISHED, Outcome
-from tgpo_ray.studies.statistics import LEVEL, POWER, Interval, Paired
+from tgpo_ray.studies.seed_statistics import LEVEL, POWER, Interval, Paired
 from tgpo_ray.studies.tables import write_tables
 
 PAGE = "report.html"
@@ -19,6 +19,7 @@ NONE = "&ndash;"
 OWN_CSS = """
 td.paper, th.paper { border-left: 2px solid var(--line); color: var(--muted); font-style: italic; }
 .bad { color: var(--wrong); font-weight: 600; }
+.plots figure:only-child { max-width: 680px; }
 td .small { color: var(--muted); }
 """
 

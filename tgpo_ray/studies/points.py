@@ -34,16 +34,19 @@ class Point:
         variant: name of the variant.
         values: what grid, search or pbt give, by key.
         seed: of the run.
+        member: number within a population, whose members may begin with the same values.
     """
 
     variant: str
     seed: int
     values: Mapping[str, Any] = field(default_factory=dict)
+    member: int | None = None
 
     @property
     def cell(self) -> str:
         """The row of the table: the variant with its values. Runs of one cell differ in the seed alone."""
-        return " ".join([self.variant, *(f"{key}={_shown(value)}" for key, value in self.values.items())])
+        member = [] if self.member is None else [f"member {self.member}"]
+        return " ".join([self.variant, *member, *(f"{key}={_shown(value)}" for key, value in self.values.items())])
 
     @property
     def name(self) -> str:
@@ -56,8 +59,14 @@ def points(study: StudyConfig) -> list[Point]:
 
     Every seed has the same drawn values, so that runs can be paired.
     """
-    cells = [(name, values) for name in study.variants for values in _combinations(study)]
-    found = [Point(name, seed, values) for seed in study.seeds for name, values in cells]
+    numbers = range(study.num_samples) if study.pbt else itertools.repeat(None)
+    places = list(zip(_combinations(study), numbers))  # noqa: B905  (the numbers may have no end)
+    found = [
+        Point(name, seed, values, member)
+        for seed in study.seeds
+        for name in study.variants
+        for values, member in places
+    ]
     names = [point.name for point in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -72,7 +81,8 @@ def _combinations(study: StudyConfig) -> list[dict[str, Any]]:
         return grid
     rng = np.random.default_rng(study.search_seed)
     drawn = [{key: draw(domain, rng) for key, domain in searched.items()} for _ in range(study.num_samples)]
-    return [{**values, **sample} for values in grid for sample in drawn]
+    found = [{**values, **sample} for values in grid for sample in drawn]
+    return found if study.pbt else [it for number, it in enumerate(found) if it not in found[:number]]
 
 
 def draw(domain: Domain, rng: np.random.Generator) -> Any:

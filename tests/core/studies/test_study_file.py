@@ -107,6 +107,14 @@ def test_a_grid_and_a_search_give_every_seed_the_same_values() -> None:
     assert "/" not in found[0].name and found[0].name.startswith("tgpo-training.lr=0.0001-guidance.weight=")
 
 
+def test_members_of_a_population_may_begin_alike_and_searched_values_are_tried_once() -> None:
+    choice = {"training.lr": {"choice": [0.1, 0.2]}}
+    population = {"pbt": {"every": 2, "mutate": choice}, "variants": {"tgpo": {}}, "baseline": None, "seeds": [0]}
+    names = [point.name for point in points(make_study(**population, num_samples=5))]
+    assert len(set(names)) == 5 and names[0].startswith("tgpo-member-0-training.lr=0.")
+    assert len(points(make_study(search=choice, variants={"tgpo": {}}, baseline=None, seeds=[0], num_samples=9))) == 2
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -129,6 +129,7 @@ def test_the_page_is_one_file_that_loads_nothing(tmp_path: Path) -> None:
     assert "A <b>title</b>" in page.text and "Figure 2: a near and a far teacher" in page.text
     assert "Figure 4: the course of training" in page.text
     assert "Figure 6" not in page.text  # none of its metrics was written
+    assert "0.6" in page.texts  # on the axis of the first plot: the scale holds every variant, not the first alone
     assert "+0.300" in page.text and "0.25 (0.25)" in page.text
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from statistics import NormalDist
 
 import numpy as np
@@ -67,6 +68,7 @@ def t_cdf(t: float, df: int) -> float:
     return 0.5 + inside / 2
 
 
+@cache
 def t_quantile(probability: float, df: int) -> float:
     """Returns the t with P(T <= t) = `probability`, to 1e-10 of its size. `probability` is in [0.5, 1)."""
     if not 0.5 <= probability < 1:
