@@ -60,7 +60,7 @@ class WatchServer:
         self._lock = threading.Lock()  # each request has a thread of its own
         self._entries: dict[Path, tuple[str, list[dict[str, Any]]]] = {}  # file -> (stamp, what the list says)
         self._report: tuple[str, float, str] | None = None  # (stamp of the files, when drawn, page)
-        self._server = ThreadingHTTPServer((HOST, port), _handler(self))
+        self._server = ThreadingHTTPServer((HOST, port), type("Handler", (_Handler,), {"watch": self}))
         self._server.daemon_threads = True
 
     @property
@@ -150,56 +150,55 @@ def _stamp(paths: Sequence[Path]) -> str:
     return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
 
 
-def _handler(server: WatchServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        """Answers GET and HEAD from this machine, under one of its own names."""
+class _Handler(BaseHTTPRequestHandler):
+    """Answers GET and HEAD from this machine, under one of its own names."""
 
-        server_version, sys_version = "tgpo-ray", ""
-        timeout = 30  # seconds that a silent connection may hold its thread
+    watch: WatchServer  # whose answers these are
 
-        def do_GET(self) -> None:
-            self._respond(with_body=True)
+    server_version, sys_version = "tgpo-ray", ""
+    timeout = 30  # seconds that a silent connection may hold its thread
 
-        def do_HEAD(self) -> None:
-            self._respond(with_body=False)
+    def do_GET(self) -> None:
+        self._respond(with_body=True)
 
-        def _respond(self, *, with_body: bool) -> None:
-            name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-            if name not in NAMES:
-                return self._send(HTTPStatus.MISDIRECTED_REQUEST, {}, b"")
-            try:
-                found = server.answer(self.path)
-            except Exception as error:  # a run that is just beginning, or a damaged file
-                text = f"this page cannot be drawn now: {error}".encode()
-                return self._send(HTTPStatus.SERVICE_UNAVAILABLE, {"Content-Type": "text/plain; charset=utf-8"}, text)
-            if found is None:
-                return self._send(HTTPStatus.NOT_FOUND, {}, b"")
-            kind, text = found
-            body = text.encode("utf-8", "replace")
-            tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
-            headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Type": f"{kind}; charset=utf-8"}
-            if tag in self.headers.get("If-None-Match", ""):
-                return self._send(HTTPStatus.NOT_MODIFIED, headers, None)
-            return self._send(HTTPStatus.OK, headers, body, with_body=with_body)
+    def do_HEAD(self) -> None:
+        self._respond(with_body=False)
 
-        def _send(
-            self, status: HTTPStatus, headers: Mapping[str, str], body: bytes | None, *, with_body: bool = True
-        ) -> None:
-            self.send_response(status)
-            fixed = {
-                "X-Content-Type-Options": "nosniff",
-                "Cross-Origin-Resource-Policy": "same-origin",
-                "Referrer-Policy": "no-referrer",
-                "X-Frame-Options": "DENY",
-            }
-            length = {} if body is None else {"Content-Length": str(len(body))}
-            for name, value in {**fixed, **headers, **length}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if body and with_body:
-                self.wfile.write(body)
+    def _respond(self, *, with_body: bool) -> None:
+        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        if name not in NAMES:
+            return self._send(HTTPStatus.MISDIRECTED_REQUEST, {}, b"")
+        try:
+            found = self.watch.answer(self.path)
+        except Exception as error:  # a run that is just beginning, or a damaged file
+            text = f"this page cannot be drawn now: {error}".encode()
+            return self._send(HTTPStatus.SERVICE_UNAVAILABLE, {"Content-Type": "text/plain; charset=utf-8"}, text)
+        if found is None:
+            return self._send(HTTPStatus.NOT_FOUND, {}, b"")
+        kind, text = found
+        body = text.encode("utf-8", "replace")
+        tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+        headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Type": f"{kind}; charset=utf-8"}
+        if tag in self.headers.get("If-None-Match", ""):
+            return self._send(HTTPStatus.NOT_MODIFIED, headers, None)
+        return self._send(HTTPStatus.OK, headers, body, with_body=with_body)
 
-        def log_message(self, format: str, *arguments: Any) -> None:
-            """Says nothing: a page that polls would fill the terminal."""
+    def _send(
+        self, status: HTTPStatus, headers: Mapping[str, str], body: bytes | None, *, with_body: bool = True
+    ) -> None:
+        self.send_response(status)
+        fixed = {
+            "X-Content-Type-Options": "nosniff",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Referrer-Policy": "no-referrer",
+            "X-Frame-Options": "DENY",
+        }
+        length = {} if body is None else {"Content-Length": str(len(body))}
+        for name, value in {**fixed, **headers, **length}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body and with_body:
+            self.wfile.write(body)
 
-    return Handler
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Says nothing: a page that polls would fill the terminal."""
