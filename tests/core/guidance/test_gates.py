@@ -55,10 +55,8 @@ def test_divergence_is_open_within_its_band():
 
 
 def test_drift_ends_guidance_after_the_tokens_that_used_up_the_budget():
-    """Sums before the tokens: 0, 1, 1, 3, 3 in the first response and 0, 5 in the second.
-
-    A negative ratio is no credit, and an unknown one and a token of the environment add nothing.
-    """
+    """Sums before the tokens: 0, 1, 1, 3, 3 in the first response and 0, 5 in the second. A negative ratio is no
+    credit, and an unknown one and a token of the environment add nothing."""
     ratio = torch.tensor([1.0, -4.0, 2.0, NAN, 9.0, 5.0, 1.0])
     mask = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0])
     sequence = torch.tensor([0, 0, 0, 0, 0, 1, 1])
@@ -93,16 +91,26 @@ def test_random_truncation_keeps_beginnings_of_the_given_mean_share(coverage):
     assert float((kept * mask).sum() / mask.sum()) == pytest.approx(coverage, abs=0.02)
 
 
+def everything(logs: Tensor) -> GateInputs:
+    """All inputs of a gate, of one response, made from these log-probabilities."""
+    return GateInputs(
+        mask=torch.ones(len(logs)),
+        logprobs=logs,
+        teacher_logprobs=logs,
+        target_logprobs=logs,
+        success=logs.abs(),
+        sequence=torch.zeros(len(logs), dtype=torch.long),
+        uniform=logs.abs(),
+    )
+
+
 @pytest.mark.parametrize("name", GATES)
 def test_every_gate_is_empty_on_no_rows_and_gives_no_gradient(name):
     gate = Gate.of(GATES[name], REQUIRED.get(name))
-    empty = torch.zeros(0)
-    inputs = GateInputs(empty, *(empty.long(),) * 2, *(empty,) * 7, empty.long(), empty)
-    assert gate(inputs).shape == (0,)
+    empty = everything(torch.zeros(0))
+    assert gate(empty).shape == (0,)
     logs = torch.tensor([-0.5, -1.0], requires_grad=True)
-    ids = torch.tensor([1, 2])
-    full = GateInputs(torch.ones(2), ids, ids, *(logs,) * 4, logs, logs.abs(), logs, torch.tensor([0, 0]), logs.abs())
-    assert not gate(full).requires_grad
+    assert not gate(everything(logs)).requires_grad
     assert pickle.loads(pickle.dumps(gate)) == gate
 
 
