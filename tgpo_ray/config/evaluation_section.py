@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from tgpo_ray.config.env_sections import EvaluationEnvConfig
+from tgpo_ray.config.env_sections import EnvConfig, EvaluationEnvConfig
 from tgpo_ray.config.errors import ConfigError
 from tgpo_ray.config.loading import load_file
 from tgpo_ray.config.sampling_rules import greedy_problems, temperature_problems
@@ -40,6 +40,14 @@ class EvaluationConfig(Section):
         default_factory=list,
         description="The held-out sets, or {from: a YAML file with evaluation.envs, sets: [names, of them]}.",
     )
+
+    @field_validator("envs", mode="before")
+    @classmethod
+    def _of_training(cls, envs: object) -> object:
+        """A training environment can be held out as it is; its share and its teacher mean nothing here."""
+        if not isinstance(envs, list):
+            return envs
+        return [env.model_dump(include={"id", "name", "kwargs"}) if isinstance(env, EnvConfig) else env for env in envs]
 
     def samples_of(self, env: EvaluationEnvConfig) -> int:
         """Responses to each problem of this set."""

@@ -116,14 +116,16 @@ class RunFolder:
 
     def fetch(self) -> None:
         """Copy the files of an earlier run from a URI, without its checkpoints. They are where the learners write."""
-        if self.remote:
-            for name in names_in(self.path):
-                if is_file(join(self.path, name)) and not name.endswith(".tmp"):
-                    (self.local / name).write_bytes(read_bytes(join(self.path, name)))
-            tokens = join(self.path, TOKEN_FOLDER)
-            for name in names_in(tokens) if is_folder(tokens) else ():
-                (self.local / TOKEN_FOLDER).mkdir(exist_ok=True)
-                (self.local / TOKEN_FOLDER / name).write_bytes(read_bytes(join(tokens, name)))
+        if not self.remote:
+            return
+        tokens = join(self.path, TOKEN_FOLDER)
+        inside = [f"{TOKEN_FOLDER}/{name}" for name in names_in(tokens)] if is_folder(tokens) else []
+        for name in [*names_in(self.path), *inside]:
+            source, file = join(self.path, *name.split("/")), self.local / name
+            if is_file(source) and not name.endswith(".tmp"):
+                file.parent.mkdir(exist_ok=True)
+                file.write_bytes(read_bytes(source))
+                self._copied[name] = _change(file)
 
     def record(self, state: RunState) -> None:
         """Write run.json, behind a URI after every other file: what it names is there."""
@@ -131,7 +133,7 @@ class RunFolder:
         write_text(join(self.path, RUN_FILE), state.text())
 
     def publish(self) -> None:
-        """Copy what has changed to the URI. Each file appears whole."""
+        """Copy what has changed to the URI, and delete there what was deleted here. Each file appears whole."""
         if not self.remote:
             return
         files = [*self.local.iterdir(), *(file for name in FOLDERS for file in (self.local / name).rglob("*"))]
@@ -139,11 +141,12 @@ class RunFolder:
             name = file.relative_to(self.local).as_posix()
             if not file.is_file() or name == RUN_FILE or name.endswith(".tmp"):
                 continue
-            found = file.stat()
-            change = (found.st_size, found.st_mtime_ns)
-            if self._copied.get(name) != change:
+            if self._copied.get(name) != (change := _change(file)):
                 replace_file(file, join(self.path, *name.split("/")))
                 self._copied[name] = change
+        for name in [name for name in self._copied if not (self.local / name).is_file()]:
+            delete(join(self.path, *name.split("/")))
+            del self._copied[name]
 
     def publish_or_keep(self, say: Callable[[str], None]) -> None:
         """Copy what has changed to the URI, or say where it stays where the URI does not answer."""
@@ -168,6 +171,12 @@ class RunFolder:
             self.claim.release()
         if self.remote and not self._unpublished:
             shutil.rmtree(self.local, ignore_errors=True)
+
+
+def _change(file: Path) -> tuple[int, int]:
+    """Returns (bytes, time of change), by which a file that has changed is known."""
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def is_taken(path: str) -> bool:
