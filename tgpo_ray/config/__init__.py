@@ -3,7 +3,7 @@
 from tgpo_ray.config.algorithm_config import AlgorithmConfig, named, section
 from tgpo_ray.config.env_sections import EnvConfig, EnvRunnersConfig, EvaluationEnvConfig
 from tgpo_ray.config.errors import ConfigError, problems_of
-from tgpo_ray.config.evaluation_section import EvaluationConfig
+from tgpo_ray.config.evaluation_section import EvaluationConfig, with_sets
 from tgpo_ray.config.loading import apply_override, dump_yaml, load_file, load_yaml, parse_override, unshared
 from tgpo_ray.config.lora_section import LoraConfig
 from tgpo_ray.config.on_policy_config import OldLogprobs, OnPolicyConfig, TrainingConfig
@@ -96,4 +96,5 @@ __all__ = [
     "section",
     "temperature_problems",
     "unshared",
+    "with_sets",
 ]

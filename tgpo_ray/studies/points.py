@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from tgpo_ray.config import (
     known_algorithms,
     load_file,
     resolve_algorithm,
+    with_sets,
 )
 from tgpo_ray.studies.definition import Domain, StudyConfig
 
@@ -206,10 +208,10 @@ def _base(base: Any) -> dict[str, Any]:
     if isinstance(base, Mapping):
         return dict(base)
     if isinstance(base, str):
-        return load_file(base)
+        return with_sets(load_file(base), Path(base).parent)
     merged: dict[str, Any] = {}
     for path in base:
-        merged.update(load_file(path))
+        merged.update(with_sets(load_file(path), Path(path).parent))
     return merged
 
 
