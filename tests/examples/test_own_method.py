@@ -108,7 +108,7 @@ def test_at_focus_0_it_is_the_loss_of_tgpo(rescue: Any) -> None:
 
 
 def test_only_failed_groups_reach_the_teacher_and_none_is_lost(rescue: Any) -> None:
-    algorithm = without_actors(AlgorithmConfig.from_yaml(EXAMPLE / "train.yaml"))
+    algorithm = without_actors(AlgorithmConfig.from_yaml(EXAMPLE / "train.yaml", ["reporting.token_episodes=0"]))
     teacher = RecordingPool()
     algorithm.teachers = {"default": teacher}
     groups = [
