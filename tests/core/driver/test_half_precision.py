@@ -24,6 +24,8 @@ def test_a_run_in_bfloat16_keeps_the_preflights_bounds(
     ray_cluster: Any, make_config: Callable[..., Any], backend: str, learners: dict[str, Any]
 ):
     teacher = {"dtype": "bfloat16", "backend": backend}
+    if backend != "vllm":
+        teacher["kv_cache_memory"] = "auto"  # it has none
     config = make_config(
         "TGPO", model={"path": make_config().model.path, "dtype": "bfloat16"}, teacher=teacher, learners=learners
     )

@@ -99,7 +99,7 @@ def study(
         "training": {"num_iterations": 6},
         "evaluation": {"every": 1, "envs": [{"id": "tgpo/Arithmetic-v0", "kwargs": {"split": "test"}}]},
         "learners": {"num_cpus_per_learner": 0.5},
-        "env_runners": {"num_cpus_per_env_runner": 0.5},
+        "env_runners": {"num_cpus_per_env_runner": 0.5, "max_prompt_tokens": 16, "max_response_tokens": 32},
         "checkpointing": {"every": 1},
         "fault_tolerance": {"preflight": False},
     }
