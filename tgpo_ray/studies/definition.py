@@ -210,8 +210,14 @@ def _over(lower: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
         if values is None:
             variants.pop(name, None)
         else:
-            variants[name] = {**variants.get(name, {}), **values, SET: {**_set(variants.get(name)), **_set(values)}}
-    return {**lower, **data, "variants": variants, SET: {**_set(lower), **_set(data)}}
+            variants[name] = {**variants.get(name, {}), **values, SET: _changed(variants.get(name), values)}
+    return {**lower, **data, "variants": variants, SET: _changed(lower, data)}
+
+
+def _changed(lower: Mapping[str, Any] | None, upper: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of both `set`; a section that the upper one gives as a whole takes the place of the lower one's keys."""
+    earlier, later = _set(lower), _set(upper)
+    return {key: value for key, value in earlier.items() if key.partition(".")[0] not in later} | later
 
 
 def _here(value: Any, folder: str) -> Any:

@@ -161,6 +161,13 @@ def test_a_twin_has_the_variants_of_the_study_that_it_extends_and_other_numbers(
     assert (guidance["weight"], guidance["decay"]) == (0.5, 0.1)
 
 
+def test_a_section_as_a_whole_takes_the_place_of_its_keys_below(tmp_path: Path) -> None:
+    keys = {"envs.0.kwargs.path": "big.jsonl", "training.lr": 1.0}
+    write(tmp_path / "big.yaml", set=keys, variants={"a": {"base": BASE}})
+    write(tmp_path / "small.yaml", extends="big.yaml", set={"envs": [{"id": "tgpo/Arithmetic-v0"}]}, variants={})
+    assert load_study(tmp_path / "small.yaml").set == {"training.lr": 1.0, "envs": [{"id": "tgpo/Arithmetic-v0"}]}
+
+
 def test_a_study_that_extends_itself_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", extends="b.yaml", variants={})
     write(tmp_path / "b.yaml", extends="a.yaml", variants={})
