@@ -164,7 +164,7 @@ def _report_rows(trial: Trial, process: TrialProcess, report: Report, evaluates:
         saved = checkpoint["iteration"] if checkpoint else None
         if trial.by_checkpoint and saved != row["iteration"]:
             continue
-        report(seen | numbers | {"iteration": int(row["iteration"])}, _as_checkpoint(checkpoint))
+        report(seen | numbers | {"iteration": int(row["iteration"])}, _as_checkpoint(checkpoint, process.output))
 
 
 def demand_of(config: AlgorithmConfig, *, gpus: bool) -> dict[str, float]:
@@ -213,13 +213,15 @@ def pointer_of(checkpoint: Checkpoint | None) -> dict[str, Any] | None:
         return json.loads(Path(folder, POINTER).read_text(encoding="utf-8"))
 
 
-def _as_checkpoint(pointer: Mapping[str, Any] | None) -> Checkpoint | None:
+def _as_checkpoint(pointer: Mapping[str, Any] | None, output: Path) -> Checkpoint | None:
+    """Tune's checkpoint, in a folder beside the trial's output: one for all rows, since `tune.report` copies it."""
     if pointer is None:
         return None
     from ray.tune import Checkpoint
 
-    folder = tempfile.mkdtemp(prefix="tgpo-ray-pointer-")  # Tune moves it to its own storage
-    Path(folder, POINTER).write_text(json.dumps(dict(pointer)), encoding="utf-8")
+    folder = output.with_name("pointer")
+    folder.mkdir(exist_ok=True)
+    (folder / POINTER).write_text(json.dumps(dict(pointer)), encoding="utf-8")
     return Checkpoint(folder)
 
 
