@@ -18,11 +18,12 @@ from tgpo_ray.kernels import TokenRows
 from .advantages import compared_with
 from .grpo import GRPO
 from .grpo_config import GRPOFamilyConfig, GRPOTrainingConfig
+from .joined_episodes import is_joined, num_joined_tokens, rollouts
 from .token_losses import PolicyLoss, masked_sum
 
 if TYPE_CHECKING:
     from tgpo_ray.driver import Metrics
-    from tgpo_ray.episode import EpisodeInfo, SampledGroup
+    from tgpo_ray.episode import SampledGroup
     from tgpo_ray.kernels import TokenLoss
     from tgpo_ray.teachers import TeacherGroup
 
@@ -168,7 +169,7 @@ class LUFFY(GRPO[LUFFYConfig]):
         return [  # (G,) each, the trace's included
             compared_with(
                 self.rewards(group),
-                np.array([training.trace_in_mean or not is_trace(info) for info in group.infos]),
+                np.array([training.trace_in_mean or not is_joined(info) for info in group.infos]),
                 standardized=training.standardize_advantages,
             )
             for group in groups
@@ -185,7 +186,7 @@ class LUFFY(GRPO[LUFFYConfig]):
 
     def num_trained_tokens(self, groups: Sequence[SampledGroup]) -> int:
         """The tokens of the policy loss: the policy's, and those of shaped traces."""
-        return super().num_trained_tokens(groups) + (0 if self.supervises else num_trace_tokens(groups))
+        return super().num_trained_tokens(groups) + (0 if self.supervises else num_joined_tokens(groups))
 
     def denominator(self, groups: Sequence[SampledGroup]) -> float:
         """That of GRPO, where shaped traces count as responses; supervised ones have a mean of their own."""
@@ -196,25 +197,10 @@ class LUFFY(GRPO[LUFFYConfig]):
     def loss(self, groups: Sequence[SampledGroup]) -> TokenLoss:
         training, weight = self.config.training, self.config.training.trace_weight
         if self.supervises:  # takes the step's denominator out, and divides by the traces' tokens
-            weight *= self.denominator(groups) / max(1, num_trace_tokens(groups))
+            weight *= self.denominator(groups) / max(1, num_joined_tokens(groups))
         return LUFFYLoss(
             **self.policy_options(groups, clips=training.ratio_clip),
             trace_loss=training.trace_loss,
             trace_weight=weight,
             shaping_gamma=training.shaping_gamma,
         )
-
-
-def is_trace(info: EpisodeInfo) -> bool:
-    """Whether the teacher wrote all of an episode."""
-    return info.num_policy_tokens == 0
-
-
-def num_trace_tokens(groups: Sequence[SampledGroup]) -> int:
-    """The number of tokens of the groups' traces."""
-    return sum(info.num_response_tokens for group in groups for info in group.infos if is_trace(info))
-
-
-def rollouts(group: SampledGroup) -> SampledGroup:
-    """The group without its trace."""
-    return group.keeping([i for i, info in enumerate(group.infos) if not is_trace(info)])

@@ -56,7 +56,7 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
     def _start_teachers(self) -> None:
         from tgpo_ray.teachers import build_teachers
 
-        self.teachers = build_teachers(self.config, self.config.teachers, unmapped=self.config.unmapped)
+        self.teachers = build_teachers(self.config, self.config.teacher_pools(), unmapped=self.config.unmapped)
         for group in self.teachers.values():
             self._own(group)
 

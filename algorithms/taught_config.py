@@ -103,7 +103,12 @@ class TaughtConfig(OnPolicyConfig):
     guidance: TeacherTermConfig = section(TeacherTermConfig, "The teacher's term of the loss.")
 
     def teacher_pools(self) -> TeachersConfig:
-        return self.teachers
+        return self.teachers if self.needs_teachers else TeachersConfig()
+
+    @property
+    def needs_teachers(self) -> bool:
+        """Whether a run starts its teachers. One whose teacher's tokens are in a file does not."""
+        return True
 
     @property
     def unmapped(self) -> Literal["mask", "first_piece"]:
@@ -115,12 +120,14 @@ class TaughtConfig(OnPolicyConfig):
 
     def rules(self) -> Iterator[str]:
         yield from super().rules()
+        if self.guidance.schedule == "plateau" and not (self.evaluation.envs and self.evaluation.every):
+            yield "guidance.schedule: plateau follows evaluations: name evaluation.envs, and set evaluation.every"
+        if not self.needs_teachers:
+            return
         names = [name for name, _ in self.teachers.items()]
         if not names:
             yield f"teachers: required: {self.algorithm_path} learns from one; write teacher: {{path: folder or id}}"
             return
-        if self.guidance.schedule == "plateau" and not (self.evaluation.envs and self.evaluation.every):
-            yield "guidance.schedule: plateau follows evaluations: name evaluation.envs, and set evaluation.every"
         for index, env in enumerate(self.envs):
             if env.teacher not in names:
                 yield f"envs.{index}.teacher: no teacher named {env.teacher!r}; `teachers` has {', '.join(names)}"

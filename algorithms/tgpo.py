@@ -10,10 +10,10 @@ from pydantic import Field
 
 from tgpo_ray.config import RunView, named, section
 
-from .gate_config import DIAGNOSTICS, GateConfig, merged
+from .gate_config import DIAGNOSTICS, merged
 from .grpo import GRPO
 from .grpo_config import GRPOFamilyConfig
-from .taught import Taught
+from .prefixed import PrefixConfig, Prefixed, PrefixedPolicyLoss
 from .taught_config import TaughtConfig
 from .token_losses import GuidedPolicyLoss, SoftGuidedPolicyLoss
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from tgpo_ray.kernels import TokenLoss
 
 
-class GuidanceConfig(GateConfig):
+class GuidanceConfig(PrefixConfig):
     """`guidance`: the teacher's term of the loss, w_t * g_t * -log pi(teacher's token)."""
 
-    schedules: ClassVar[tuple[str, ...]] = (*GateConfig.schedules, "balanced")
+    schedules: ClassVar[tuple[str, ...]] = (*PrefixConfig.schedules, "balanced")
 
     label: Literal["argmax", "sample", "topk"] = Field(
         default="argmax",
@@ -59,6 +59,10 @@ class TGPOConfig(GRPOFamilyConfig, TaughtConfig):
     algorithm: str = named("TGPO")
     guidance: GuidanceConfig = section(GuidanceConfig, "The teacher's term of the loss.")
 
+    @property
+    def needs_teachers(self) -> bool:
+        return not self.guidance.labels_from_file
+
     def rules(self) -> Iterator[str]:
         yield from super().rules()
         units = (self.training.loss_aggregation, self.guidance.normalization)
@@ -76,7 +80,7 @@ class TGPOConfig(GRPOFamilyConfig, TaughtConfig):
                 )
 
 
-class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
+class TGPO(Prefixed[TGPOConfig], GRPO[TGPOConfig]):
     """Teacher-Guided Policy Optimization (arXiv 2605.13230), Eq. 3, 4 and 6.
 
         L = L_GRPO + w_t / Z sum_it g_it m^T_it [ -log pi(y^T_it | x_i, y_i<t) ],   w_t = max(w - decay t, minimum)
@@ -84,7 +88,7 @@ class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
     y^T_it is the teacher's argmax. `guidance.label: sample` draws it from the teacher at temperature 1, which makes the
     expected guidance gradient that of the forward KL. `topk` takes that KL on the teacher's `guidance.top_k` tokens, of
     both models at the sampling temperature. g_it is the factor of `guidance.gate`, 1 without one. Groups that a gate
-    shuts wholly are not sent to the teacher.
+    shuts wholly are not sent to the teacher. With `guidance.prefixes` y_i<t may be text of the base or the teacher.
     """
 
     config_class = TGPOConfig
@@ -96,7 +100,7 @@ class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
 
     def asks_teacher(self, group: SampledGroup) -> bool:
         """Whether the gate may be open in this group, as far as its rewards say it."""
-        return self.gate is None or not self.gate.shuts(group.success)
+        return super().asks_teacher(group) and (self.gate is None or not self.gate.shuts(group.success))
 
     @cached_property
     def gate(self) -> Gate | None:
@@ -112,6 +116,12 @@ class TGPO(Taught[TGPOConfig], GRPO[TGPOConfig]):
         weight, guidance, options = self.guidance_weight, self.config.guidance, self.policy_options(groups)
         if weight == 0.0:  # no teacher was called, so the rows have no teacher tokens
             return super().loss(groups)
+        if self.shelf is not None:
+            return PrefixedPolicyLoss(
+                **options,
+                guidance_weight=weight * self.per_guided_token(groups),
+                guides_policy=not guidance.labels_from_file,
+            )
         teacher: dict[str, Any] = {"gate": self.gate, "diagnostics": DIAGNOSTICS[guidance.diagnostics]}
         kind = GuidedPolicyLoss
         if guidance.label == "topk":

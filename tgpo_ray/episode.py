@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-ORIGIN_ENVIRONMENT, ORIGIN_POLICY, ORIGIN_TEACHER = 0, 1, 2
-"""Who wrote a response token: the environment (or a tool), the policy, or the teacher (traces, prefixes)."""
+ORIGIN_ENVIRONMENT, ORIGIN_POLICY, ORIGIN_TEACHER, ORIGIN_BASE = 0, 1, 2, 3
+"""Who wrote a response token: the environment (or a tool), the policy, the teacher (traces, prefixes), or the policy
+as it was before training (`guidance.prefixes: base`)."""
 
 OUTCOMES = ("correct", "wrong", "unparsable", "timeout", "error")
 STOP_REASONS = ("stop", "length", "abort")

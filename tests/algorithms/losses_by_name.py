@@ -10,6 +10,7 @@ from tests.algorithms.oracles import random_logits, random_rows
 from tgpo_ray.algorithms.full_vocabulary import HIDDEN, DivergenceLoss
 from tgpo_ray.algorithms.luffy import LUFFYLoss
 from tgpo_ray.algorithms.minillm import MiniLLMLoss
+from tgpo_ray.algorithms.prefixed import PrefixedPolicyLoss
 from tgpo_ray.algorithms.process_reward import ProcessRewardLoss
 from tgpo_ray.algorithms.teacher_ratio import KDRLLoss, TeacherRatioLoss, TrustRegionLoss
 from tgpo_ray.algorithms.tgpor import ShapedPolicyLoss
@@ -28,6 +29,7 @@ LOSSES: dict[str, Callable[[], TokenLoss]] = {
     "tgpo": lambda: GuidedPolicyLoss(guidance_weight=0.3, kl_weight=0.2, entropy_weight=0.01),
     "tgpo by sequence": lambda: GuidedPolicyLoss(guidance_weight=0.3, normalization="sequence", mean_length=3.0),
     "tgpo top-k": lambda: SoftGuidedPolicyLoss(guidance_weight=0.3),
+    "tgpo with prefixes": lambda: PrefixedPolicyLoss(guidance_weight=0.3, entropy_weight=0.01),
     "tgpor": lambda: ShapedPolicyLoss(shaping_weight=0.3, signal="match"),
     "rkl": lambda: TeacherRatioLoss(discount=0.5, entropy_weight=0.01),
     "kdrl": lambda: KDRLLoss(distillation_weight=0.3, only_incorrect=True, per_sequence=True),

@@ -122,6 +122,7 @@ def assert_trains(algorithm: Any, reported: set[str]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("standing_learners")
 @pytest.mark.parametrize("name", METHODS)
 def test_method_trains(name, make_config, sections_of, env_runners, teachers, reference):
     kind, sections, reported = METHODS[name]
@@ -134,6 +135,7 @@ def test_method_trains(name, make_config, sections_of, env_runners, teachers, re
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("standing_learners")
 def test_tgpo_learns_tokens_drawn_from_a_teacher_that_can_draw(make_config, sections_of, env_runners):
     sections = sections_of("TGPO", {"guidance": {"weight": 0.1, "label": "sample"}})
     sections["teacher"] |= {"backend": "transformers", "kv_cache_memory": "auto"}
@@ -157,6 +159,7 @@ def test_reference_of_the_unmoved_policy_is_the_policy(make_config, sections_of,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("standing_learners")
 def test_dynamic_sampling_draws_on_until_its_rounds_end(make_config, sections_of, env_runners):
     """The tiny policy is never right, so each of its groups is refused; a rough reward teaches something again."""
     training = {"dynamic_sampling": True, "max_sampling_rounds": 2}

@@ -14,7 +14,8 @@ import ray
 from tests.algorithms.test_methods_train import TRAINING, assert_trains
 from tgpo_ray.cli import main
 from tgpo_ray.env_runners.cursor import Cursor
-from tgpo_ray.episode import ORIGIN_POLICY, ORIGIN_TEACHER
+from tgpo_ray.episode import ORIGIN_BASE, ORIGIN_POLICY, ORIGIN_TEACHER
+from tgpo_ray.teachers.prefix_file import PrefixFile
 
 SMALL = {"kv_cache_memory": "64MiB", "num_cpus_per_replica": 0.5}
 
@@ -34,7 +35,7 @@ def trace_file(make_config: Any, tmp_path_factory: pytest.TempPathFactory) -> st
 
 
 @pytest.fixture
-def built(make_config: Any, env_runners: Any, teachers: Any) -> Iterator[Any]:
+def built(make_config: Any, env_runners: Any, teachers: Any, standing_learners: None) -> Iterator[Any]:
     """built("LUFFY", section={...}) -> the algorithm on the shared groups, stopped after the test."""
     started: list[Any] = []
 
@@ -131,3 +132,51 @@ def test_the_traces_command_writes_what_the_verifier_approves(make_config, tiny_
     assert all(row["reward"] > 0 and row["prompt"] and row["response"] for row in rows)
     assert main([*arguments, "--num-problems", "4"]) == 2  # what is there is not written over
     assert "exists already" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def prefix_file(make_config, tmp_path_factory, ray_cluster) -> str:
+    """The base's responses to the first problems of a run with seed 0, labelled by the tiny teacher."""
+    folder = tmp_path_factory.mktemp("prefixes")
+    make_config("TGPO", name="prefixes").to_yaml(folder / "job.yaml")
+    target = folder / "prefixes.arrow"
+    arguments = ["prefixes", str(folder / "job.yaml"), "--to", str(target)]
+    assert main([*arguments, "--num-problems", "4", "--num-samples", "3"]) == 0
+    assert main([*arguments, "--num-problems", "4"]) == 2  # what is there is not written over
+    return str(target)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standing_learners")
+@pytest.mark.parametrize("prefixes", ["base", "mixed"])
+def test_tgpo_is_guided_on_the_bases_text(make_config, env_runners, teachers, prefix_file, prefixes):
+    guidance = {"weight": 0.5, "prefixes": prefixes, "prefix_file": prefix_file, "prefixes_per_group": 2}
+    config = make_config("TGPO", training=TRAINING, guidance=guidance)
+    tgpo = config.build_algo(env_runners=env_runners, teachers=teachers if prefixes == "mixed" else None)
+    try:
+        first = tgpo.train()
+        assert first["guidance/prefixed_groups"] == 1.0 and first["guidance/nll"] > 0.0 and first["loss/guidance"] > 0.0
+        assert first["guidance/unguided_episodes"] == 0.0
+        for group in tgpo.sampled:
+            found: Any = ray.get(group.ref)
+            places = [i for i, it in enumerate(found.episodes) if (it.origin == ORIGIN_BASE).any()]
+            assert places == [TRAINING["group_size"], TRAINING["group_size"] + 1]
+        second = tgpo.train()  # of problems that the file does not have
+        assert second["guidance/prefixed_groups"] == 0.0
+        assert (prefixes == "mixed") == bool(tgpo.teachers)
+    finally:
+        tgpo.stop()
+
+
+@pytest.mark.slow
+def test_the_prefixes_command_reads_the_teachers_text_in_the_policys_ids(make_config, ray_cluster, tmp_path, capsys):
+    make_config("TGPO", name="prefixes").to_yaml(tmp_path / "job.yaml")
+    target = tmp_path / "teacher.arrow"
+    options = ["--of", "teacher", "--num-problems", "4", "--num-samples", "2", "--to", str(target)]
+    assert main(["prefixes", str(tmp_path / "job.yaml"), *options]) == 0
+    assert "8 labelled responses of the teacher to 4 problems" in capsys.readouterr().out
+    file = PrefixFile(str(target))
+    rows = [file.row(number) for number in range(len(file))]
+    assert file.header.written_by == "teacher" and len(rows) == 8
+    agreed = sum(int((row.response_ids == row.label_ids).sum()) for row in rows)
+    assert agreed / sum(len(row.response_ids) for row in rows) > 0.5  # it mostly writes what it finds likeliest

@@ -1,4 +1,5 @@
-"""`tgpo-ray`: init, train, study, plan, schema, evaluate, export, report, make-models, traces, preflight, data, env."""
+"""`tgpo-ray`: init, train, study, plan, schema, evaluate, export, report, make-models, traces, prefixes, preflight,
+data, env."""
 
 from __future__ import annotations
 
@@ -88,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_report_arguments(command("report", report))
     add_make_models_arguments(command("make-models", make_models))
     _add_traces_arguments(command("traces", _traces))
+    _add_prefixes_arguments(command("prefixes", _prefixes))
     preflight = command("preflight", _preflight)
     preflight.add_argument("config", help="YAML file of the run")
     preflight.add_argument("overrides", nargs="*", metavar="key=value")
@@ -116,6 +118,16 @@ def _add_traces_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-problems", type=int, help="problems to answer; default: every row of the environments")
     parser.add_argument("--num-samples", type=int, default=1, help="tries at each problem; the first right one is kept")
     parser.add_argument("--temperature", type=float, default=0.7)
+
+
+def _add_prefixes_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="YAML file whose envs, model and teacher are used")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--to", required=True, help="file to write (Arrow); must not exist")
+    parser.add_argument("--of", choices=("base", "teacher"), default="base", help="who writes; `base`: `model`")
+    parser.add_argument("--teacher", default="default", help="its name in `teachers`")
+    parser.add_argument("--num-problems", type=int, help="problems to answer; default: every row of the environments")
+    parser.add_argument("--num-samples", type=int, help="responses to each problem; default: training.group_size")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -157,6 +169,13 @@ def _traces(options: argparse.Namespace) -> int:
     from tgpo_ray.cli.traces import write_traces
 
     return write_traces(options)
+
+
+def _prefixes(options: argparse.Namespace) -> int:
+    """Have the base or the teacher answer problems, and label each position with the teacher's token, for TGPO."""
+    from tgpo_ray.cli.prefixes import write_prefixes
+
+    return write_prefixes(options)
 
 
 def _preflight(options: argparse.Namespace) -> int:

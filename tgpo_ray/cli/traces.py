@@ -18,7 +18,7 @@ import ray
 from tgpo_ray import cluster
 from tgpo_ray.checks import check_environments, check_models, left_out
 from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, env_runner_spec
-from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup, SampledGroup
+from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup, SampledGroup, Task
 from tgpo_ray.models import EngineSpec, Sampling
 
 if TYPE_CHECKING:
@@ -29,13 +29,7 @@ def write_traces(options: argparse.Namespace) -> int:
     """Returns the exit status, after it has written the teacher's right answers as jsonl."""
     from tgpo_ray.config import AlgorithmConfig, greedy_problems, temperature_problems
 
-    target = Path(options.to)
-    if target.exists():
-        raise ValueError(f"--to: {target} exists already: name another file, or move it away")
-    for name in ("num_problems", "num_samples"):
-        value = getattr(options, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name.replace('_', '-')}: must be >= 1, got {value}")
+    target = checked_target(options)
     problems = [
         *temperature_problems("--temperature", options.temperature),
         *greedy_problems("--temperature", options.temperature, "--num-samples", options.num_samples),
@@ -60,6 +54,18 @@ def write_traces(options: argparse.Namespace) -> int:
     share = num_traces / num_problems
     print(f"{target}: {num_traces} traces of {num_problems} problems ({share:.1%} had a right answer)")
     return 0
+
+
+def checked_target(options: argparse.Namespace) -> Path:
+    """Returns the file of `--to`, which must be new, after a look at the numbers of the other options."""
+    target = Path(options.to)
+    if target.exists():
+        raise ValueError(f"--to: {target} exists already: name another file, or move it away")
+    for name in ("num_problems", "num_samples"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: must be >= 1, got {value}")
+    return target
 
 
 def teacher_of(config: AlgorithmConfig, name: str) -> TeacherConfig:
@@ -116,10 +122,8 @@ def _write(
     out: Sequence[Collection[int]],
 ) -> tuple[int, int]:
     """Returns (problems, traces written). The file gets its name only when it is complete."""
-    num_problems = runners.num_problems
-    out = out[: len(config.envs)]
-    count = options.num_problems or _all_problems(num_problems) - sum(map(len, out))
-    tasks = Cursor(num_problems, [env.weight for env in config.envs], config.seed, left_out=out).next(count)
+    tasks = tasks_of(config, runners, options.num_problems, out)
+    count = len(tasks)
     sampling = Sampling(
         config.env_runners.max_response_tokens,
         temperature=options.temperature,
@@ -135,6 +139,19 @@ def _write(
                 print(f"{number}/{count} problems, {num_traces} traces", flush=True)
     partial.rename(target)
     return count, num_traces
+
+
+def tasks_of(
+    config: AlgorithmConfig, runners: EnvRunnerGroup, number: int | None, out: Sequence[Collection[int]]
+) -> list[Task]:
+    """Returns the first `number` problems that a run would meet, or every row of its training environments.
+
+    Args:
+        out: of each environment, the problems that are left out.
+    """
+    num_problems, out = runners.num_problems[: len(config.envs)], out[: len(config.envs)]
+    count = number or _all_problems(num_problems) - sum(map(len, out))
+    return Cursor(num_problems, [env.weight for env in config.envs], config.seed, left_out=out).next(count)
 
 
 def _all_problems(counts: list[int | None]) -> int:

@@ -21,6 +21,7 @@ ROLES = {
     "TaskQueue": "the runners' task queue",
     "TransferChannel": "the channel of the weight transfer",
     "TraceBook": "the actor with the teachers' traces",
+    "PrefixBook": "the actor with the labelled responses of `guidance.prefix_file`",
 }
 """What an actor of a class does in a run, as a message names it."""
 PLACES = (("process", "pid"), ("node", "ip"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import ray
@@ -45,13 +45,13 @@ class TraceBook:
         for prompt, response, reward in rows:
             self._traces.setdefault(prompt, (response, reward))
 
-    def joined(self, group: EpisodeGroup) -> tuple[EpisodeGroup, EpisodeInfo | None]:
-        """Returns the group with its prompt's trace as last episode, and that episode's info; None without a trace."""
+    def joined(self, group: EpisodeGroup) -> tuple[EpisodeGroup, tuple[EpisodeInfo, ...]]:
+        """Returns the group with its prompt's trace as last episode, and that episode's info; () without a trace."""
         trace = self._traces.get(group.prompt_text)
         if trace is None:
-            return group, None
+            return group, ()
         episode = self._episode(group.episodes[0], *trace)
-        return replace(group, episodes=(*group.episodes, episode)), episode.info()
+        return replace(group, episodes=(*group.episodes, episode)), (episode.info(),)
 
     def prefix(self, prompt: str, share: float) -> np.ndarray:
         """Returns (T,) int32, the first `share` of the prompt's trace without its end, or nothing without a trace."""
@@ -94,7 +94,57 @@ class Prefixes:
         return ray.get(self.book.prefix.remote(prompt, self.share))
 
 
-class TraceShelf:
+class Shelf:
+    """The driver's side of an actor that adds episodes to groups, so the driver handles no tokens.
+
+    Args:
+        kind: class of the actor. `joined(group)` returns an EpisodeGroup and the infos of the episodes that it added.
+        arguments: all that the actor knows, because Ray starts it again with them if its process dies.
+        holds: what a message says of it.
+    """
+
+    def __init__(self, kind: type, arguments: Sequence[Any], holds: str) -> None:
+        self._kind, self._arguments, self._holds = kind, arguments, holds
+        self._book: Any = None
+        self.num_joined = self.num_asked = 0  # groups since `reset_counts`
+
+    def start(self) -> Self:
+        """Returns this shelf, after starting the actor. Ray must be up."""
+        self._book = actor_of_driver(self._kind, *self._arguments, max_restarts=-1, max_task_retries=-1)
+        return self
+
+    def wait_until_ready(self) -> None:
+        """Block until the actor has read its data."""
+        wait_until_started([self._book], self._kind.__name__, f"It holds {self._holds}", 600.0)
+
+    def joined(self, group: SampledGroup) -> SampledGroup:
+        """Returns the group with the episodes of its prompt, or the same group where its prompt has none."""
+        ref, infos_ref = self._book.joined.options(num_returns=2).remote(group.ref)
+        infos = ray.get(infos_ref)
+        self.num_asked += 1
+        if not infos:
+            return group
+        self.num_joined += 1
+        members = group.members
+        if members is not None:
+            size = ray.get(_size.remote(group.ref))
+            members = (*members, *range(size, size + len(infos)))
+        return replace(group, infos=(*group.infos, *infos), ref=ref, members=members)
+
+    def reset_counts(self) -> float:
+        """Returns the share of groups since the last call whose prompt had episodes."""
+        share = self.num_joined / max(1, self.num_asked)
+        self.num_joined = self.num_asked = 0
+        return share
+
+    def stop(self) -> None:
+        """End the actor."""
+        if self._book is not None:
+            kill([self._book])
+            self._book = None
+
+
+class TraceShelf(Shelf):
     """The driver's side of a TraceBook.
 
     Raises:
@@ -106,46 +156,12 @@ class TraceShelf:
         rows = [(row[columns[0]], row[columns[1]], _reward(row)) for row in read_rows(traces.path, columns, "traces")]
         model = config.model.model_copy(update={"path": local_model(config.model.path)})
         tokenizer = local_model(model.tokenizer or model.path)
-        self._arguments = (rows, tokenizer, config.env_runners.max_response_tokens, model)
-        self._book: Any = None
-        self.num_joined = self.num_asked = 0  # groups since `reset_counts`
-
-    def start(self) -> TraceShelf:
-        """Returns this shelf, after starting the actor. Ray must be up."""
-        # Ray starts it again if its process dies: all that it knows are its arguments
-        self._book = actor_of_driver(TraceBook, *self._arguments, max_restarts=-1, max_task_retries=-1)
-        return self
-
-    def wait_until_ready(self) -> None:
-        """Block until the actor has the traces."""
-        wait_until_started([self._book], "TraceBook", "It holds the file of `traces`", 600.0)
-
-    def joined(self, group: SampledGroup) -> SampledGroup:
-        """Returns the group with its trace, or the same group where its prompt has none."""
-        ref, info_ref = self._book.joined.options(num_returns=2).remote(group.ref)
-        info = ray.get(info_ref)
-        self.num_asked += 1
-        if info is None:
-            return group
-        self.num_joined += 1
-        members = None if group.members is None else (*group.members, ray.get(_size.remote(group.ref)))
-        return replace(group, infos=(*group.infos, info), ref=ref, members=members)
+        arguments = (rows, tokenizer, config.env_runners.max_response_tokens, model)
+        super().__init__(TraceBook, arguments, "the file of `traces`")
 
     def prefixes(self, share: float) -> Prefixes | None:
         """Returns the prefixes for runners, which are this share of a trace, or None for a share of 0."""
         return Prefixes(self._book, share) if share > 0.0 else None
-
-    def reset_counts(self) -> float:
-        """Returns the share of groups since the last call whose prompt had a trace."""
-        share = self.num_joined / max(1, self.num_asked)
-        self.num_joined = self.num_asked = 0
-        return share
-
-    def stop(self) -> None:
-        """End the actor."""
-        if self._book is not None:
-            kill([self._book])
-            self._book = None
 
 
 @ray.remote(num_cpus=0)

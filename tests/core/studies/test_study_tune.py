@@ -33,6 +33,7 @@ from tgpo_ray.driver.checkpoint_state import STATE_FILE, read_state, state_text
 
 class CountingTraining(OptimizerConfig):
     fail_at: int | None = Field(default=None, description="Iteration that fails.")
+    pause_s: float = Field(default=0.3, description="Seconds of an iteration.")
 
 
 class CountingConfig(AlgorithmConfig):
@@ -56,7 +57,7 @@ class CountingRun:
     def train(self):
         if self.iteration + 1 == self.config.training.fail_at:
             raise RuntimeError("the number is gone")
-        time.sleep(0.3)
+        time.sleep(self.config.training.pause_s)
         self.iteration += 1
         self.number += self.config.training.lr
         return {"reward": self.number, "tokens/response": 1.0}
@@ -182,9 +183,11 @@ def test_asha_ends_runs_that_are_behind(study: Any, tmp_path: Path) -> None:
 
 
 def test_a_population_goes_on_from_the_better_ones_checkpoint(study: Any, tmp_path: Path) -> None:
-    pbt = {"every": 2, "quantile": 0.5, "mutate": {"training.lr": {"choice": [0.01, 0.1]}}}
+    """Members start one after the other; each iteration is long enough for both to be alive for most of their runs."""
+    pbt = {"every": 4, "quantile": 0.5, "mutate": {"training.lr": {"choice": [0.01, 0.1]}}}
+    member = {"set": {"training.pause_s": 2.0, "training.num_iterations": 20}}
     process = study(
-        variants={"member": {}}, seeds=[0], baseline=None, pbt=pbt, num_samples=4, search_seed=1, num_cpus=4
+        variants={"member": member}, seeds=[0], baseline=None, pbt=pbt, num_samples=2, search_seed=1, num_cpus=4
     )
     assert process.wait(900) == 0, said(tmp_path)
     outputs = [path.read_text() for path in (tmp_path / "runs/studies/small/runs/trials").glob("*/output.txt")]

@@ -27,9 +27,9 @@ def group_of(prompt: str, **changes: Any) -> EpisodeGroup:
 def test_a_group_gets_its_prompts_first_trace_as_its_last_episode(book: TraceBook, tiny_models: dict[str, str]):
     from transformers import AutoTokenizer
 
-    joined, info = book.joined(group_of("1+2="))
+    joined, (info,) = book.joined(group_of("1+2="))
     trace = joined.episodes[-1]
-    assert len(joined) == 3 and info is not None and info.reward == 1.0 and info.num_policy_tokens == 0
+    assert len(joined) == 3 and info.reward == 1.0 and info.num_policy_tokens == 0
     assert AutoTokenizer.from_pretrained(tiny_models["policy"]).decode(trace.response_ids[:-1]) == "3;"
     assert (trace.origin == ORIGIN_TEACHER).all() and trace.stop_reason == "stop" and trace.outcome == "correct"
     assert trace.problem_index == 3 and trace.weights_version == 7
@@ -38,7 +38,7 @@ def test_a_group_gets_its_prompts_first_trace_as_its_last_episode(book: TraceBoo
 
 def test_a_prompt_without_a_trace_leaves_its_group_as_it_is(book: TraceBook):
     group = group_of("7+7=")
-    assert book.joined(group) == (group, None)
+    assert book.joined(group) == (group, ())
     assert len(book.prefix("7+7=", 1.0)) == 0
 
 

@@ -99,6 +99,7 @@ METRICS: dict[str, MetricInfo] = {
     "guidance/outlier_kl": MetricInfo("nats", "forward KL on the teacher's best tokens where the gate was shut"),
     "guidance/prefix_nll": MetricInfo("nats", "-log pi of the tokens of teacher-written prefixes"),
     "guidance/divergence": MetricInfo("nats", "divergence of whole distributions, policy and teacher"),
+    "guidance/prefixed_groups": MetricInfo("share", "groups that labelled responses of the base or the teacher joined"),
     "guidance/traced_groups": MetricInfo("share", "groups whose prompt had a teacher's trace"),
     "loss/trace_nll": MetricInfo("nats/token", "-log pi of the tokens of teacher's traces"),
     "process_reward/loss": MetricInfo("nats", "cross-entropy of the process-reward model with the verdicts"),
