@@ -12,7 +12,7 @@ TEST_ARGS ?=
 DEMO_ARGS ?=
 WHEEL_ARGS ?=
 
-.PHONY: help install demo test test-all lint wheel-check docs docs-install generated ci clean
+.PHONY: help install demo test test-all test-long lint wheel-check docs docs-install generated ci clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -30,8 +30,11 @@ demo: $(STAMP) ## Train a tiny teacher and a tiny policy, run TGPO and GRPO, wri
 test: $(STAMP) ## Run the tests.
 	$(PY) -m pytest $(TEST_ARGS)
 
-test-all: $(STAMP) ## Run the tests, the slow ones too.
-	$(PY) -m pytest -m "slow or not slow" $(TEST_ARGS)
+test-all: $(STAMP) ## Run the tests, the slow ones too: an hour on 2 cores.
+	$(PY) -m pytest -m "not long" $(TEST_ARGS)
+
+test-long: $(STAMP) ## Run what takes hours: jobs on a cluster, deaths of processes, whole studies and examples.
+	$(PY) -m pytest -m long $(TEST_ARGS)
 
 lint: $(STAMP) ## ruff and pyright.
 	$(PY) -m ruff check .

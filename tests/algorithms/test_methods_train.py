@@ -177,7 +177,7 @@ def test_dynamic_sampling_draws_on_until_its_rounds_end(make_config, sections_of
         algorithm.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_balanced_weight_goes_on_from_its_checkpoint(make_config, sections_of, env_runners, teachers, tmp_path):
     guidance = {"weight": 0.1, "schedule": "balanced", "schedule_options": {"eta": 1.0}}
     config = make_config("TGPO", **sections_of("TGPO", {"guidance": guidance}))
@@ -199,7 +199,7 @@ def test_a_balanced_weight_goes_on_from_its_checkpoint(make_config, sections_of,
     assert weights[0] == weights[1] != 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_copied_checkpoint_of_prime_has_both_models(make_config, sections_of, env_runners, reference, tmp_path):
     """Where the run's own folder is gone, as on another machine."""
     config = make_config("PRIME", **sections_of("PRIME", METHODS["prime"][1]))

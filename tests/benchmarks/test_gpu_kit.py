@@ -56,7 +56,7 @@ def test_the_bare_parts_run_with_torch_and_transformers_alone(tmp_path: Path) ->
     assert {"ray", "pyarrow", "lazy_loader"} <= set(report["absent"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_parts_of_a_machine_with_vllm_run(tmp_path: Path) -> None:
     report = run(FULL, "--device", "cpu", "--tiny", "--out", str(tmp_path / "full.json"))

@@ -40,7 +40,7 @@ def test_a_row_is_proven_only_if_the_change_could_have_shown_a_weight_that_staye
     assert "not proven" in table([Row(**{**vars(row), "after": 0.8})])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(500)
 def test_learner_and_engine_agree_before_and_after_a_change_of_all_weights(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"

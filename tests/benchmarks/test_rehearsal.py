@@ -13,7 +13,7 @@ import pytest
 
 from tests.paths import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 COMMAND = [sys.executable, str(ROOT / "benchmarks" / "rehearsal.py")]
 SMALL = ["--groups", "8", "--max-response", "64", "--mean-response", "32", "--rows", "200", "--iterations", "2"]
 

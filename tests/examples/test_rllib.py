@@ -26,7 +26,7 @@ algorithm = train.ppo(0).build_algo()
 print(json.dumps([algorithm.train()["env_runners"]["episode_return_mean"] for _ in range(int(sys.argv[2]))]))
 """
 
-pytestmark = pytest.mark.slow  # two starts of Ray, and PPO
+pytestmark = pytest.mark.long  # two starts of Ray, and PPO
 
 
 def run(folder: Path, environment: dict[str, str], *arguments: str) -> str:

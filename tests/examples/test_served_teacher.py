@@ -33,7 +33,7 @@ from tgpo_ray.teachers.backends.json_server import ServerError
 from tgpo_ray.teachers.backends.remote_backend import RemoteBackend
 from tgpo_ray.teachers.backends.transformers_backend import TransformersBackend
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 BOUND = 1e-4  # vLLM and transformers sum in another order
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.paths import ROOT
 
-pytestmark = pytest.mark.slow  # importing TRL takes ten seconds
+pytestmark = pytest.mark.long  # importing TRL takes ten seconds
 
 
 @pytest.fixture(scope="module")

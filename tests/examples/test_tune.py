@@ -15,7 +15,7 @@ import pytest
 
 from tests.paths import EXAMPLES, ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 
 
 def iterations(folder: Path) -> dict[str, list[int]]:

@@ -20,7 +20,7 @@ from tests.paths import ROOT
 from tests.waiting import eventually
 from tgpo_ray.reporting.metrics import read_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1500)]
 
 PAGE = ROOT / "docs" / "cluster.md"
 NOT_COMPARED = (*IGNORED, "sampler/gap")  # which a process measures in its own second iteration

@@ -104,7 +104,7 @@ def test_an_error_in_an_actor_keeps_what_was_there_and_ends_every_process(
     leaves_nothing(run.session)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_ctrl_c_in_the_middle_of_an_iteration_ends_every_process(
     write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
     tmp_path: Path,
@@ -112,7 +112,7 @@ def test_ctrl_c_in_the_middle_of_an_iteration_ends_every_process(
     assert_interrupted(write_job(tmp_path / "job", training=ENDLESS), start_train, leaves_nothing, signal.SIGINT)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sigterm_ends_a_guided_run_with_its_teacher(
     write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
     tmp_path: Path,
@@ -143,7 +143,7 @@ def assert_interrupted(
     leaves_nothing(run.session)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_loss_of_rays_head_ends_a_run_with_the_way_on(
     write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
     tmp_path: Path,
@@ -159,7 +159,7 @@ def test_the_loss_of_rays_head_ends_a_run_with_the_way_on(
     leaves_nothing(run.session)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_signal_while_actors_start_leaves_no_process_and_no_folder(
     write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
     tmp_path: Path,
@@ -177,7 +177,7 @@ def test_a_signal_while_actors_start_leaves_no_process_and_no_folder(
     leaves_nothing(run.session)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_success_leaves_a_report_and_no_process_of_runner_teacher_learner_or_verifier(
     write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
     tmp_path: Path,
@@ -200,7 +200,7 @@ def test_success_leaves_a_report_and_no_process_of_runner_teacher_learner_or_ver
     leaves_nothing(run.session)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_engine_that_cannot_start_is_named_and_leaves_no_folder(
     write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
     tmp_path: Path, tiny_models: dict[str, str],
@@ -217,7 +217,7 @@ def test_an_engine_that_cannot_start_is_named_and_leaves_no_folder(
     leaves_nothing(run.session)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_that_cannot_be_read_are_named_before_anything_starts(
     write_job: Callable[..., Path], start_train: Callable[..., Any], leaves_nothing: Callable[[str], None],
     tmp_path: Path, tiny_models: dict[str, str],

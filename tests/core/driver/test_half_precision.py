@@ -10,7 +10,7 @@ import pytest
 from tgpo_ray.algorithms import TGPO
 from tgpo_ray.checks import check_actors
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from tests.paths import ROOT
 from tgpo_ray.models import make_text_models
 from tgpo_ray.reporting.metrics import read_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.weights import gap, weights_of
 from tgpo_ray.cli.commands import main
 from tgpo_ray.learners.group import LearnerError
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 LORA = {"rank": 4, "alpha": 8.0}
 KL = {"kl_weight": 0.05}

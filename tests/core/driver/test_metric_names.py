@@ -71,7 +71,7 @@ def trace_of_one_problem(config: Any, folder: Path) -> str:
     return str(folder / "traces.jsonl")
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_the_table_has_the_names_that_are_written_and_no_others(
     make_config: Callable[..., Any], env_runners: Any, teachers: Any, trained: Callable[..., Any], tmp_path: Path

@@ -67,7 +67,7 @@ def test_a_batch_is_one_update_behind_the_weights_that_learn_from_it(run: Any):
     assert metrics[0]["policy/importance_weight"] == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("weight_update", ["between_batches", "in_flight"])
 def test_a_run_two_batches_ahead_trains_every_problem_once(run: Any, weight_update: str):
     algorithm = run(2, weight_update, groups_per_iteration=4)
@@ -82,7 +82,7 @@ def test_a_run_two_batches_ahead_trains_every_problem_once(run: Any, weight_upda
     assert sorted(seen) == list(range(16))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_in_flight_at_a_checkpoint_is_sampled_again(run: Any, tmp_path: Any):
     algorithm = run(1)
     trained(algorithm, 2)
@@ -95,7 +95,7 @@ def test_what_is_in_flight_at_a_checkpoint_is_sampled_again(run: Any, tmp_path: 
     assert algorithm.iteration == 3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_log_probs_of_a_response_are_those_of_the_weights_that_wrote_each_token(run: Any):
     algorithm = run(2, "in_flight")
     for _ in range(4):

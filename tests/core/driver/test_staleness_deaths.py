@@ -14,7 +14,7 @@ import ray
 
 from tgpo_ray.algorithms import TGPO
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def process_of(actor: Any) -> int:

@@ -17,7 +17,7 @@ from tgpo_ray.driver import fit
 from tgpo_ray.learners import LearnerError, LearnerGroup
 from tgpo_ray.reporting import read_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 REPEATED = ("time/", "wait/", "throughput/", "weights_version", "recoveries")
 """What a run that has gone back may count otherwise."""

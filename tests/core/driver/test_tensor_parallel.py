@@ -14,7 +14,7 @@ import torch
 from tests.core.model_answers import forced_logprobs, guided, load, process_of
 
 TIE, BOUND = 1e-4, 1e-4  # another order of summation
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def vllm_memory() -> set[str]:

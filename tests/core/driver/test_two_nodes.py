@@ -14,7 +14,7 @@ import pytest
 
 import yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 SCRIPT = Path(__file__).with_name("two_nodes.py")
 
 

@@ -30,7 +30,7 @@ TEMPERATURE = 0.8  # of the learners' log-probs
 TRANSFER = "tests.core.models.gloo_transfer:GlooTrainerInfo"
 BACKENDS = pytest.mark.parametrize("weights", ["object_store", "gloo"], indirect=True)
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @dataclass

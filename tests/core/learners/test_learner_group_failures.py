@@ -132,7 +132,7 @@ def test_checkpoint_that_cannot_be_written_costs_neither_ranks_nor_the_next_one(
     assert gap(weights_of(learners), before) == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_group_that_did_not_die_goes_back_with_another_that_did(ray_cluster, groups, tiny_models, tmp_path):
     learners = start(Setting("torch", 1), tiny_models["policy"], tmp_path)
     try:
@@ -151,7 +151,7 @@ def test_a_group_that_did_not_die_goes_back_with_another_that_did(ray_cluster, g
         learners.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_mailbox_that_dies_once_too_often_ends_the_group_with_its_name(ray_cluster, groups, tiny_models, tmp_path):
     learners = start(Setting("torch", 1), tiny_models["policy"], tmp_path, max_restarts=1)
     try:
@@ -170,7 +170,7 @@ def test_a_mailbox_that_dies_once_too_often_ends_the_group_with_its_name(ray_clu
         learners.stop()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_rank_that_hangs_is_killed_by_stop_and_nothing_remains(groups, tiny_models, tmp_path):
     processes_before, placement_groups_before = train_processes(), placement_groups()
     pair = hanging, other = start_pair(tiny_models["policy"], tmp_path)
@@ -190,7 +190,7 @@ def test_rank_that_hangs_is_killed_by_stop_and_nothing_remains(groups, tiny_mode
     hanging.stop()  # a second time is harmless
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_group_stops_while_it_is_still_starting(ray_cluster, tiny_models, tmp_path):
     before = train_processes()
     learners = start(Setting("torch", 1), tiny_models["policy"], tmp_path)
@@ -199,7 +199,7 @@ def test_group_stops_while_it_is_still_starting(ray_cluster, tiny_models, tmp_pa
     assert eventually(lambda: train_processes() <= before)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_model_that_does_not_load_is_named(ray_cluster, tmp_path):
     spec = Setting("torch", 1).spec(str(tmp_path / "no-such-model"))
     learners = LearnerGroup(spec, Placement(1, 0.25), TrainRun(str(tmp_path), max_restarts=0), TOKEN_BUDGET)

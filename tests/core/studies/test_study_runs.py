@@ -13,7 +13,7 @@ import pytest
 
 from tests.paths import ROOT, YAML
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
 TABLE1, FIG2 = ["sft", "tgpo_annealing"], ["rkl_far", "tgpo_near"]
 
 

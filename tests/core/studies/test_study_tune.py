@@ -17,7 +17,7 @@ import pytest
 from tests.paths import ROOT
 from tgpo_ray.config import dump_yaml
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
 METHOD = '''
 """A method whose weights are one number. Its accuracy rises with the learning rate; `fail_at` ends the run."""
