@@ -10,15 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from tgpo_ray.config import ConfigError
-
-if TYPE_CHECKING:
-    from tgpo_ray.models import Tokenizer
 
 SCHEMA = pa.schema(
     [
@@ -45,7 +42,7 @@ class PrefixHeader:
     tokenizer: str  # digest of the policy's vocabulary
 
 
-def vocabulary_digest(tokenizer: Tokenizer) -> str:
+def vocabulary_digest(tokenizer: Any) -> str:
     """Returns a digest of the ids of all tokens."""
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0]))
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:16]
@@ -134,7 +131,7 @@ class PrefixFile:
             stop_reason=columns["stop_reason"].as_py(),
         )
 
-    def check(self, tokenizer: Tokenizer, written_by: str | None) -> None:
+    def check(self, tokenizer: Any, written_by: str | None) -> None:
         """Raise ConfigError if the file is of another vocabulary, or was written by another model than `written_by`."""
         if self.header.tokenizer != vocabulary_digest(tokenizer):
             raise ConfigError(
