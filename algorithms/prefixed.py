@@ -170,6 +170,8 @@ class Prefixed(Taught[PrefixedConfigT]):
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
         """(G,) for each group, 0 where others wrote."""
+        if self.prefixing.prefixes == "policy":
+            return super().advantages(groups)
         own = super().advantages([rollouts(group) for group in groups])
         return [
             np.pad(advantages, (0, len(group.infos) - len(advantages)))  # joined episodes are the last
@@ -177,7 +179,8 @@ class Prefixed(Taught[PrefixedConfigT]):
         ]
 
     def denominator(self, groups: Sequence[SampledGroup]) -> float:
-        return super().denominator([rollouts(group) for group in groups])
+        is_own_alone = self.prefixing.prefixes == "policy"
+        return super().denominator(groups if is_own_alone else [rollouts(group) for group in groups])
 
     @property
     def needs_batch(self) -> bool:

@@ -21,8 +21,7 @@ from tgpo_ray.config import AlgorithmConfig, check_resources
 from tgpo_ray.env_runners import EnvRunnerGroup, build_env_runners, training_sampling
 from tgpo_ray.episode import ORIGIN_BASE, ORIGIN_POLICY, EpisodeGroup, SampledGroup, Task
 from tgpo_ray.models import end_of_response, load_tokenizer
-from tgpo_ray.teachers import PrefixHeader, PrefixWriter, annotate, build_teachers, vocabulary_digest
-from tgpo_ray.teachers.trace_file import trace_episode
+from tgpo_ray.teachers import PrefixHeader, PrefixWriter, annotate, build_teachers, trace_episode, vocabulary_digest
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Tokenizer
@@ -60,7 +59,6 @@ def _write(
     config: AlgorithmConfig, options: argparse.Namespace, target: Path, out: Sequence[Collection[int]]
 ) -> tuple[int, int]:
     """Returns (rows, problems). Sampling and labelling overlap, group by group."""
-
     teacher = teacher_of(config, options.teacher)
     tokenizer = load_tokenizer(
         config.model.tokenizer or config.model.path, trust_remote_code=config.model.trust_remote_code
@@ -89,7 +87,6 @@ def _sampled(
     config: Any, runners: EnvRunnerGroup, options: argparse.Namespace, tasks: Sequence[Task]
 ) -> Iterator[SampledGroup]:
     """Yields the groups as a run would sample them."""
-
     number = options.num_samples or config.training.group_size
     sampling = replace(training_sampling(config), logprobs=False)
     yield from runners.sample(tasks, number, sampling, config.seed)
@@ -97,13 +94,11 @@ def _sampled(
 
 def header_of(config: AlgorithmConfig, written_by: str, teacher: str, tokenizer: Tokenizer) -> PrefixHeader:
     """Returns what the file says of itself."""
-
     return PrefixHeader(written_by, config.model.path, teacher, vocabulary_digest(tokenizer))
 
 
 def in_policys_ids(group: SampledGroup, config: AlgorithmConfig, tokenizer: Tokenizer) -> SampledGroup:
     """Returns the teacher's responses of one turn as the policy's tokenizer reads them. Others are left out."""
-
     content: EpisodeGroup = ray.get(group.ref)
     end = end_of_response(config.model.path, tokenizer)
     episodes = []
@@ -122,7 +117,6 @@ def in_policys_ids(group: SampledGroup, config: AlgorithmConfig, tokenizer: Toke
 
 def rows_of(group: SampledGroup) -> Iterator[dict[str, Any]]:
     """Yields the rows of a labelled group; none where the teacher gave no answer."""
-
     if "teacher" not in group.guidance:
         return
     content: EpisodeGroup = ray.get(group.ref)

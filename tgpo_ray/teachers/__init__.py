@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tgpo_ray.teachers.streaming import GroupRequest, Scoring, annotate
     from tgpo_ray.teachers.teacher import Teacher
     from tgpo_ray.teachers.trace_book import Prefixes, TraceShelf
-    from tgpo_ray.teachers.trace_file import TraceData
+    from tgpo_ray.teachers.trace_file import TraceData, trace_episode
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -40,6 +40,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "streaming": ["GroupRequest", "Scoring", "annotate"],
         "teacher": ["Teacher"],
         "trace_book": ["Prefixes", "TraceShelf"],
-        "trace_file": ["TraceData"],
+        "trace_file": ["TraceData", "trace_episode"],
     },
 )
