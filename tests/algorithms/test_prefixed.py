@@ -13,6 +13,7 @@ from tests.algorithms.driver_parts import config_of, without_actors
 from tests.algorithms.oracles import LOGITS, P, one_hot, one_position, random_logits, random_rows, through_kernel
 from tests.episodes import make_episode, make_info
 from tgpo_ray.algorithms.prefixed import PrefixedPolicyLoss
+from tgpo_ray.cli.prefixes import labelling
 from tgpo_ray.config import ConfigError
 from tgpo_ray.episode import (
     ORIGIN_BASE,
@@ -146,6 +147,13 @@ def test_labels_from_a_file_need_no_teacher_and_nobody_asks_one():
 def test_what_means_nothing_is_refused(guidance, message):
     problems = config_of("TGPO", **TEACHER, guidance=guidance).problems(files=False)
     assert any(line.startswith(message) for line in problems), problems
+
+
+def test_the_command_asks_the_teacher_of_a_run_that_reads_its_file():
+    config = config_of("TGPO", **TEACHER, guidance={"weight": 0.4, "prefixes": "base", "prefix_file": "x.arrow"})
+    changed: Any = labelling(config)
+    assert changed.problems(files=False) == [] and len(changed.teacher_pools()) == 1
+    assert changed.guidance.prefixes == "policy" and changed.guidance.weight == 0.4
 
 
 # ---- the file

@@ -15,10 +15,6 @@ from tgpo_ray.models.architectures import PROVEN, REFUSED
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# One of each kind: fused projections, transposed layers, a mixture and its newer layout, scaled embeddings, sliding
-# windows, attention sinks, a head with a bias. `benchmarks/models.py` without names goes through all.
-KINDS = ("bloom", "gpt2", "glm4_moe", "gemma3_text", "gpt_oss", "mixtral", "phi", "qwen3")
-
 
 def test_no_architecture_is_proven_and_refused_and_each_has_been_tried() -> None:
     assert not set(PROVEN) & set(REFUSED)
@@ -41,10 +37,10 @@ def test_a_row_is_proven_only_if_the_change_could_have_shown_a_weight_that_staye
 
 
 @pytest.mark.long
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(2400)
 def test_learner_and_engine_agree_before_and_after_a_change_of_all_weights(tmp_path: Path) -> None:
     file = tmp_path / "rows.json"
-    command = [sys.executable, str(ROOT / "benchmarks" / "models.py"), "--json", str(file), *KINDS]
-    subprocess.run(command, check=True, cwd=ROOT, timeout=450)
+    command = [sys.executable, str(ROOT / "benchmarks" / "models.py"), "--json", str(file), *PROVEN]
+    subprocess.run(command, check=True, cwd=ROOT, timeout=2300)
     rows = json.loads(file.read_text())
-    assert [row["model_type"] for row in rows if row["proven"]] == list(KINDS), rows
+    assert [row["model_type"] for row in rows if row["proven"]] == list(PROVEN), rows

@@ -26,6 +26,8 @@ from tgpo_ray.teachers import PrefixHeader, PrefixWriter, annotate, build_teache
 if TYPE_CHECKING:
     from tgpo_ray.models import Tokenizer
 
+PREFIX_KEYS = ("prefixes", "prefix_file", "prefixes_per_group")
+
 
 def write_prefixes(options: argparse.Namespace) -> int:
     """Returns the exit status, after it has written the labelled responses."""
@@ -47,12 +49,11 @@ def write_prefixes(options: argparse.Namespace) -> int:
 
 
 def labelling(config: AlgorithmConfig) -> AlgorithmConfig:
-    """Returns the configuration of a run that asks its teachers, where it reads the file that is to be written."""
+    """Returns the configuration, changed to ask its teachers where it reads the file that is to be written."""
     guidance: Any = getattr(config, "guidance", None)
     if getattr(guidance, "prefixes", "policy") == "policy":
         return config
-    changes = {"prefixes": "policy", "prefix_file": "", "prefixes_per_group": 8}
-    return config.model_copy(update={"guidance": guidance.model_copy(update=changes)})
+    return guidance(**{key: type(guidance).model_fields[key].default for key in PREFIX_KEYS})
 
 
 def _write(
@@ -63,6 +64,7 @@ def _write(
     tokenizer = load_tokenizer(
         config.model.tokenizer or config.model.path, trust_remote_code=config.model.trust_remote_code
     )
+    end = end_of_response(config.model.path, tokenizer)
     is_base = options.of == "base"
     pool = build_teachers(config, {options.teacher: teacher}, unmapped=config.unmapped)[options.teacher]
     runners = build_env_runners(config, frozen=True) if is_base else build_writers(config, teacher)
@@ -71,7 +73,7 @@ def _write(
             group.wait_until_ready()
         tasks = tasks_of(config, runners, options.num_problems, out)
         written = _sampled(config, runners, options, tasks)
-        own = written if is_base else (in_policys_ids(group, config, tokenizer) for group in written)
+        own = written if is_base else (in_policys_ids(group, tokenizer, end) for group in written)
         with PrefixWriter(target, header_of(config, options.of, teacher.path, tokenizer)) as writer:
             for number, group in enumerate(annotate(own, lambda _: pool, {"argmax"}), 1):
                 writer.write(list(rows_of(group)))
@@ -97,10 +99,9 @@ def header_of(config: AlgorithmConfig, written_by: str, teacher: str, tokenizer:
     return PrefixHeader(written_by, config.model.path, teacher, vocabulary_digest(tokenizer))
 
 
-def in_policys_ids(group: SampledGroup, config: AlgorithmConfig, tokenizer: Tokenizer) -> SampledGroup:
+def in_policys_ids(group: SampledGroup, tokenizer: Tokenizer, end: int) -> SampledGroup:
     """Returns the teacher's responses of one turn as the policy's tokenizer reads them. Others are left out."""
     content: EpisodeGroup = ray.get(group.ref)
-    end = end_of_response(config.model.path, tokenizer)
     episodes = []
     for episode, text in zip(content.episodes, content.response_texts, strict=True):
         if not np.all(episode.origin == ORIGIN_POLICY):

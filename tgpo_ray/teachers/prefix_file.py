@@ -5,7 +5,9 @@ An Arrow file, which is mapped into memory: a reader needs the room of the rows 
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -106,9 +108,16 @@ class PrefixFile:
             raise ConfigError([message]) from error
         if not len(self._table):
             raise ConfigError([f"{KEY}: {path} has no rows"])
-        self._rows: dict[str, list[int]] = {}
-        for number, prompt in enumerate(self._table.column("prompt").to_pylist()):
-            self._rows.setdefault(prompt, []).append(number)
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, list[int]]:
+        """The numbers of each prompt's rows. Only the actor that reads rows makes it, not the driver's check."""
+        rows: dict[str, list[int]] = {}
+        numbers = itertools.count()
+        for chunk in self._table.column("prompt").chunks:  # a problem's, so that few texts are in memory at once
+            for prompt in chunk.to_pylist():
+                rows.setdefault(prompt, []).append(next(numbers))
+        return rows
 
     def __len__(self) -> int:
         return len(self._table)
