@@ -17,11 +17,20 @@ import ray
 from tgpo_ray import cluster
 from tgpo_ray.checks import check_environments, check_models, left_out
 from tgpo_ray.cli.traces import build_writers, checked_target, tasks_of, teacher_of
+from tgpo_ray.cli.unfinished import Unfinished, content_of
 from tgpo_ray.config import AlgorithmConfig, check_resources
 from tgpo_ray.env_runners import EnvRunnerGroup, build_env_runners, training_sampling
 from tgpo_ray.episode import ORIGIN_BASE, ORIGIN_POLICY, EpisodeGroup, SampledGroup, Task
 from tgpo_ray.models import end_of_response, load_tokenizer
-from tgpo_ray.teachers import PrefixHeader, PrefixWriter, annotate, build_teachers, trace_episode, vocabulary_digest
+from tgpo_ray.teachers import (
+    PrefixHeader,
+    annotate,
+    build_teachers,
+    head_bytes,
+    row_bytes,
+    trace_episode,
+    vocabulary_digest,
+)
 
 if TYPE_CHECKING:
     from tgpo_ray.models import Tokenizer
@@ -65,6 +74,9 @@ def _write(
         config.model.tokenizer or config.model.path, trust_remote_code=config.model.trust_remote_code
     )
     end = end_of_response(config.model.path, tokenizer)
+    header = header_of(config, options.of, teacher.path, tokenizer)
+    command = content_of(config, options, "of", "teacher", "num_samples", "num_problems")
+    unfinished = Unfinished(target, command, head_bytes(header))
     is_base = options.of == "base"
     pool = build_teachers(config, {options.teacher: teacher}, unmapped=config.unmapped)[options.teacher]
     runners = build_env_runners(config, frozen=True) if is_base else build_writers(config, teacher)
@@ -72,17 +84,25 @@ def _write(
         for group in (pool, runners):
             group.wait_until_ready()
         tasks = tasks_of(config, runners, options.num_problems, out)
-        written = _sampled(config, runners, options, tasks)
-        own = written if is_base else (in_policys_ids(group, tokenizer, end) for group in written)
-        with PrefixWriter(target, header_of(config, options.of, teacher.path, tokenizer)) as writer:
-            for number, group in enumerate(annotate(own, lambda _: pool, {"argmax"}), 1):
-                writer.write(list(rows_of(group)))
-                if number % max(1, len(tasks) // 20) == 0:
-                    print(f"{number}/{len(tasks)} problems, {writer.num_rows} responses", flush=True)
-        return writer.num_rows, len(tasks)
+        with unfinished as file:
+            written = _sampled(config, runners, options, file.left(tasks))
+            own = written if is_base else (in_policys_ids(group, tokenizer, end) for group in written)
+            for group in annotate(own, lambda _: pool, {"argmax"}):
+                _append(group, file, len(tasks))
+        return file.num_rows, len(tasks)
     finally:
         runners.stop()
         pool.stop()
+
+
+def _append(group: SampledGroup, file: Unfinished, count: int) -> None:
+    """Write a group, and at each twentieth how far it is. One without an answer is asked again by the next command."""
+    if "teacher" not in group.guidance:
+        return
+    rows = list(rows_of(group))
+    file.write(group.ordinal, row_bytes(rows), len(rows))
+    if len(file.done) % max(1, count // 20) == 0:
+        print(f"{len(file.done)}/{count} problems, {file.num_rows} responses", flush=True)
 
 
 def _sampled(
@@ -117,9 +137,7 @@ def in_policys_ids(group: SampledGroup, tokenizer: Tokenizer, end: int) -> Sampl
 
 
 def rows_of(group: SampledGroup) -> Iterator[dict[str, Any]]:
-    """Yields the rows of a labelled group; none where the teacher gave no answer."""
-    if "teacher" not in group.guidance:
-        return
+    """Yields the rows of a labelled group."""
     content: EpisodeGroup = ray.get(group.ref)
     for episode, labels in zip(content.episodes, ray.get(group.guidance["teacher"]), strict=True):
         yield {

@@ -10,13 +10,14 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 
 from tgpo_ray import cluster
 from tgpo_ray.checks import check_environments, check_models, left_out
+from tgpo_ray.cli.unfinished import Unfinished, content_of
 from tgpo_ray.env_runners import Cursor, EnvRunnerGroup, env_runner_spec
 from tgpo_ray.episode import ORIGIN_POLICY, EpisodeGroup, SampledGroup, Task
 from tgpo_ray.models import EngineSpec, Sampling
@@ -43,9 +44,11 @@ def write_traces(options: argparse.Namespace) -> int:
     owns_ray = cluster.connect(config.ray)
     try:
         config = config.resolved(gpus=cluster.has_gpus())
+        command = content_of(config, options, "teacher", "temperature", "num_samples", "num_problems")
+        unfinished = Unfinished(target, command)
         runners = build_writers(config, teacher_of(config, options.teacher))
         try:
-            num_problems, num_traces = _write(config, runners, options, target, out)
+            num_problems, num_traces = _write(config, runners, options, unfinished, out)
         finally:
             runners.stop()
     finally:
@@ -118,10 +121,10 @@ def _write(
     config: AlgorithmConfig,
     runners: EnvRunnerGroup,
     options: argparse.Namespace,
-    target: Path,
+    unfinished: Unfinished,
     out: Sequence[Collection[int]],
 ) -> tuple[int, int]:
-    """Returns (problems, traces written). The file gets its name only when it is complete."""
+    """Returns (problems, traces written)."""
     tasks = tasks_of(config, runners, options.num_problems, out)
     count = len(tasks)
     sampling = Sampling(
@@ -129,16 +132,13 @@ def _write(
         temperature=options.temperature,
         stop=tuple(config.env_runners.stop),
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    num_traces = 0
-    with partial.open("w", encoding="utf-8") as file:
-        for number, group in enumerate(runners.sample(tasks, options.num_samples, sampling, config.seed), 1):
-            num_traces += _write_right_answer(group, file)
-            if number % max(1, count // 20) == 0:
-                print(f"{number}/{count} problems, {num_traces} traces", flush=True)
-    partial.rename(target)
-    return count, num_traces
+    with unfinished as file:
+        for group in runners.sample(file.left(tasks), options.num_samples, sampling, config.seed):
+            part = _right_answer(group)
+            file.write(group.ordinal, part, 1 if part else 0)
+            if len(file.done) % max(1, count // 20) == 0:
+                print(f"{len(file.done)}/{count} problems, {file.num_rows} traces", flush=True)
+    return count, file.num_rows
 
 
 def tasks_of(
@@ -160,13 +160,12 @@ def _all_problems(counts: list[int | None]) -> int:
     return sum(count for count in counts if count is not None)
 
 
-def _write_right_answer(group: SampledGroup, file: TextIO) -> bool:
-    """Returns whether the group has a right answer, and writes the first one."""
+def _right_answer(group: SampledGroup) -> bytes:
+    """Returns the line of the group's first right answer; nothing where there is none."""
     episodes: EpisodeGroup = ray.get(group.ref)
     for row in _right_answers(episodes):
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        return True
-    return False
+        return f"{json.dumps(row, ensure_ascii=False)}\n".encode()
+    return b""
 
 
 def _right_answers(group: EpisodeGroup) -> Iterator[dict[str, Any]]:

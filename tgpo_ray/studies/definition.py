@@ -24,7 +24,7 @@ from tgpo_ray.config import (
 
 Base = str | list[str] | dict[str, Any]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
-EXTENDS, SET, HERE = "extends", "set", "{here}"
+EXTENDS, SET, VALUES, HERE, SEED = "extends", "set", "values", "{here}", "{seed}"
 
 
 class Variant(Strict):
@@ -98,12 +98,16 @@ class Figure(Strict):
 class StudyConfig(Strict):
     """A study. Paths of other YAML files are relative to its own folder, all others to the working folder.
 
-    In texts `{here}` is the folder of the study's file, and `{seed}` the seed of the run.
+    In texts `{here}` is the folder of the study's file, `{seed}` the seed of the run, and `{x}` the value of `x` in
+    `values`; a text that is `{x}` alone becomes the value itself.
     """
 
     name: FolderName = Field(description="Name of the study's folder; by default that of the YAML file.")
     title: str | None = Field(default=None, description="Title of the page; null: the name.")
     notes: list[str] = Field(default_factory=list, description="Sentences under the title.")
+    values: dict[str, str | int | float] = Field(
+        default_factory=dict, description="Name -> what stands for `{name}` in texts: what extending studies change."
+    )
     storage_path: str = Field(default="runs/studies", description="The study writes <storage_path>/<name>.")
     base: Base | None = Field(
         default=None, description="YAML file of a run, several whose sections add up, or the sections themselves."
@@ -183,7 +187,7 @@ def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
         else:
             apply_override(data, parts, value)
     try:
-        return StudyConfig.model_validate(data)
+        return StudyConfig.model_validate(_with_values(data))
     except ValidationError as error:
         raise ConfigError(problems_of(error, StudyConfig), str(path)) from None
 
@@ -192,7 +196,7 @@ def _with_extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """The mapping in a file over that of the file which it extends: variants and `set` add up, the rest replaces."""
     if path.resolve() in above:
         raise ConfigError([f"extends: {path} extends itself"], str(path))
-    data = _here(load_file(path), str(path.parent))
+    data = filled(load_file(path), {HERE: str(path.parent)})
     for holder in [data, *_variants(data).values()]:
         if isinstance(holder, dict) and "base" in holder:
             holder["base"] = _beside(path, holder["base"])
@@ -220,13 +224,31 @@ def _changed(lower: Mapping[str, Any] | None, upper: Mapping[str, Any]) -> dict[
     return {key: value for key, value in earlier.items() if key.partition(".")[0] not in later} | later
 
 
-def _here(value: Any, folder: str) -> Any:
-    """The value with the folder of its file for `{here}` in its texts."""
+def _with_values(data: dict[str, Any]) -> dict[str, Any]:
+    """The study with the values of `values` for their names in its texts.
+
+    Raises:
+        ConfigError: a name that is taken.
+    """
+    values = data.get(VALUES)
+    if not isinstance(values, dict):
+        return data
+    if taken := {SEED, HERE} & {f"{{{name}}}" for name in values}:
+        raise ConfigError([f"values: {', '.join(sorted(taken))} has a meaning of its own, take another name"])
+    return filled(data, {f"{{{name}}}": value for name, value in values.items()})
+
+
+def filled(value: Any, values: Mapping[str, Any]) -> Any:
+    """The value with other values for the names in its texts; a text that is a name alone becomes its value."""
     if isinstance(value, str):
-        return value.replace(HERE, folder)
-    if isinstance(value, dict):
-        return {key: _here(item, folder) for key, item in value.items()}
-    return [_here(item, folder) for item in value] if isinstance(value, list) else value
+        if value in values:
+            return values[value]
+        for name, replacement in values.items():
+            value = value.replace(name, str(replacement))
+        return value
+    if isinstance(value, Mapping):
+        return {key: filled(item, values) for key, item in value.items()}
+    return [filled(item, values) for item in value] if isinstance(value, list) else value
 
 
 def _variants(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,9 +23,7 @@ from tgpo_ray.config import (
     resolve_algorithm,
     with_sets,
 )
-from tgpo_ray.studies.definition import Domain, StudyConfig
-
-SEED = "{seed}"
+from tgpo_ray.studies.definition import SEED, Domain, StudyConfig, filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +107,7 @@ def config_of(study: StudyConfig, point: Point, storage_path: str) -> AlgorithmC
         ConfigError: the message begins with the variant.
     """
     variant = study.variants[point.variant]
-    data = _seeded(_base(variant.base if variant.base is not None else study.base), point.seed)
+    data = filled(_base(variant.base if variant.base is not None else study.base), {SEED: str(point.seed)})
     changes = {**variant.set, **dict(point.values)}
     if "algorithm" in changes:
         data["algorithm"] = changes["algorithm"]
@@ -123,7 +121,7 @@ def config_of(study: StudyConfig, point: Point, storage_path: str) -> AlgorithmC
         ordered = sorted([*common.items(), *changes.items()], key=lambda pair: "." in pair[0])  # sections, then keys
         changes = {**dict(ordered), "seed": point.seed, "name": point.name}
         changes["checkpointing.storage_path"] = storage_path
-        overrides = [f"{key}={json.dumps(_seeded(value, point.seed))}" for key, value in changes.items()]
+        overrides = [f"{key}={json.dumps(filled(value, {SEED: str(point.seed)}))}" for key, value in changes.items()]
         return AlgorithmConfig.from_dict(full, overrides)
     except ConfigError as error:
         raise ConfigError(error.problems, source) from None
@@ -215,15 +213,6 @@ def _base(base: Any) -> dict[str, Any]:
     return merged
 
 
-def _seeded(value: Any, seed: int) -> Any:
-    """The value with the seed's number for `{seed}` in its texts."""
-    if isinstance(value, str):
-        return value.replace(SEED, str(seed))
-    if isinstance(value, Mapping):
-        return {key: _seeded(item, seed) for key, item in value.items()}
-    return [_seeded(item, seed) for item in value] if isinstance(value, list) else value
-
-
 def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -232,4 +221,4 @@ def preparations(study: StudyConfig) -> Iterator[tuple[str, str]]:
     """Yields (what is created, command line) of each preparation, one for each seed where it names `{seed}`."""
     for step in study.prepare:
         for seed in study.seeds if SEED in step.creates else study.seeds[:1]:
-            yield _seeded(step.creates, seed), _seeded(step.run, seed)
+            yield filled(step.creates, {SEED: str(seed)}), filled(step.run, {SEED: str(seed)})

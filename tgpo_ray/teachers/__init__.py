@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tgpo_ray.teachers.episode_translator import EpisodeTranslator, vocabulary_map
     from tgpo_ray.teachers.group import TeacherGroup
     from tgpo_ray.teachers.prefix_book import PrefixShelf
-    from tgpo_ray.teachers.prefix_file import PrefixHeader, PrefixWriter, vocabulary_digest
+    from tgpo_ray.teachers.prefix_file import PrefixHeader, head_bytes, row_bytes, vocabulary_digest
     from tgpo_ray.teachers.spec import ServerSpec, TeacherSpec
     from tgpo_ray.teachers.streaming import GroupRequest, Scoring, annotate
     from tgpo_ray.teachers.teacher import Teacher
@@ -35,7 +35,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "episode_translator": ["EpisodeTranslator", "vocabulary_map"],
         "group": ["TeacherGroup"],
         "prefix_book": ["PrefixShelf"],
-        "prefix_file": ["PrefixHeader", "PrefixWriter", "vocabulary_digest"],
+        "prefix_file": ["PrefixHeader", "head_bytes", "row_bytes", "vocabulary_digest"],
         "spec": ["ServerSpec", "TeacherSpec"],
         "streaming": ["GroupRequest", "Scoring", "annotate"],
         "teacher": ["Teacher"],

@@ -1,6 +1,6 @@
 """The file of labelled responses that `tgpo-ray prefixes` writes, and `guidance.prefixes` trains on.
 
-An Arrow file, which is mapped into memory: a reader needs the room of the rows that it reads, however many there are.
+An Arrow stream, which is mapped into memory: a reader needs the room of the rows that it reads, however many there are.
 """
 
 from __future__ import annotations
@@ -50,29 +50,17 @@ def vocabulary_digest(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:16]
 
 
-class PrefixWriter:
-    """Writes a file row by row. It gets its name only when the `with` block ends without an error."""
+def head_bytes(header: PrefixHeader) -> bytes:
+    """Returns the beginning of a file, which is an Arrow stream: rows are appended as they come."""
+    metadata = {HEADER: json.dumps(asdict(header)).encode()}
+    return SCHEMA.with_metadata(metadata).serialize().to_pybytes()
 
-    def __init__(self, path: Path, header: PrefixHeader) -> None:
-        self._path, self._partial = path, path.with_name(path.name + ".partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        schema = SCHEMA.with_metadata({HEADER: json.dumps(asdict(header)).encode()})
-        self._writer = pa.ipc.new_file(str(self._partial), schema)
-        self.num_rows = 0
 
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Append rows, each with the columns of SCHEMA."""
-        if rows:
-            self._writer.write_batch(pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=SCHEMA))
-            self.num_rows += len(rows)
-
-    def __enter__(self) -> PrefixWriter:
-        return self
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        self._writer.close()
-        if kind is None:
-            self._partial.rename(self._path)
+def row_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Returns what to append to a file for these rows, each with the columns of SCHEMA; nothing for no rows."""
+    if not rows:
+        return b""
+    return pa.RecordBatch.from_pylist([dict(row) for row in rows], schema=SCHEMA).serialize().to_pybytes()
 
 
 @dataclass(frozen=True)
@@ -101,7 +89,7 @@ class PrefixFile:
                 [f"{KEY}: no such file: {path!r} (relative to {Path.cwd()}); `tgpo-ray prefixes` writes it"]
             )
         try:
-            self._table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+            self._table = pa.ipc.open_stream(pa.memory_map(str(file))).read_all()
             self.header = PrefixHeader(**json.loads(self._table.schema.metadata[HEADER]))
         except (pa.ArrowInvalid, TypeError, KeyError, ValueError) as error:
             message = f"{KEY}: {path} is no file of `tgpo-ray prefixes`: {type(error).__name__}: {error}"

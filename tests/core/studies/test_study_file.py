@@ -168,6 +168,20 @@ def test_a_section_as_a_whole_takes_the_place_of_its_keys_below(tmp_path: Path) 
     assert load_study(tmp_path / "small.yaml").set == {"training.lr": 1.0, "envs": [{"id": "tgpo/Arithmetic-v0"}]}
 
 
+def test_a_study_that_extends_another_changes_a_number_in_all_its_texts(tmp_path: Path) -> None:
+    write(
+        tmp_path / "n9.yaml",
+        title="{n} problems", values={"n": 9}, base=BASE, set={"training.num_iterations": "{n}"},
+        variants={"a": {}}, prepare=[{"creates": "rows_{n}", "run": "python {here}/x.py {n} {seed}"}],
+    )  # fmt: skip
+    study = load_study(write(tmp_path / "n5.yaml", extends="n9.yaml", values={"n": 5}))
+    assert (study.name, study.title, study.set) == ("n5", "5 problems", {"training.num_iterations": 5})
+    assert list(preparations(study)) == [("rows_5", f"python {tmp_path}/x.py 5 0")]
+    assert load_study(tmp_path / "n9.yaml", ["values.n=7"]).title == "7 problems"
+    with pytest.raises(ConfigError, match=r"values: \{seed\} has a meaning of its own"):
+        load_study(tmp_path / "n9.yaml", ["values.seed=7"])
+
+
 def test_a_study_that_extends_itself_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.yaml", extends="b.yaml", variants={})
     write(tmp_path / "b.yaml", extends="a.yaml", variants={})
