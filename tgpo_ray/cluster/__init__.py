@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tgpo_ray.cluster.storage import (
         absolute,
         copy_folder,
+        copy_tree,
         delete,
         files_below,
         is_file,
@@ -63,6 +64,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "storage": [
             "absolute",
             "copy_folder",
+            "copy_tree",
             "delete",
             "files_below",
             "is_file",

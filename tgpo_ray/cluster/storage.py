@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import uuid
 from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
 import pyarrow.fs
+
+Place = tuple[pyarrow.fs.FileSystem, str]  # a file system and a path on it
+CHUNK = 8 * 2**20  # bytes of a file that are in memory at a time
 
 
 def absolute(path: str) -> str:
@@ -69,13 +73,29 @@ def shown(path: str) -> str:
 
 def copy_folder(source: str, target: str) -> None:
     """Copy a folder with everything in it. Either side may be a URI. Files of the same name are replaced."""
-    (source_fs, source_path), (target_fs, target_path) = opened(source), opened(target)
-    target_fs.create_dir(target_path, recursive=True)
-    # several threads that upload to S3 at a time may block each other: https://github.com/apache/arrow/issues/32372
-    threads = not isinstance(target_fs, pyarrow.fs.S3FileSystem)
-    pyarrow.fs.copy_files(
-        source_path, target_path, source_filesystem=source_fs, destination_filesystem=target_fs, use_threads=threads
-    )
+    copy_tree(opened(source), opened(target))
+
+
+def copy_tree(source: Place, target: Place) -> None:
+    """Copy a folder of a file system with everything in it.
+
+    Raises:
+        OSError: a file could not be written as a whole. `pyarrow.fs.copy_files` does not say so where the end of an
+            upload fails: the object is then missing.
+    """
+    (source_fs, folder), (target_fs, place) = source, target
+    target_fs.create_dir(place, recursive=True)
+    for found in source_fs.get_file_info(pyarrow.fs.FileSelector(folder, recursive=True)):
+        there = f"{place}/{found.path[len(folder) :].lstrip('/')}"
+        if found.type == pyarrow.fs.FileType.Directory:
+            target_fs.create_dir(there, recursive=True)
+        else:
+            _copy_file((source_fs, found.path), (target_fs, there))
+
+
+def _copy_file(source: Place, target: Place) -> None:
+    with source[0].open_input_stream(source[1]) as read, target[0].open_output_stream(target[1]) as written:
+        shutil.copyfileobj(read, written, CHUNK)
 
 
 def read_text(path: str) -> str:
@@ -170,7 +190,7 @@ def replace_file(source: Path, target: str) -> None:
     local = isinstance(filesystem, pyarrow.fs.LocalFileSystem)
     place = f"{name}.{uuid.uuid4().hex[:8]}.tmp" if local else name
     try:
-        pyarrow.fs.copy_files(str(source), place, destination_filesystem=filesystem, use_threads=False)
+        _copy_file((pyarrow.fs.LocalFileSystem(), str(source)), (filesystem, place))
         if local:
             os.replace(place, name)
     finally:

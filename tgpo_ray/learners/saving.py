@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import pyarrow.fs
 import torch.distributed as dist
 
+from tgpo_ray.cluster import copy_tree
+
 
 class Saver(Protocol):
     """What writes its part of a checkpoint into a folder. `Learner` does."""
@@ -70,7 +72,7 @@ def _write(learner: Saver, rank: int, storage: Any, path: str, files: Mapping[st
         return
     with tempfile.TemporaryDirectory() as folder:
         _write_here(learner, rank, Path(folder), files)
-        pyarrow.fs.copy_files(folder, path, destination_filesystem=filesystem, use_threads=False)
+        copy_tree((pyarrow.fs.LocalFileSystem(), folder), (filesystem, path))
 
 
 def _write_here(learner: Saver, rank: int, folder: Path, files: Mapping[str, str]) -> None:

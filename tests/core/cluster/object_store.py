@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 import xml.etree.ElementTree as ElementTree
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,8 @@ class ObjectStore(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Requests)
         self.objects: dict[str, bytes] = {}
         self.uploads: dict[str, dict[int, bytes]] = {}
+        self.numbers = itertools.count(1)  # of uploads
+        self.lost: str | None = None  # requests that end the upload of a key with this end get no answer
         self.lock = threading.Lock()
         self.uri = f"s3://key:secret@bucket/runs?endpoint_override=127.0.0.1:{self.server_port}&scheme=http&region=x"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -122,9 +125,12 @@ class Requests(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         (key, query), data = self.parsed(), self.body()
+        if "uploadId" in query and self.server.lost and key.endswith(self.server.lost):
+            self.close_connection = True
+            return
         with self.server.lock:
             if "uploads" in query:
-                number = str(len(self.server.uploads) + 1)
+                number = str(next(self.server.numbers))
                 self.server.uploads[number] = {}
                 self.answer(200, f"<InitiateMultipartUploadResult {XML}><UploadId>{number}</UploadId>"
                                  "</InitiateMultipartUploadResult>")  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.core.cluster.object_store import ObjectStore
 from tgpo_ray.cluster import (
     connection,
     copy_folder,
@@ -69,6 +70,20 @@ def test_files_are_written_listed_and_deleted(folder: str, tmp_path: Path) -> No
     delete(join(folder, "sub"))
     delete(join(folder, "nothing"))
     assert names_in(folder) == [] and is_folder(folder) and not is_file(join(folder, "y.txt"))
+
+
+def test_an_upload_whose_end_gets_no_answer_is_an_error_and_no_missing_object(tmp_path: Path) -> None:
+    store = ObjectStore()
+    try:
+        write_text(f"{tmp_path}/a/learner.pt", "x" * 100)
+        write_text(f"{tmp_path}/a/algorithm.json", "{}")
+        copy_folder(f"{tmp_path}/a", join(store.uri, "whole"))
+        assert files_below(join(store.uri, "whole")) == {"learner.pt": 100, "algorithm.json": 2}
+        store.lost = "half/algorithm.json"
+        with pytest.raises(OSError, match=r"upload for key 'runs/half/algorithm\.json'"):
+            copy_folder(f"{tmp_path}/a", join(store.uri, "half"))
+    finally:
+        store.stop()
 
 
 def test_a_write_that_fails_leaves_the_file_that_was_there(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
