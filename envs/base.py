@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -148,10 +148,11 @@ class TextEnv(gymnasium.Env[str, str]):
         """A response to problem `index` that scores 1.0 (one a turn), or None where the environment knows none."""
         return None
 
-    def lesson(self, role: str, index: int) -> tuple[str, str] | None:
+    def lesson(self, role: str, index: int) -> tuple[str, str | Sequence[tuple[str, bool]]] | None:
         """Prompt and response number `index` that the tiny model `policy` or `teacher` learns of this environment.
 
         `tgpo-ray make-models --env` asks where the two should know different things. None: both learn `gold_response`.
+        A response may be in pieces, each a text and whether it is learned; the others are read alone.
         """
         return None
 

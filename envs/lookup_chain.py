@@ -13,13 +13,14 @@ import numpy as np
 from .base import Problem, SingleTurnEnv
 from .boxed import last_boxed
 from .hints import check_choice
-from .lookup_tables import ROLES, STATES, TABLES, TEACHERS, LookupTables
+from .lookup_tables import POLICY, ROLES, STATES, TABLES, TEACHERS, LookupTables
 from .options import Options, takes
 from .verdict import CORRECT, UNPARSABLE, WRONG, Verdict
 
 SPLITS = ("train", "validation", "test")
 HELD_OUT = {0: "test", 1: "validation"}  # by remainder: one chain in eight each
 SPLIT_BY = 8
+UNSEEN, _ = UNKNOWN = ("unseen", "random")
 USES = ("all", "known", "unknown")
 MAX_LENGTH = 64
 MAX_PROBLEMS = 2**20
@@ -52,8 +53,10 @@ class LookupChainOptions(Options):
     world: int = 0
     """Which tables. Models that were made for one world know nothing of another."""
     known: float = 0.5
-    """The share of the tables, from `A` on, that the policy of `tgpo-ray make-models` knows. After the others it writes
-    any state, all equally likely."""
+    """The share of the tables, from `A` on, that the policy of `tgpo-ray make-models` knows."""
+    unknown: str = "unseen"
+    """What that policy has learned of the other tables: nothing (`unseen`), or to write any state after them, all
+    equally likely (`random`)."""
     teacher: str = "exact"
     """What the teacher of `tgpo-ray make-models` knows: all tables (`exact`); all, with look-ups that go wrong at
     random (`noisy`), so that what it holds most likely is right; all but a part of what the policy knows, where it is
@@ -136,10 +139,11 @@ class LookupChainEnv(SingleTurnEnv):
         chain = self.chain(index)
         return _written(chain, self._path(chain))
 
-    def lesson(self, role: str, index: int) -> tuple[str, str]:
+    def lesson(self, role: str, index: int) -> tuple[str, str | Sequence[tuple[str, bool]]]:
         """A chain as the base policy (`policy`) or the teacher would work it out, for supervised training.
 
-        Lessons use all tables and are drawn apart from the problems. After a wrong state they go on from it.
+        Lessons use all tables and are drawn apart from the problems. After a wrong state they go on from it. With
+        `unknown: unseen` the policy does not learn the states after tables that it does not know, it reads them.
         """
         check_choice("role", role, ROLES)
         options, draw = self.options, random.Random(f"lesson/{role}/{self.options.seed}/{index}")
@@ -148,7 +152,16 @@ class LookupChainEnv(SingleTurnEnv):
         for table in chain.tables:
             state = self.tables.believed(role, table, state, draw)
             path.append(state)
+        if role == POLICY and options.unknown == UNSEEN:
+            return chain.prompt, self._without_unknown(chain, path)
         return chain.prompt, _written(chain, path)
+
+    def _without_unknown(self, chain: Chain, path: Sequence[int]) -> list[tuple[str, bool]]:
+        """The pieces of `_written`, each with whether it is learned."""
+        pieces: list[tuple[str, bool]] = []
+        for table, state in zip(chain.tables, path, strict=True):
+            pieces += [(f" {TABLES[table]}", True), (f" {STATES[state]}", self.tables.knows(table))]
+        return [*pieces, (_boxed(path), True)]
 
     def verify(self, problem: Problem, response: str) -> Verdict:
         """Compares the last state alone. The parts say how many look-ups are right, each from the state before it."""
@@ -188,7 +201,11 @@ class LookupChainEnv(SingleTurnEnv):
 
 def _written(chain: Chain, path: Sequence[int]) -> str:
     steps = [f" {TABLES[table]} {STATES[state]}" for table, state in zip(chain.tables, path, strict=True)]
-    return f"{''.join(steps)} \\boxed{{ {STATES[path[-1]]} }}"
+    return f"{''.join(steps)}{_boxed(path)}"
+
+
+def _boxed(path: Sequence[int]) -> str:
+    return f" \\boxed{{ {STATES[path[-1]]} }}"
 
 
 @functools.lru_cache(maxsize=16)  # the instances of a runner share theirs

@@ -163,8 +163,19 @@ def test_lessons_are_what_each_would_write() -> None:
         assert env._shares(chain, response) == {"known": 1.0, "unknown": 1.0}
         assert env.lesson("policy", index) != (prompt, response)
     assert env.lesson("policy", 3) == LookupChainEnv(num_problems=4).lesson("policy", 3)
+    assert isinstance(LookupChainEnv(unknown="random").lesson("policy", 3)[1], str)
     with pytest.raises(ValueError, match="role must be one of policy, teacher, got 'tutor'"):
         env.lesson("tutor", 0)
+
+
+def test_a_policy_that_has_not_seen_a_table_learns_no_state_after_it() -> None:
+    unseen, guessing = LookupChainEnv(), LookupChainEnv(unknown="random")
+    for index in range(20):
+        prompt, pieces = unseen.lesson("policy", index)
+        assert (prompt, "".join(text for text, _ in pieces)) == guessing.lesson("policy", index)
+        states, names = pieces[1:-1:2], pieces[:-1:2]
+        assert all(learned for _, learned in names) and pieces[-1][1]
+        assert [learned for _, learned in states] == [ord(name[-1]) - 65 < 8 for name, _ in names]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 from tgpo_ray.cli.env import made, parsed_kwargs
 
-Pair = tuple[str, str]  # a prompt and a response
+Pair = tuple[str, Any]  # a prompt and a response, which may be in pieces (`make_taught_models`)
 ROLES: tuple[str, ...] = ("policy", "teacher")
 NUM_PROBLEMS = 4000  # that the models are taught with
 NUM_LESSONS = 20_000  # of each model, where the environment has lessons: they may be wrong at random, not to be learned

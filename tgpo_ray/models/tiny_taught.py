@@ -8,7 +8,8 @@ from typing import Any
 
 from tgpo_ray.models.tiny import byte_level_tokenizer, write_model
 
-Pair = tuple[str, str]  # a prompt and a right response
+Response = str | Sequence[tuple[str, bool]]  # a text, or its pieces with whether they are learned or only read
+Pair = tuple[str, Response]  # a prompt and a response
 STEPS = {"policy": 50, "teacher": 150}
 BATCH, LR, MAX_TOKENS = 64, 4e-3, 512
 SHAPE = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 0.08,
@@ -38,7 +39,11 @@ def make_taught_models(
     lessons = pairs if isinstance(pairs, Mapping) else {"policy": pairs, "teacher": pairs}
     if not all(lessons.values()):
         raise ValueError("no problem with a right response: the models are taught with them")
-    texts = [prompt + response for each in lessons.values() for prompt, response in each]
+    texts = [
+        prompt + "".join(text for text, _ in _pieces(response))
+        for each in lessons.values()
+        for prompt, response in each
+    ]
     tokenizer = byte_level_tokenizer(texts, 512)
     rows = {name: _rows(tokenizer, each) for name, each in lessons.items()}
     folder = Path(folder)
@@ -60,10 +65,17 @@ def _rows(tokenizer: Any, pairs: Sequence[Pair]) -> list[tuple[list[int], list[i
 
 
 def _row(tokenizer: Any, pair: Pair) -> tuple[list[int], list[int]]:
-    """Returns the ids of prompt, response and end, and the same with -100 for the prompt: what is not learned."""
-    prompt, response = (tokenizer(text)["input_ids"] for text in pair)
-    response = [*response, tokenizer.eos_token_id]
-    return prompt + response, [-100] * len(prompt) + response
+    """Returns the ids of prompt, response and end, and the same with -100 for what is not learned."""
+    ids = tokenizer(pair[0])["input_ids"]
+    labels = [-100] * len(ids)
+    for text, learned in [*_pieces(pair[1]), (tokenizer.eos_token, True)]:
+        piece = tokenizer(text)["input_ids"]
+        ids, labels = ids + piece, labels + (piece if learned else [-100] * len(piece))
+    return ids, labels
+
+
+def _pieces(response: Response) -> Sequence[tuple[str, bool]]:
+    return [(response, True)] if isinstance(response, str) else response
 
 
 def _teach(folder: Path, rows: Sequence[tuple[list[int], list[int]]], pad_id: int, *, seed: int, steps: int) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tgpo_ray.models import make_taught_models
-from tgpo_ray.models.tiny_taught import MAX_TOKENS
+from tgpo_ray.models import byte_level_tokenizer, make_taught_models
+from tgpo_ray.models.tiny_taught import MAX_TOKENS, _row
 
 PAIRS = [(f"{a}+{b}=", str(a + b)) for a in range(3) for b in range(3)]
 
@@ -49,6 +49,15 @@ def test_they_learn_the_responses_and_their_end(
     right = [response + end for _, response in PAIRS]
     assert answers(teacher) == right
     assert answers(policy) != right
+
+
+def test_of_a_response_in_pieces_some_are_read_and_not_learned() -> None:
+    tokenizer = byte_level_tokenizer(["a by B C: B g C k"], 512)
+    ids, labels = _row(tokenizer, ("a by B C:", [(" B", True), (" g", False), (" C k", True)]))
+    whole, _ = _row(tokenizer, ("a by B C:", " B g C k"))
+    assert ids == whole
+    (left_out,) = (i for i in range(len(tokenizer("a by B C:")["input_ids"]), len(ids)) if labels[i] == -100)
+    assert tokenizer.decode(ids[left_out]) == " g" and labels[-1] == tokenizer.eos_token_id
 
 
 def test_pairs_that_teach_nothing_are_refused(tmp_path: Path) -> None:
