@@ -29,6 +29,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from benchmarks.cost_stages import least
+from benchmarks.process_memory import PLAIN_MALLOC
 from benchmarks.reports import print_report
 from tgpo_ray.config import dump_yaml
 from tgpo_ray.costs import (
@@ -59,8 +60,6 @@ FITTED = {"rollout": (0, 1, 3, 4), "teacher": (0, 2, 3, 4), "learner": (0, 2, 3)
 RATE_NAMES = ("compute", "bandwidth", "elementwise", "call_s", "item_s")
 TOKEN_BUDGET = {"learner": 4096, "memory": 16384}
 STATE = TrainingState(1, "torch", 0, "none", half=False)
-# malloc raises its threshold for mmap as it frees, and then keeps memory: as much again in some runs
-PLAIN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 def model(hidden: int, layers: int, vocabulary: int) -> dict[str, Any]:

@@ -181,7 +181,7 @@ def with_a_second_node(folder: Path, stage: str, write: Callable[[dict[str, Any]
 
     def kill_node() -> None:
         cluster.add_node(num_cpus=4)  # where everything can start again
-        lost.kill_raylet(allow_graceful=False)
+        lost.kill_raylet()
 
     write(run_cell(_named(folder, "raylet", stage), Fault("raylet", stage, kill_node)))
     ray.shutdown()

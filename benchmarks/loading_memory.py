@@ -1,10 +1,12 @@
 """Peak memory of two ranks that load a model under ZeRO-3: whole on each rank, and split while it is loaded.
 
 python benchmarks/loading_memory.py                      500M random parameters in bfloat16 shards of 200 MB
+python benchmarks/loading_memory.py --layers 31 --width 1024 --vocabulary 16384   as many, few in the embedding
 python benchmarks/loading_memory.py --layers 2 --width 64 --vocabulary 512
 
 Each rank is a process of its own (gloo, CPU). Its memory is that of its own pages (RssAnon, every 5 ms), which neither
-libraries nor mapped files count in, minus what it had before loading. `peak_rss` is the kernel's mark with both.
+libraries nor mapped files count in, minus what it had before loading. `peak_rss` is the kernel's mark with both. malloc
+gives freed memory back at once (MALLOC_MMAP_THRESHOLD_), so that what is measured is what is held.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.process_memory import peak_rss_mib  # noqa: E402
+from benchmarks.process_memory import PLAIN_MALLOC, peak_rss_mib  # noqa: E402
 from benchmarks.reports import print_report  # noqa: E402
 
 EVERY_S = 0.005
@@ -62,9 +64,9 @@ def own_mib() -> float:
 
 
 @contextmanager
-def watched() -> Iterator[dict[str, float]]:
-    """Yields a dictionary that has `peak_own_mib`, above what was there, and `seconds` afterwards."""
-    before, start, peak, done = own_mib(), time.monotonic(), [0.0], threading.Event()
+def watched(before: float) -> Iterator[dict[str, float]]:
+    """Yields a dictionary that has `peak_own_mib` and `own_mib_after`, above `before`, and `seconds` afterwards."""
+    start, peak, done = time.monotonic(), [0.0], threading.Event()
 
     def watch() -> None:
         while not done.wait(EVERY_S):
@@ -95,13 +97,14 @@ def load(folder: str, way: str, dtype: str) -> dict[str, Any]:
     import transformers.models.qwen3.modeling_qwen3  # noqa: F401
 
     dist.barrier()
-    with watched() as loading:
+    before = own_mib()
+    with watched(before) as loading:
         model = load_model(
             folder, dtype=getattr(torch, dtype), hf_overrides={}, trust_remote_code=False,
             split_by=split_by if way == "split" else None,
         )  # fmt: skip
         dist.barrier()
-    with watched() as engine:
+    with watched(before) as engine:
         strategy = make_strategy(PolicyModule(model, 1.0), options, torch.device("cpu"))
         dist.barrier()
     del strategy
@@ -132,8 +135,13 @@ def measure(arguments: argparse.Namespace, model: str, way: str) -> list[dict[st
     ]  # fmt: skip
     ranks = []
     for rank in range(arguments.ranks):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(arguments.ranks), "DS_ACCELERATOR": "cpu"}
-        ranks.append(subprocess.Popen(command, env=os.environ | own, stdout=sys.stderr))
+        own = PLAIN_MALLOC | {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(arguments.ranks),
+            "DS_ACCELERATOR": "cpu",
+        }
+        ranks.append(subprocess.Popen(command, env=os.environ | PLAIN_MALLOC | own, stdout=sys.stderr))
     if [rank.wait() for rank in ranks] != [0] * len(ranks):
         raise RuntimeError(f"a rank that loads the {way} model failed: its error is above")
     return [json.loads(Path(f"{meeting}-{rank}.json").read_text()) for rank in range(arguments.ranks)]

@@ -24,6 +24,8 @@ import psutil
 
 EVERY_S = 2.0
 MIB = 2**20
+# environment of a process: malloc raises its threshold for mmap as it frees, and then keeps memory
+PLAIN_MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
 class MemoryWatch:
