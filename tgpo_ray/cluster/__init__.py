@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         actor_of_driver,
         any_died,
         kill,
+        lost_in_start,
         root_cause,
         wait_until_started,
     )
@@ -53,6 +54,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "actor_of_driver",
             "any_died",
             "kill",
+            "lost_in_start",
             "root_cause",
             "wait_until_started",
         ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ray
@@ -45,7 +45,15 @@ def actor_of_driver(kind: type, *arguments: object, **options: Any) -> Any:
 
 
 class ActorStartError(RuntimeError):
-    """The constructor of an actor has failed. The message names the actor, the cause and what to look at."""
+    """An actor did not start. The message names the actor, the cause and what to look at.
+
+    Attributes:
+        lost: its process or its node ended, and the constructor had raised nothing: another start may succeed.
+    """
+
+    def __init__(self, message: str, *, lost: bool = False) -> None:
+        super().__init__(message)
+        self.lost = lost
 
 
 def root_cause(error: BaseException) -> str:
@@ -85,7 +93,25 @@ def wait_until_started(actors: Sequence[Any], what: str, hint: str, timeout_s: f
             f"the resources that it asks for, see `ray status`. {hint}"
         ) from None
     except (*ACTOR_ERRORS, RayTaskError) as error:
-        raise ActorStartError(f"{what} failed to start: {root_cause(error)}. {hint}") from error
+        lost = isinstance(error, RayActorError) and not error.actor_init_failed
+        raise ActorStartError(f"{what} failed to start: {root_cause(error)}. {hint}", lost=lost) from error
+
+
+def lost_in_start(actors: Mapping[int, Any], what: str, hint: str, timeout_s: float) -> dict[int, BaseException]:
+    """Returns the causes, by the actors' numbers, of those that ended while they started: their node went down.
+
+    Raises:
+        ActorStartError: another one could not start.
+    """
+    lost: dict[int, BaseException] = {}
+    for number, handle in actors.items():
+        try:
+            wait_until_started([handle], what, hint, timeout_s)
+        except ActorStartError as error:
+            if not error.lost or error.__cause__ is None:
+                raise
+            lost[number] = error.__cause__
+    return lost
 
 
 def any_died(actors: Sequence[Any], timeout_s: float = 10.0) -> bool:

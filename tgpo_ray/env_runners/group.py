@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import RayTaskError
 
-from tgpo_ray.cluster import ACTOR_ERRORS, actor, actor_of_driver, kill, root_cause, wait_until_started
+from tgpo_ray.cluster import ACTOR_ERRORS, actor, actor_of_driver, kill, lost_in_start, root_cause, wait_until_started
 from tgpo_ray.env_runners.runner import EnvRunner
 from tgpo_ray.env_runners.runner_spec import EnvRunnerSpec
 from tgpo_ray.env_runners.sampling_session import Order, SamplingSession
@@ -91,22 +91,22 @@ class EnvRunnerGroup:
         """
         if not self._ready:
             try:
-                self._wait(self.runners)
+                wait_until_started(self.runners, "EnvRunner", self._hint, self._start_timeout_s)
             except BaseException:
                 self.stop()
                 raise
             self._ready = True
             self._num_problems = ray.get(self.runners[0].num_problems.remote())
 
-    def _wait(self, runners: Sequence[Any]) -> None:
+    @property
+    def _hint(self) -> str:
         engine = self.spec.engine
         memory = engine.kv_cache_memory
         cache = "what its share of the card leaves" if memory is None else f"{memory / 2**20:.0f} MiB"
-        hint = (
+        return (
             f"It loads model {engine.model!r} into vLLM with a KV cache of {cache} and a context of "
             f"{engine.max_model_len} tokens"
         )
-        wait_until_started(runners, "EnvRunner", hint, self._start_timeout_s)
 
     @property
     def num_problems(self) -> list[int | None]:
@@ -272,10 +272,13 @@ class EnvRunnerGroup:
             for index in ended:
                 ray.kill(self.runners[index])  # a runner that is only out of reach would keep its resources
                 self.runners[index] = self._start()
-            self._wait([self.runners[index] for index in ended])
+            lost = lost_in_start({i: self.runners[i] for i in ended}, "EnvRunner", self._hint, self._start_timeout_s)
             if not deaths:
                 cause = failures[indices[0]]
                 raise WeightTransferError(f"EnvRunners did not get their weights: {root_cause(cause)}") from cause
+            if lost:  # the others wait for weights until these have started, too
+                failures = {index: lost.get(index, TransferNotBegunError("a runner was lost")) for index in indices}
+                continue
             failures = {}
             if self.weight_source is not None:
                 with self.weight_source(self._members(indices)) as (version, update):

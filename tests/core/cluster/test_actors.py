@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import pytest
+import ray
 from ray.core.generated.common_pb2 import ActorDiedErrorContext  # pyright: ignore[reportAttributeAccessIssue]
 from ray.exceptions import ActorDiedError
 
-from tgpo_ray.cluster import root_cause
+from tgpo_ray.cluster import ActorStartError, lost_in_start, root_cause
 
 LONG = (
     "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
@@ -47,3 +50,19 @@ def test_an_actor_whose_node_was_lost_says_so():
 
 def test_an_actor_of_unknown_fate_keeps_rays_words():
     assert root_cause(ActorDiedError()) == ActorDiedError.BASE_ERROR_MSG
+
+
+def test_a_start_that_is_lost_with_its_process_is_no_failed_constructor(ray_cluster: Any):
+    @ray.remote(num_cpus=0)
+    class Starts:
+        def __init__(self, how: str) -> None:
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if how == "wrong":
+                raise ValueError("no such model")
+
+    good, killed, wrong = (Starts.remote(how) for how in ("good", "killed", "wrong"))
+    lost = lost_in_start({0: good, 3: killed}, "EnvRunner", "It loads a model", 60.0)
+    assert lost.keys() == {3} and isinstance(lost[3], ActorDiedError)
+    with pytest.raises(ActorStartError, match=r"EnvRunner failed to start: .*no such model.* It loads a model"):
+        lost_in_start({0: good, 1: wrong}, "EnvRunner", "It loads a model", 60.0)
