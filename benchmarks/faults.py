@@ -52,7 +52,7 @@ KINDS = {
     "raylet": "raylet of a second node",
 }
 ALONE = ("driver", "raylet")  # cells of these kinds have a process of their own
-IGNORED = ("time/", "wait/", "throughput/", "weights_version", "recoveries", "guidance/retries",
+IGNORED = ("time/", "wait/", "throughput/", "weights_version", "recoveries", "evaluation/failures", "guidance/retries",
            "guidance/teacher_restarts", "guidance/cache_hits")  # fmt: skip
 BEGIN, END = "<!-- fault matrix -->", "<!-- end of the fault matrix -->"
 REWARD = "def digits(prompt, response, answer):\n    return sum(map(str.isdigit, response)) / max(1, len(response))\n"
