@@ -158,6 +158,7 @@ def test_lessons_are_what_each_would_write() -> None:
     env = LookupChainEnv(teacher="exact")
     for index in range(20):
         prompt, response = env.lesson("teacher", index)
+        assert isinstance(response, str)
         start, names = prompt.removeprefix("From ").rstrip(":").split(" by ")
         chain = Chain("abcdefghijklmnopqrstuvwxyz".index(start), tuple(ord(name) - 65 for name in names.split()))
         assert env._shares(chain, response) == {"known": 1.0, "unknown": 1.0}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -49,7 +48,7 @@ class Unfinished:
             self._log.write_text(json.dumps(command) + "\n")
         self._size = len(head) if size is None else size
 
-    def _restored(self, command: dict[str, Any]) -> int | None:
+    def _restored(self, command: Mapping[str, Any]) -> int | None:
         """Returns the bytes of `FILE.partial` that count; None: no part does."""
         first, *lines = self._log.read_bytes().splitlines(keepends=True) or [b""]
         if not first.endswith(b"\n"):
@@ -60,9 +59,10 @@ class Unfinished:
                 f"--to: {self._partial} was begun with other {', '.join(differ)}: give what it was begun with to go "
                 f"on, remove it and {self._log.name} to begin anew, or name another file"
             )
-        length, end, counted = self._partial.stat().st_size, None, len(first)
+        length, counted = self._partial.stat().st_size, len(first)
+        end: int | None = None
         for line in lines:
-            ordinal, size, rows = json.loads(line) if line.endswith(b"\n") else (0, math.inf, 0)
+            ordinal, size, rows = json.loads(line) if line.endswith(b"\n") else (0, length + 1, 0)
             if size > length:  # what follows never reached the disk
                 break
             self.done.add(ordinal)
