@@ -76,7 +76,7 @@ def _write(
     end = end_of_response(config.model.path, tokenizer)
     header = header_of(config, options.of, teacher.path, tokenizer)
     command = content_of(config, options, "of", "teacher", "num_samples", "num_problems")
-    unfinished = Unfinished(target, command, head_bytes(header))
+    unfinished = Unfinished(target, command, head_bytes(header), rows="responses")
     is_base = options.of == "base"
     pool = build_teachers(config, {options.teacher: teacher}, unmapped=config.unmapped)[options.teacher]
     runners = build_env_runners(config, frozen=True) if is_base else build_writers(config, teacher)
@@ -88,21 +88,13 @@ def _write(
             written = _sampled(config, runners, options, file.left(tasks))
             own = written if is_base else (in_policys_ids(group, tokenizer, end) for group in written)
             for group in annotate(own, lambda _: pool, {"argmax"}):
-                _append(group, file, len(tasks))
+                if "teacher" in group.guidance:  # one without an answer is asked again by the next command
+                    rows = list(rows_of(group))
+                    file.write(group.ordinal, row_bytes(rows), len(rows))
         return file.num_rows, len(tasks)
     finally:
         runners.stop()
         pool.stop()
-
-
-def _append(group: SampledGroup, file: Unfinished, count: int) -> None:
-    """Write a group, and at each twentieth how far it is. One without an answer is asked again by the next command."""
-    if "teacher" not in group.guidance:
-        return
-    rows = list(rows_of(group))
-    file.write(group.ordinal, row_bytes(rows), len(rows))
-    if len(file.done) % max(1, count // 20) == 0:
-        print(f"{len(file.done)}/{count} problems, {file.num_rows} responses", flush=True)
 
 
 def _sampled(

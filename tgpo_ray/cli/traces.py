@@ -45,7 +45,7 @@ def write_traces(options: argparse.Namespace) -> int:
     try:
         config = config.resolved(gpus=cluster.has_gpus())
         command = content_of(config, options, "teacher", "temperature", "num_samples", "num_problems")
-        unfinished = Unfinished(target, command)
+        unfinished = Unfinished(target, command, rows="traces")
         runners = build_writers(config, teacher_of(config, options.teacher))
         try:
             num_problems, num_traces = _write(config, runners, options, unfinished, out)
@@ -126,7 +126,6 @@ def _write(
 ) -> tuple[int, int]:
     """Returns (problems, traces written)."""
     tasks = tasks_of(config, runners, options.num_problems, out)
-    count = len(tasks)
     sampling = Sampling(
         config.env_runners.max_response_tokens,
         temperature=options.temperature,
@@ -136,9 +135,7 @@ def _write(
         for group in runners.sample(file.left(tasks), options.num_samples, sampling, config.seed):
             part = _right_answer(group)
             file.write(group.ordinal, part, 1 if part else 0)
-            if len(file.done) % max(1, count // 20) == 0:
-                print(f"{len(file.done)}/{count} problems, {file.num_rows} traces", flush=True)
-    return count, file.num_rows
+    return len(tasks), file.num_rows
 
 
 def tasks_of(

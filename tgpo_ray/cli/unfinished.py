@@ -26,6 +26,7 @@ class Unfinished:
         target: FILE. It gets its name when everything is written.
         command: what the content follows from, by name.
         head: first bytes of FILE.
+        rows: what a row is called in the lines that say how far it is.
 
     Attributes:
         done: ordinals of the tasks that are written.
@@ -35,7 +36,8 @@ class Unfinished:
         ValueError: `FILE.partial` is from another command.
     """
 
-    def __init__(self, target: Path, command: Mapping[str, Any], head: bytes = b"") -> None:
+    def __init__(self, target: Path, command: Mapping[str, Any], head: bytes = b"", *, rows: str = "rows") -> None:
+        self._rows, self._count = rows, 0  # of the tasks, once `left` has seen them
         self._target, self._open = target, ExitStack()
         self._partial, self._log = (target.with_name(f"{target.name}.{end}") for end in ("partial", "done"))
         self.done: set[int] = set()
@@ -72,12 +74,13 @@ class Unfinished:
 
     def left(self, tasks: Sequence[Task]) -> list[Task]:
         """Returns the tasks that are not written yet, and says how many are."""
+        self._count = len(tasks)
         if self.done:
             print(f"{self._partial}: goes on after {len(self.done)} of {len(tasks)} problems", flush=True)
         return [task for task in tasks if task.ordinal not in self.done]
 
     def write(self, ordinal: int, part: bytes, num_rows: int) -> None:
-        """Append a task's part, which may be empty."""
+        """Append a task's part, which may be empty, and print at each twentieth how far it is."""
         self._file.write(part)
         self._file.flush()
         self._size += len(part)
@@ -85,6 +88,8 @@ class Unfinished:
         self._lines.flush()
         self.done.add(ordinal)
         self.num_rows += num_rows
+        if self._count and len(self.done) % max(1, self._count // 20) == 0:
+            print(f"{len(self.done)}/{self._count} problems, {self.num_rows} {self._rows}", flush=True)
 
     def __enter__(self) -> Unfinished:
         self._file = self._open.enter_context(self._partial.open("r+b"))
