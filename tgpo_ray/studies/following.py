@@ -9,10 +9,18 @@ from ray.tune import Callback
 
 from tgpo_ray.cluster import is_file, join
 from tgpo_ray.studies.definition import StudyConfig
-from tgpo_ray.studies.outcomes import RECORD, RUNNING, STOPPED, TrialState, folder_of, outcomes, trial_folder
+from tgpo_ray.studies.outcomes import (
+    NOT_STARTED,
+    RECORD,
+    RUNNING,
+    STOPPED,
+    TrialState,
+    folder_of,
+    outcomes,
+    trial_folder,
+)
 from tgpo_ray.studies.page import write_page
-
-GOING = ("PENDING", "RUNNING", "PAUSED")
+from tgpo_ray.studies.points import points
 
 
 class StudyCallback(Callback):
@@ -29,14 +37,16 @@ class StudyCallback(Callback):
         state = TrialState.read(records)
         if state.state == RUNNING and is_file(join(records, RECORD)):  # it has not ended by itself
             TrialState(STOPPED, "ended by the scheduler", state.folder, state.attempts).write(records)
-        self._write_page(f"ended {name_of(trial)}", trials)
+        self._write_page(f"ended {name_of(trial)}")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         reason = TrialState.read(trial_folder(self._folder, name_of(trial))).reason
-        self._write_page(f"failed {name_of(trial)}: {reason}", trials)
+        self._write_page(f"failed {name_of(trial)}: {reason}")
 
-    def _write_page(self, text: str, trials: list[Any]) -> None:
-        left = sum(trial.status in GOING for trial in trials)
+    def _write_page(self, text: str) -> None:
+        # from the records: Tune makes its trials one after the other, and does not know how many there will be
+        states = [TrialState.read(trial_folder(self._folder, point.name)).state for point in points(self._study)]
+        left = sum(state in (NOT_STARTED, RUNNING) for state in states)
         print(f"{text}; {left} to go", flush=True)
         with contextlib.suppress(OSError, ValueError):  # a row that is being written; the next page has it
             write_page(self._study, outcomes(self._study, self._folder), folder_of(self._study))

@@ -7,6 +7,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.core.studies.study_folders import fill, make_study, write_run
 from tgpo_ray.config import ConfigError
 from tgpo_ray.studies import Outcome, StudyConfig, configs, folder_of, outcomes, points, refuse_changed, write_page
 from tgpo_ray.studies.comparison import metrics_of, rows_of
+from tgpo_ray.studies.following import StudyCallback
 from tgpo_ray.studies.outcomes import FAILED, FINISHED, RUNNING, STOPPED, TrialState, trial_folder
 from tgpo_ray.studies.running import most_at_once, prepare, run_point, unfinished
 
@@ -152,6 +154,19 @@ def test_a_run_of_other_keys_is_not_taken_for_one_of_the_study(tmp_path: Path) -
 
 
 # ---- trials without Tune
+
+
+def test_how_many_runs_are_to_go_counts_those_that_tune_has_not_made_yet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = make_study(tmp_path, seeds=[0, 1])
+    first, second, *_ = points(study)
+    write_run(study, first, [{"iteration": 10, "evaluation/accuracy": 0.5}])
+    write_run(study, second, [], FAILED, "no memory")
+    trial = SimpleNamespace(config={"point": {"name": first.name}})
+    StudyCallback(study, str(folder_of(study))).on_trial_complete(0, [trial], trial)
+    assert capsys.readouterr().out == f"ended {first.name}; 2 to go\n"
+    assert (folder_of(study) / "report.html").exists()
 
 
 def place_of(study: StudyConfig) -> dict[str, Any]:
