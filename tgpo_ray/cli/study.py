@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from tgpo_ray.config import AlgorithmConfig
     from tgpo_ray.studies import StudyConfig
 
 
@@ -73,18 +74,27 @@ def _chosen(whole: StudyConfig, names: list[str] | None) -> StudyConfig:
 def _list(part: StudyConfig) -> int:
     """Prints each run with what it reserves, after checking its keys, and what would be prepared before."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    from tgpo_ray.config import resource_plan
-    from tgpo_ray.studies import configs, folder_of, points
+    from tgpo_ray.studies import configs, folder_of, points, preparations
 
     made = configs(part, str(folder_of(part) / "runs"))
-    table = Table("run", "method", "iterations", "CPUs", "GPUs", title=f"{part.name}: {len(made)} runs")
+    title = f"{part.name}: {len(made)} runs"
+    table = Table(Column("run", overflow="fold"), "method", "iterations", "with GPUs", "without", title=title)
     for point in points(part):
         config = made[point.name].check(files=False)
-        rows = resource_plan(config, gpus=True)
-        cpus, gpus = sum(row.count * row.cpus for row in rows), sum(row.count * row.gpus for row in rows)
         iterations = config.num_iterations or "as the data"
-        table.add_row(point.name, config.algorithm, str(iterations), f"{cpus:g}", f"{gpus:g}")
+        table.add_row(point.name, config.algorithm, str(iterations), _reserved(config, True), _reserved(config, False))
     Console().print(table)
+    for path, line in preparations(part):
+        print(f"{path}: {'is there' if Path(path).expanduser().exists() else line}")
     return 0
+
+
+def _reserved(config: AlgorithmConfig, gpus: bool) -> str:
+    """What the actors of a run reserve in Ray, in words."""
+    from tgpo_ray.config import resource_plan
+
+    rows = resource_plan(config, gpus=gpus)
+    cpus, cards = sum(row.count * row.cpus for row in rows), sum(row.count * row.gpus for row in rows)
+    return f"{cpus:g} CPUs, {cards:g} GPUs" if cards else f"{cpus:g} CPUs"

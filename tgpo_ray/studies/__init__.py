@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tgpo_ray.studies.definition import StudyConfig, load_study
     from tgpo_ray.studies.outcomes import Outcome, folder_of, outcomes, refuse_changed
     from tgpo_ray.studies.page import write_page
-    from tgpo_ray.studies.points import Point, configs, points
+    from tgpo_ray.studies.points import Point, configs, points, preparations
     from tgpo_ray.studies.running import prepare, run_study
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "definition": ["StudyConfig", "load_study"],
         "outcomes": ["Outcome", "folder_of", "outcomes", "refuse_changed"],
         "page": ["write_page"],
-        "points": ["Point", "configs", "points"],
+        "points": ["Point", "configs", "points", "preparations"],
         "running": ["prepare", "run_study"],
     },
 )

@@ -13,8 +13,19 @@ from typing import Any
 import pytest
 
 from tests.core.studies.study_folders import fill, make_study, write_run
-from tgpo_ray.config import ConfigError
-from tgpo_ray.studies import Outcome, StudyConfig, configs, folder_of, outcomes, points, refuse_changed, write_page
+from tgpo_ray.cli import main
+from tgpo_ray.config import ConfigError, dump_yaml
+from tgpo_ray.studies import (
+    Outcome,
+    StudyConfig,
+    configs,
+    folder_of,
+    load_study,
+    outcomes,
+    points,
+    refuse_changed,
+    write_page,
+)
 from tgpo_ray.studies.comparison import metrics_of, rows_of
 from tgpo_ray.studies.following import StudyCallback
 from tgpo_ray.studies.outcomes import FAILED, FINISHED, RUNNING, STOPPED, TrialState, trial_folder
@@ -240,3 +251,23 @@ def test_a_preparation_runs_where_its_file_is_not_there(tmp_path: Path, monkeypa
     study = make_study(tmp_path, prepare=[{"creates": "never", "run": "python write.py other"}])
     with pytest.raises(RuntimeError, match="has not written never"):
         prepare(study, said.append)
+
+
+def test_the_plan_has_whole_names_what_is_reserved_and_what_would_be_prepared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").write_text("x")
+    prepared = [{"creates": "there", "run": "python a.py"}, {"creates": "out-{seed}", "run": "python b.py {seed}"}]
+    grid = {"training.lr": [1e-4], "training.clip_low": [0.2]}
+    data = make_study(tmp_path, seeds=[7], grid=grid, prepare=prepared).model_dump(mode="json", exclude_defaults=True)
+    (tmp_path / "study.yaml").write_text(dump_yaml(data))
+    assert main(["study", "study.yaml", "--plan"]) == 0
+    table, _, below = capsys.readouterr().out.rpartition("┘\n")
+    cells = "".join(line.split("│")[1].strip() for line in table.splitlines() if line.startswith("│"))
+    assert [each.name for each in points(load_study(tmp_path / "study.yaml"))] == cells.replace(
+        "seed7", "seed7 "
+    ).split()
+    assert "GPUs" in table and "without" in table
+    assert below.splitlines() == ["there: is there", "out-7: python b.py 7"]
+    assert not (tmp_path / "small").exists()
