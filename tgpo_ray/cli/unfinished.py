@@ -15,6 +15,12 @@ from tgpo_ray.episode import Task
 
 # sections that change how fast a file is written, not what stands in it
 OF_NO_MATTER = {"ray", "checkpointing", "reporting", "learners", "evaluation", "fault_tolerance", "name"}
+# keys of actors that change where and how many at a time
+OF_NO_MATTER_TO_ACTORS = {
+    *("num_env_runners", "num_cpus_per_env_runner", "num_gpus_per_env_runner", "num_verifier_workers", "sleep"),
+    *("num_replicas", "num_cpus_per_replica", "num_gpus_per_replica", "token_budget", "cache_memory"),
+    *("tensor_parallel_size", "kv_cache_memory", "max_num_seqs"),
+}
 
 
 class Unfinished:
@@ -108,4 +114,7 @@ class Unfinished:
 def content_of(config: AlgorithmConfig, options: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Returns what a file of responses follows from: the sections of a run that matter, and options by these names."""
     sections = {key: value for key, value in config.to_dict().items() if key not in OF_NO_MATTER}
+    for actors in (sections["env_runners"], *sections.get("teachers", {}).values()):
+        for key in OF_NO_MATTER_TO_ACTORS & actors.keys():
+            del actors[key]
     return sections | {f"--{name.replace('_', '-')}": getattr(options, name) for name in names}

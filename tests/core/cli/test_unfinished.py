@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,3 +86,21 @@ def test_the_number_of_learners_changes_no_content_and_the_seed_does() -> None:
     content = content_of(config, Namespace(num_samples=4, to="x"), "num_samples")
     assert content["--num-samples"] == 4 and "--to" not in content and content["seed"] == config.seed
     assert not {"learners", "ray", "checkpointing"} & {*content}
+
+
+@pytest.mark.parametrize(
+    "changed, matters",
+    [
+        ({"env_runners": {"num_env_runners": 4, "kv_cache_memory": 2**30}}, False),
+        ({"teachers": {"teacher": {"path": "teacher", "num_replicas": 2, "tensor_parallel_size": 2}}}, False),
+        ({"env_runners": {"temperature": 0.5}}, True),
+        ({"teachers": {"teacher": {"path": "another"}}}, True),
+    ],
+)
+def test_more_actors_and_memory_change_no_content(changed: dict[str, Any], matters: bool) -> None:
+    """A file that was begun on one machine goes on on a larger one."""
+    teachers = {"teachers": {"teacher": {"path": "teacher"}}}
+    before, after = (
+        content_of(config_of("TGPO", **sections), Namespace()) for sections in (teachers, teachers | changed)
+    )
+    assert (before != after) == matters
