@@ -18,7 +18,7 @@ from tgpo_ray import cluster
 from tgpo_ray.checks import check_environments, check_models, left_out
 from tgpo_ray.cli.traces import build_writers, checked_target, tasks_of, teacher_of
 from tgpo_ray.cli.unfinished import Unfinished, content_of
-from tgpo_ray.config import AlgorithmConfig, check_resources
+from tgpo_ray.config import ENV_RUNNER, AlgorithmConfig, check_resources, teacher_kind
 from tgpo_ray.env_runners import EnvRunnerGroup, build_env_runners, training_sampling
 from tgpo_ray.episode import ORIGIN_BASE, ORIGIN_POLICY, EpisodeGroup, SampledGroup, Task
 from tgpo_ray.models import end_of_response, load_tokenizer
@@ -47,7 +47,9 @@ def write_prefixes(options: argparse.Namespace) -> int:
     out = left_out(config, check_environments(config))
     owns_ray = cluster.connect(config.ray)
     try:
-        check_resources(config, ray.cluster_resources(), cluster.node_resources())
+        teacher = teacher_kind(options.teacher)
+        kinds = (ENV_RUNNER if options.of == "base" else teacher, teacher)
+        check_resources(config, ray.cluster_resources(), cluster.node_resources(), only=kinds)
         config = config.resolved(gpus=cluster.has_gpus())
         num_rows, num_problems = _write(config, options, target, out)
     finally:

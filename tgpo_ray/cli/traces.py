@@ -28,7 +28,13 @@ if TYPE_CHECKING:
 
 def write_traces(options: argparse.Namespace) -> int:
     """Returns the exit status, after it has written the teacher's right answers as jsonl."""
-    from tgpo_ray.config import AlgorithmConfig, greedy_problems, temperature_problems
+    from tgpo_ray.config import (
+        AlgorithmConfig,
+        check_resources,
+        greedy_problems,
+        teacher_kind,
+        temperature_problems,
+    )
 
     target = checked_target(options)
     problems = [
@@ -43,7 +49,9 @@ def write_traces(options: argparse.Namespace) -> int:
     out = left_out(config, check_environments(config))
     owns_ray = cluster.connect(config.ray)
     try:
-        config = config.resolved(gpus=cluster.has_gpus())
+        kinds = [teacher_kind(options.teacher)]
+        check_resources(config, ray.cluster_resources(), cluster.node_resources(), only=kinds)
+        config.resolved(gpus=cluster.has_gpus())
         command = content_of(config, options, "teacher", "temperature", "num_samples", "num_problems")
         unfinished = Unfinished(target, command, rows="traces")
         runners = build_writers(config, teacher_of(config, options.teacher))

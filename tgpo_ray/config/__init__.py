@@ -9,7 +9,7 @@ from tgpo_ray.config.lora_section import LoraConfig
 from tgpo_ray.config.on_policy_config import OldLogprobs, OnPolicyConfig, TrainingConfig
 from tgpo_ray.config.registry import import_object, known_algorithms, resolve_algorithm
 from tgpo_ray.config.reporting_section import ReportingConfig
-from tgpo_ray.config.resources import ActorDemand, check_resources, resource_plan
+from tgpo_ray.config.resources import ENV_RUNNER, ActorDemand, check_resources, resource_plan, teacher_kind
 from tgpo_ray.config.run_config import RunConfig
 from tgpo_ray.config.run_sections import (
     CheckpointingConfig,
@@ -40,6 +40,7 @@ from tgpo_ray.config.values import (
 from tgpo_ray.config.working_folder import JOB_VARIABLE
 
 __all__ = [
+    "ENV_RUNNER",
     "JOB_VARIABLE",
     "ActorDemand",
     "AlgorithmConfig",
@@ -94,6 +95,7 @@ __all__ = [
     "resolve_kv_cache",
     "resource_plan",
     "section",
+    "teacher_kind",
     "temperature_problems",
     "unshared",
     "with_sets",

@@ -11,6 +11,8 @@ from tgpo_ray.config.file_rules import kv_cache_holds_one_sequence
 from tgpo_ray.config.run_sections import ReferenceConfig
 from tgpo_ray.config.teacher_sections import TeacherConfig
 
+ENV_RUNNER = "env runner"
+
 
 @dataclass(frozen=True)
 class ActorDemand:
@@ -21,6 +23,11 @@ class ActorDemand:
     count: int
     cpus: float
     gpus: float
+
+
+def teacher_kind(name: str) -> str:
+    """Returns what the actors of the teacher called `name` are called as a kind."""
+    return f"teacher {name}"
 
 
 def resource_plan(config: AlgorithmConfig, *, gpus: bool) -> list[ActorDemand]:
@@ -35,9 +42,9 @@ def resource_plan(config: AlgorithmConfig, *, gpus: bool) -> list[ActorDemand]:
     ]
     if config.needs_envs or config.evaluation.envs:
         cpus, gpus_each = runners.num_cpus_per_env_runner, runners.num_gpus_per_env_runner or 0.0
-        rows.append(ActorDemand("env runner", "env_runners", runners.num_env_runners, cpus, gpus_each))
+        rows.append(ActorDemand(ENV_RUNNER, "env_runners", runners.num_env_runners, cpus, gpus_each))
     for name, teacher in config.teacher_pools().items():
-        rows.append(_scorers(f"teacher {name}", f"teachers.{name}", teacher))
+        rows.append(_scorers(teacher_kind(name), f"teachers.{name}", teacher))
     if config.starts_reference:
         rows.append(_scorers("reference", "reference", config.reference))
     return rows
@@ -50,17 +57,29 @@ def _scorers(kind: str, key: str, section: TeacherConfig | ReferenceConfig) -> A
 
 
 def check_resources(
-    config: AlgorithmConfig, cluster: Mapping[str, float], nodes: Sequence[Mapping[str, float]] = ()
+    config: AlgorithmConfig,
+    cluster: Mapping[str, float],
+    nodes: Sequence[Mapping[str, float]] = (),
+    *,
+    only: Sequence[str] | None = None,
 ) -> None:
     """Raises ConfigError if `cluster` (`ray.cluster_resources()`) cannot hold all actors, or no node can hold one.
 
-    Also where a KV cache of `auto` would not hold one sequence, or the GPUs do not fit `weight_sync.backend`.
+    Also where a KV cache of `auto` would not hold one sequence, or the GPUs of a run do not fit `weight_sync.backend`.
+
+    Args:
+        only: the kinds of actors that start, one twice where two groups of it do; None: those of a run.
     """
     has_gpus = cluster.get("GPU", 0.0) > 0
     rows = resource_plan(config, gpus=has_gpus)
     resolved = config.resolved(gpus=has_gpus)
     # after the sections' rules, because what `auto` stands for depends on the cluster
-    problems = [*kv_cache_holds_one_sequence(resolved), *resolved.weight_sync.rules(resolved)]
+    problems = [*kv_cache_holds_one_sequence(resolved)]
+    if only is None:
+        problems += resolved.weight_sync.rules(resolved)
+    else:
+        by_kind = {row.kind: row for row in rows}
+        rows = [by_kind[kind] for kind in only]
     for kind, amounts in (("CPU", [row.cpus for row in rows]), ("GPU", [row.gpus for row in rows])):
         needed = sum(row.count * amount for row, amount in zip(rows, amounts, strict=True))
         available = float(cluster.get(kind, 0.0))

@@ -225,6 +225,14 @@ def test_a_cluster_that_is_too_small_is_refused_with_who_needs_what():
     )
 
 
+def test_a_command_that_starts_some_of_the_actors_asks_for_the_room_of_these():
+    config = tgpo().learners(num_cpus_per_learner=8)
+    for kinds in (["env runner", "teacher default"], ["teacher default"] * 2):
+        check_resources(config, {"CPU": 2.0}, only=kinds)
+        with pytest.raises(ConfigError, match=r"2 CPUs needed .* the cluster has 1:"):
+            check_resources(config, {"CPU": 1.0}, only=kinds)
+
+
 def test_gpus_count_only_where_the_cluster_has_some():
     config = tgpo().teachers(num_replicas=2, tensor_parallel_size=2)
     check_resources(config, {"CPU": 4.0})
