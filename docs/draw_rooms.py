@@ -1,8 +1,8 @@
 """Draws docs/rooms.svg, the rooms on their floors with an arrow from each to those that it imports.
 
-It also writes the table of rooms in docs/architecture.md.
+It also writes the table of rooms in docs/architecture.md and README.md.
 
-python docs/draw_rooms.py            writes both
+python docs/draw_rooms.py            writes all three
 python docs/draw_rooms.py --check    exits 1 if they are not those of the code
 """
 
@@ -18,7 +18,8 @@ from pathlib import Path
 from generated import with_part, write_or_check
 from rooms import FLOORS, GUESTS, floor_of, room_arrows, sign_of
 
-PICTURE, PAGE = Path(__file__).with_name("rooms.svg"), Path(__file__).with_name("architecture.md")
+HERE = Path(__file__).parent
+PICTURE, PAGES = HERE / "rooms.svg", (HERE / "architecture.md", HERE.parent / "README.md")
 WIDTH, BOX_WIDTH, BOX_HEIGHT = 900, 272, 62
 TOP, FLOOR_HEIGHT, PORT = 74, 104, 38
 HEIGHT = TOP + FLOOR_HEIGHT * len(FLOORS) + 10
@@ -196,7 +197,7 @@ def table() -> str:
 
 def main() -> None:
     script = Path(__file__).name
-    write_or_check({PICTURE: picture(), PAGE: with_part(PAGE, script, table())}, script)
+    write_or_check({PICTURE: picture()} | {page: with_part(page, script, table()) for page in PAGES}, script)
 
 
 if __name__ == "__main__":

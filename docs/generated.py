@@ -22,4 +22,4 @@ def write_or_check(texts: Mapping[Path, str], script: str) -> None:
         if "--check" not in sys.argv[1:]:
             path.write_text(text, encoding="utf-8")
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
-            sys.exit(f"docs/{path.name} is not up to date: run `python docs/{script}`")
+            sys.exit(f"{path.name} is not up to date: run `python docs/{script}`")
