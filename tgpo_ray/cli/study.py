@@ -21,7 +21,7 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def study(options: argparse.Namespace) -> int:
-    """Run variants x seeds of a run on Ray Tune, and compare them on one page; exits 1 where a run failed."""
+    """Run variants x seeds of a run on Ray Tune, and compare them on one page; exits 1 where a run has not finished."""
     from tgpo_ray.studies import (
         configs,
         folder_of,
@@ -30,6 +30,7 @@ def study(options: argparse.Namespace) -> int:
         prepare,
         refuse_changed,
         run_study,
+        unfinished,
         write_page,
     )
 
@@ -49,7 +50,9 @@ def study(options: argparse.Namespace) -> int:
     run_study(part, made, retry=options.retry, say=lambda text: print(text, flush=True))
     found = outcomes(whole, str(folder))
     print(f"page: {write_page(whole, found, folder)}", flush=True)
-    return int(any(outcome.trial.state == "failed" for outcome in found))
+    if left := unfinished(part, folder, retry=False):
+        print(f"{len(left)} of {len(made)} runs are not finished: start the same command again to go on", flush=True)
+    return int(bool(left) or any(outcome.trial.state == "failed" for outcome in found))
 
 
 def _there(folder: Path) -> Path:

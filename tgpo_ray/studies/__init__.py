@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tgpo_ray.studies.outcomes import Outcome, folder_of, outcomes, refuse_changed
     from tgpo_ray.studies.page import write_page
     from tgpo_ray.studies.points import Point, configs, points, preparations
-    from tgpo_ray.studies.running import prepare, run_study
+    from tgpo_ray.studies.running import prepare, run_study, unfinished
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
@@ -18,6 +18,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "outcomes": ["Outcome", "folder_of", "outcomes", "refuse_changed"],
         "page": ["write_page"],
         "points": ["Point", "configs", "points", "preparations"],
-        "running": ["prepare", "run_study"],
+        "running": ["prepare", "run_study", "unfinished"],
     },
 )

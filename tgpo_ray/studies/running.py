@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shlex
 import subprocess
@@ -27,8 +28,15 @@ if TYPE_CHECKING:
 
 PROGRAMS = {"tgpo-ray": ["-m", "tgpo_ray.cli"], "python": []}
 TUNE = "tune"
-# a run writes its own metrics, and Tune's writers would write them again
-TUNE_SETTINGS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1"}
+# A run writes its own metrics, and Tune's writers would write them again. `verbose` does not stop its newer output.
+TUNE_SETTINGS = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0"}
+# Its warnings miss the files of those writers, and name another way to go on than the study's command. Two of its files
+# say again, with a traceback, which runs failed.
+TUNE_LOGGERS = {
+    "ray.tune": logging.ERROR,
+    "ray.tune.execution.tune_controller": logging.CRITICAL,
+    "ray.tune.tune": logging.CRITICAL,
+}
 Say = Callable[[str], None]
 
 
@@ -109,6 +117,8 @@ def _tune(
 
     for name, value in TUNE_SETTINGS.items():
         os.environ.setdefault(name, value)
+    for logger, level in TUNE_LOGGERS.items():
+        logging.getLogger(logger).setLevel(level)
     owns_ray = connect(RayConfig(address=study.address, num_cpus=study.num_cpus))
     try:
         gpus = has_gpus()

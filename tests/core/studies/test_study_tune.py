@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ from tests.paths import ROOT
 from tgpo_ray.config import dump_yaml
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
+
+OWN_LINES = ("2 of 2 runs are to be made", "starts ", "ended ", "failed ", "page: ")
 
 METHOD = '''
 """A method whose weights are one number. Its accuracy rises with the learning rate; `fail_at` ends the run."""
@@ -149,6 +152,8 @@ def test_variants_times_seeds_with_a_failure_and_another_try(study: Any, tmp_pat
     assert float(found["slow-seed0"]["evaluation/accuracy"]) == pytest.approx(0.06)
     assert (found["bad-seed0"]["state"], found["bad-seed0"]["iterations"]) == ("failed", "2")
     assert "the number is gone" in found["bad-seed0"]["reason"]
+    lines = [line for line in said(tmp_path).splitlines() if not line.startswith(OWN_LINES)]
+    assert not lines, lines  # nothing of Tune's own
     assert study(variants=failing, seeds=[0]).wait(600) == 1  # nothing to be made
     assert "starts" not in said(tmp_path, 1)
     assert study("--retry", variants=failing, seeds=[0]).wait(600) == 1
@@ -170,6 +175,17 @@ def test_a_killed_study_goes_on_where_it_was(study: Any, tmp_path: Path) -> None
     assert {run["state"] for run in runs(tmp_path).values()} == {"finished"} and len(runs(tmp_path)) == 4
     assert iterations(tmp_path, "slow-seed0") == list(range(7))
     assert "resumed at iteration" in (tmp_path / "runs/studies/small/runs/trials/slow-seed0/output.txt").read_text()
+
+
+def test_an_interrupted_study_says_how_it_goes_on(study: Any, tmp_path: Path) -> None:
+    process = study()
+    end = time.monotonic() + 600
+    while 1 not in iterations(tmp_path, "slow-seed0"):
+        assert process.poll() is None and time.monotonic() < end, said(tmp_path)
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(120) == 1, said(tmp_path)
+    assert "4 of 4 runs are not finished: start the same command again to go on" in said(tmp_path)
 
 
 def test_asha_ends_runs_that_are_behind(study: Any, tmp_path: Path) -> None:
