@@ -11,11 +11,13 @@ import pytest
 from benchmarks.actor_clock import ActorClock, length_of_union
 from benchmarks.contestant import Contestant
 from benchmarks.driver_profile import DriverProfile
+from benchmarks.lookup_coverage import entries_of
 from benchmarks.process_memory import MemoryWatch, peak_rss_mib
 from benchmarks.scheduling import ROOM, ideal_seconds, lengths_of
 from benchmarks.step_shapes import SHAPES, env_arguments, prepare
 from benchmarks.tiny_policies import mean_length, read_problems, repeat_rows, write_policy
 from tests.paths import ROOT
+from tgpo_ray.envs.lookup_chain import LookupChainEnv
 from tgpo_ray.episode import Task
 from tgpo_ray.models import character_tokenizer
 
@@ -126,3 +128,11 @@ def test_contestants_take_turns(tmp_path: Path) -> None:
 def test_a_contestant_that_ends_early_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="the contestant ended with code 3"):
         Contestant(["-c", "import sys; sys.exit(3)"], {})
+
+
+def test_a_response_shows_its_look_ups_off_the_right_path_too() -> None:
+    env = LookupChainEnv(num_problems=1)
+    right = list(entries_of(env.chain(0).prompt, env.gold_response(0)))
+    assert len(right) == 8 and [table for table, _ in right] == env.chain(0).prompt.rstrip(":").split()[3:]
+    assert list(entries_of("From f by B A:", " B g A k \\boxed{ k }")) == [("B", "f"), ("A", "g")]
+    assert list(entries_of("From f by B A:", " B z ?")) == [("B", "f")]  # a slip ends it
