@@ -26,13 +26,18 @@ Entry = tuple[str, str]  # table, state before it
 
 
 def entries_of(prompt: str, response: str) -> Iterator[Entry]:
-    """Yields the entries that a response looks up: its words are a table and a state in turn, up to the answer."""
+    """Yields the entries that a response looks up: its words are a table and a state in turn, up to the answer.
+
+    Where it writes no state after a table, the entry is shown all the same by the teacher's label, and is the last one.
+    """
     before = prompt.split()[1]  # "From f by B A:"
     words = response.split()
     for table, state in zip(words[::2], words[1::2], strict=False):
-        if not (table in TABLES and state in STATES and len(table) == len(state) == 1):  # the answer, or a slip
+        if not (len(table) == 1 and table in TABLES):
             return
         yield table, before
+        if not (len(state) == 1 and state in STATES):
+            return
         before = state
 
 

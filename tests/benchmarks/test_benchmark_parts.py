@@ -135,4 +135,4 @@ def test_a_response_shows_its_look_ups_off_the_right_path_too() -> None:
     right = list(entries_of(env.chain(0).prompt, env.gold_response(0)))
     assert len(right) == 8 and [table for table, _ in right] == env.chain(0).prompt.rstrip(":").split()[3:]
     assert list(entries_of("From f by B A:", " B g A k \\boxed{ k }")) == [("B", "f"), ("A", "g")]
-    assert list(entries_of("From f by B A:", " B z ?")) == [("B", "f")]  # a slip ends it
+    assert list(entries_of("From f by B A:", " B z A A A g")) == [("B", "f"), ("A", "z")]  # a slip is the last one
