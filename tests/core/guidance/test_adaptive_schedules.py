@@ -52,7 +52,7 @@ def test_balanced_fades_with_success_and_comes_back():
 
 
 def test_a_floor_stands_in_for_a_policy_without_advantages():
-    schedule = BalancedWeight(1.0, floor=0.05)
+    schedule = BalancedWeight(1.0, k_0=1.0, floor=0.05)
     schedule.observe(0, norms(0.05, 0.0, 0.0))
     assert schedule.ratio == pytest.approx(1.0) and schedule(1) == pytest.approx(1.0)
 
