@@ -68,7 +68,7 @@ def panel_svg(name: str, metric: str, found: Sequence[Outcome], cells: Sequence[
 
     def draw(axes: Axes) -> None:
         bands = [_draw_cell(axes, runs, order.index(cell), sparse=sparse) for cell, runs in curves.items() if runs]
-        limits = axes.get_ylim()  # a band of two runs is wide: it does not set the scale
+        limits = axes.get_ylim()  # a band of few runs is wide: it does not set the scale
         for color, iterations, lows, highs in bands:
             axes.fill_between(iterations, lows, highs, color=color, alpha=0.13, linewidth=0)
         axes.set_ylim(limits)

@@ -162,7 +162,7 @@ def _figure(study: StudyConfig, number: int, figure: Figure, found: Sequence[Out
     if not panels:
         return ""
     legend = "".join(f"<span>{line_key(order.index(cell))}{html.escape(labels[cell])}</span>" for cell in cells)
-    note = "Bold: mean over seeds, with its 95 % interval. Thin: single runs."
+    note = "Bold: mean over seeds, from three seeds on with its 95 % interval. Thin: single runs."
     return (
         f'<h2>{html.escape(figure.title)}</h2><div class="legend">{legend}</div>'
         f'<div class="plots">{"".join(panels)}</div><p class="muted small">{note}</p>'

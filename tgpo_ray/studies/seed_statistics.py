@@ -14,6 +14,7 @@ from statistics import NormalDist
 import numpy as np
 
 LEVEL = 0.95
+MIN_BAND = 3  # runs
 POWER = 0.8
 MAX_EXACT = 16  # pairs whose 2^n sign flips are all counted
 NUM_DRAWS = 20_000  # of sign flips, where there are more pairs
@@ -170,8 +171,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def band(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Returns (n,) iterations, means, lower and upper bounds of curves of one variant's seeds.
 
-    Each curve is (iterations, values). An iteration that only some runs have counts those; with one run the bounds are
-    the value.
+    Each curve is (iterations, values). An iteration that only some runs have counts those. With fewer than three the
+    bounds are the mean: Student's interval of two runs is twelve times as wide as their difference, and hides the rest.
     """
     points: dict[float, list[float]] = {}
     for iterations, values in curves:
@@ -179,6 +180,6 @@ def band(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, n
             points.setdefault(float(iteration), []).append(float(value))
     found = [interval(points[iteration]) for iteration in sorted(points)]
     means = [each.mean for each in found]
-    lows = [each.mean if each.low is None else each.low for each in found]
-    highs = [each.mean if each.high is None else each.high for each in found]
+    lows = [each.mean if each.low is None or each.count < MIN_BAND else each.low for each in found]
+    highs = [each.mean if each.high is None or each.count < MIN_BAND else each.high for each in found]
     return np.array(sorted(points)), np.array(means), np.array(lows), np.array(highs)

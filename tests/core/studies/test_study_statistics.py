@@ -104,8 +104,9 @@ def test_holm_multiplies_the_smallest_most() -> None:
 
 
 def test_a_band_counts_the_runs_that_an_iteration_has() -> None:
-    curves = [(np.array([0.0, 5.0]), np.array([0.1, 0.4])), (np.array([0.0]), np.array([0.3]))]
+    ends = np.array([0.0, 5.0])
+    curves = [(ends, np.array([0.1, 0.4])), (ends, np.array([0.3, 0.6])), (ends[:1], np.array([0.2]))]
     iterations, means, lows, highs = band(curves)
-    assert iterations.tolist() == [0.0, 5.0] and means.tolist() == [pytest.approx(0.2), 0.4]
-    assert lows[1] == highs[1] == 0.4
-    assert math.isclose(highs[0] - means[0], t_quantile(0.975, 1) * 0.1 * math.sqrt(2) / math.sqrt(2))
+    assert iterations.tolist() == [0.0, 5.0] and means.tolist() == pytest.approx([0.2, 0.5])
+    assert lows[1] == highs[1] == 0.5  # two runs have none
+    assert math.isclose(highs[0] - means[0], t_quantile(0.975, 2) * 0.1 / math.sqrt(3))
