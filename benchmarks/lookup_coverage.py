@@ -2,14 +2,17 @@
 
 python benchmarks/lookup_coverage.py 16 64 256 1024                  the right traces of so many problems
 python benchmarks/lookup_coverage.py --labelled .cache/lookup_chain/base_64.arrow .cache/lookup_chain/teacher_64.arrow
+python benchmarks/lookup_coverage.py --traces .cache/lookup_chain/traces_noisy.jsonl
 
 An entry is a table and the state before it. `held_out` is the share of the test split's chains all of whose unknown
 entries are shown: what a policy would reach that learned each entry that it was shown, and nothing else.
+`off_path` is the number of responses that are not the right one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +55,8 @@ def main() -> None:
         rows.append(_row(f"traces of {number} problems", test, _solutions(env), chains, everything))
     for path in arguments.labelled:
         rows.append(_row(path, test, _labelled(path, arguments.policy), chains, everything))
+    for path in arguments.traces:
+        rows.append(_row(path, test, _traces(path), chains, everything))
     print_report({"entries": everything, "held_out_chains": HELD_OUT, "rows": rows}, arguments.out)
 
 
@@ -59,6 +64,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("problems", nargs="*", type=int, help="numbers of problems with one right trace each")
     parser.add_argument("--labelled", nargs="*", default=[], metavar="FILE", help="files of `tgpo-ray prefixes`")
+    parser.add_argument("--traces", nargs="*", default=[], metavar="FILE", help="jsonl with `prompt` and `response`")
     parser.add_argument("--policy", default=".cache/lookup_chain/policy", help="whose tokens these files hold")
     parser.add_argument("--out", type=Path, help="also write the report to this file")
     return parser.parse_args()
@@ -66,18 +72,26 @@ def parse_arguments() -> argparse.Namespace:
 
 def _row(text: str, test: Any, pairs: Iterator[tuple[str, str]], chains: list[set[Entry]], everything: int) -> Any:
     shown: set[Entry] = set()
-    look_ups = 0
+    look_ups = responses = off_path = 0
     for pair in pairs:
         found = list(_unknown(test, pair))
         shown |= {*found}
         look_ups += len(found)
+        responses += 1
+        off_path += not _is_right(test, *pair)
     covered = sum(chain <= shown for chain in chains) / len(chains)
-    return {
-        "text": text,
-        "look_ups": look_ups,
-        "shown": round(len(shown) / everything, 3),
-        "held_out": round(covered, 3),
-    }
+    shares = {"shown": round(len(shown) / everything, 3), "held_out": round(covered, 3)}
+    return {"text": text, "responses": responses, "off_path": off_path, "look_ups": look_ups, **shares}
+
+
+def _is_right(test: Any, prompt: str, response: str) -> bool:
+    """Whether a response looks up what its prompt asks for, each time rightly."""
+    _, start, _, *tables = prompt.rstrip(":").split()
+    state, words = STATES.index(start), []
+    for table in tables:
+        state = test.tables.right[TABLES.index(table)][state]
+        words += [table, STATES[state]]
+    return response.split()[: len(words)] == words
 
 
 def _unknown(test: Any, pair: tuple[str, str]) -> Iterator[Entry]:
@@ -86,6 +100,11 @@ def _unknown(test: Any, pair: tuple[str, str]) -> Iterator[Entry]:
 
 def _solutions(env: Any) -> Iterator[tuple[str, str]]:
     return ((env.chain(index).prompt, env.gold_response(index)) for index in range(env.num_problems))
+
+
+def _traces(path: str) -> Iterator[tuple[str, str]]:
+    rows = (json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines())
+    return ((row["prompt"], row["response"]) for row in rows)
 
 
 def _labelled(path: str, policy: str) -> Iterator[tuple[str, str]]:
