@@ -19,7 +19,7 @@ from tgpo_ray.studies import StudyConfig, folder_of, load_study, outcomes
 PICTURE = Path(__file__).with_name("study.svg")
 METRIC = "evaluation/accuracy"
 # ids that are the same each time; text stays text
-RC_PARAMS = {
+RC_PARAMS: Any = {
     "svg.hashsalt": "study",
     "svg.fonttype": "none",
     "font.size": 9,
