@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,7 +141,7 @@ def _figures(suite: SuiteConfig, it: _Checked, folder: Path) -> ModelFigures:
         rows = (row for row in read_answers(path) if row.problem in evaluated.hashes)
         figures = figures_of(evaluated.label, rows, len(evaluated.hashes), it.config.seed)
         if figures is not None:
-            found[evaluated.label] = figures
+            found[evaluated.label] = replace(figures, num_left_out=evaluated.num_left_out)
     groups = dict(suite.means)
     if len(found) > 1:
         groups["all sets"] = list(found)

@@ -30,6 +30,7 @@ class SetFigures:
     unparsable: float
     failed: float  # whose verifier did not give a verdict
     draws: np.ndarray  # (B,) resampled accuracies, for means over sets
+    num_left_out: int = 0  # problems that are in no figure, because their prompts are too long for the model
 
 
 @dataclass(frozen=True)

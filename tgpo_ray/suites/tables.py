@@ -110,6 +110,11 @@ def notes(suite: SuiteConfig, models: Sequence[ModelFigures]) -> list[str]:
                 lines.append(
                     f"* {model.label}, {it.label}: {it.num_problems} of {it.num_expected} problems have answers so far."
                 )
+            if it.num_left_out:
+                lines.append(
+                    f"{model.label}, {it.label}: {it.num_left_out} problems are in no figure, because their prompts "
+                    "are too long for this model (`overlong_prompts: drop`). Other models may have others."
+                )
             if it.failed > 0:
                 lines.append(
                     f"{model.label}, {it.label}: the verifier gave no verdict on {100 * it.failed:.1f} % of the "

@@ -27,6 +27,7 @@ class EvaluationSet:
     seed: int  # of every `reset`
     hashes: Mapping[int, str]  # of the prompts, by problem
     is_chat: bool
+    num_left_out: int = 0  # problems whose prompts are too long for the model
 
     def tasks(self, env_index: int, problems: Sequence[int]) -> list[Task]:
         """The tasks of these problems for runners."""
@@ -63,7 +64,10 @@ def sets_of(config: SuiteConfig, left_out: Sequence[frozenset[int]] = ()) -> lis
         except Exception as error:  # a user's environment may raise anything
             problems.append(f"{env.label} ({spec.id}): {explained(spec.id, error)}")
             continue
-        sets.append(EvaluationSet(env.label, spec, section.samples_of(env), config.seed, hashes, is_chat))
+        limit = section.max_problems
+        num_left_out = sum(limit is None or problem < limit for problem in out)
+        number = section.samples_of(env)
+        sets.append(EvaluationSet(env.label, spec, number, config.seed, hashes, is_chat, num_left_out))
     if problems:
         raise ConfigError(problems)
     return sets

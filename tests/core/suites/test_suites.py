@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tgpo_ray.config import ConfigError
 from tgpo_ray.suites import evaluate_suite, open_suite, rescore_suite, write_tables
 from tgpo_ray.suites.answers_file import read_answers, read_header
 from tgpo_ray.suites.suite_config import SuiteConfig
+from tgpo_ray.suites.tables import notes
+from tgpo_ray.suites.work import sets_of
 
 NUM_ROWS = 12
 SETS = f"""
@@ -190,6 +193,19 @@ def test_a_table_says_which_sets_are_not_whole(server: AnsweringServer, suite_fi
     figures = rescore_suite(suite, suite.chosen([server.url]), tmp_path, lambda line: None)
     text = write_tables(tmp_path, suite, figures)
     assert f"small: 4 of {NUM_ROWS} problems have answers so far." in text
+
+
+def test_a_table_says_how_many_prompts_were_too_long(server: AnsweringServer, suite_file: Path, tmp_path: Path) -> None:
+    suite = open_suite(str(suite_file))
+    figures = evaluated(suite, tmp_path, server.url)
+    assert not [line for line in notes(suite, figures) if "too long" in line]
+    config = suite.of(suite.chosen([server.url])[0])
+    part, whole = sets_of(config, [frozenset({0, 2, NUM_ROWS}), frozenset()])  # the last is none of the first NUM_ROWS
+    assert (part.num_left_out, len(part.hashes)) == (2, NUM_ROWS - 2)
+    assert (whole.num_left_out, len(whole.hashes)) == (0, NUM_ROWS)
+    sets = {"small": replace(figures[0].sets["small"], num_left_out=2)}
+    (line,) = [line for line in notes(suite, [replace(figures[0], sets=sets)]) if "too long" in line]
+    assert "small: 2 problems are in no figure" in line
 
 
 def test_a_server_without_the_model_is_refused(server: AnsweringServer, suite_file: Path, tmp_path: Path) -> None:
