@@ -51,7 +51,7 @@ def write_traces(options: argparse.Namespace) -> int:
     try:
         kinds = [teacher_kind(options.teacher)]
         check_resources(config, ray.cluster_resources(), cluster.node_resources(), only=kinds)
-        config.resolved(gpus=cluster.has_gpus())
+        config = config.resolved(gpus=cluster.has_gpus())
         command = content_of(config, options, "teacher", "temperature", "num_samples", "num_problems")
         unfinished = Unfinished(target, command, rows="traces")
         runners = build_writers(config, teacher_of(config, options.teacher))
