@@ -54,4 +54,4 @@ class StudyCallback(Callback):
 
 def name_of(trial: Any) -> str:
     """Returns the name of the run of a trial of Tune."""
-    return trial.config["point"]["name"]
+    return trial.custom_trial_name

@@ -159,6 +159,7 @@ def _tuner(
         tune_config=tune.TuneConfig(
             scheduler=scheduler_of(study),
             max_concurrent_trials=at_once,
+            trial_name_creator=lambda trial: trial.config["point"]["name"],
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=tune.RunConfig(
@@ -175,7 +176,11 @@ def _trial_function(folder: str, working_folder: str, every: int | None) -> Call
     """The function that Tune calls for each trial, in a process of its own."""
 
     def run(values: dict[str, Any]) -> None:
-        run_point(values["point"], folder, working_folder, every)
+        from ray import tune
+
+        # a member that goes on from a better one has that one's point, and stays itself
+        place = {**values["point"], "name": tune.get_context().get_trial_name()}
+        run_point(place, folder, working_folder, every)
 
     return run
 
@@ -199,7 +204,7 @@ def run_point(
     if before.state == FINISHED:
         return
     overrides = [f"{key}={json.dumps(value)}" for key, value in place["values"].items()]
-    config = AlgorithmConfig.from_dict(json.loads(place["config"]), overrides)
+    config = AlgorithmConfig.from_dict({**json.loads(place["config"]), "name": place["name"]}, overrides)
     if every is not None:
         config.checkpointing(every=every)
     state = TrialState(RUNNING, "", before.folder, before.attempts + 1)

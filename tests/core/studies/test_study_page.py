@@ -174,7 +174,7 @@ def test_how_many_runs_are_to_go_counts_those_that_tune_has_not_made_yet(
     first, second, *_ = points(study)
     write_run(study, first, [{"iteration": 10, "evaluation/accuracy": 0.5}])
     write_run(study, second, [], FAILED, "no memory")
-    trial = SimpleNamespace(config={"point": {"name": first.name}})
+    trial = SimpleNamespace(custom_trial_name=first.name)
     StudyCallback(study, str(folder_of(study))).on_trial_complete(0, [trial], trial)
     assert capsys.readouterr().out == f"ended {first.name}; 2 to go\n"
     assert (folder_of(study) / "report.html").exists()

@@ -208,3 +208,6 @@ def test_a_population_goes_on_from_the_better_ones_checkpoint(study: Any, tmp_pa
     assert process.wait(900) == 0, said(tmp_path)
     outputs = [path.read_text() for path in (tmp_path / "runs/studies/small/runs/trials").glob("*/output.txt")]
     assert any("begins at iteration" in text for text in outputs), said(tmp_path)
+    with (tmp_path / "runs" / "studies" / "small" / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["state"] for row in rows] == ["finished"] * 2  # each member under its own name
