@@ -37,6 +37,7 @@ TUNE_LOGGERS = {
     "ray.tune.execution.tune_controller": logging.CRITICAL,
     "ray.tune.tune": logging.CRITICAL,
 }
+KEPT_IN_A_POPULATION = 10  # checkpoints: another member may be about to go on from one
 Say = Callable[[str], None]
 
 
@@ -206,7 +207,7 @@ def run_point(
     overrides = [f"{key}={json.dumps(value)}" for key, value in place["values"].items()]
     config = AlgorithmConfig.from_dict({**json.loads(place["config"]), "name": place["name"]}, overrides)
     if every is not None:
-        config.checkpointing(every=every)
+        config.checkpointing(every=every, keep=max(config.checkpointing.keep, KEPT_IN_A_POPULATION))
     state = TrialState(RUNNING, "", before.folder, before.attempts + 1)
     state.write(records)
 
