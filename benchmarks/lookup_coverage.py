@@ -6,7 +6,7 @@ python benchmarks/lookup_coverage.py --traces .cache/lookup_chain/traces_noisy.j
 
 An entry is a table and the state before it. `held_out` is the share of the test split's chains all of whose unknown
 entries are shown: what a policy would reach that learned each entry that it was shown, and nothing else.
-`off_path` is the number of responses that are not the right one.
+`off_path` is the number of responses with a look-up that is not right.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.reports import print_report
-from tgpo_ray.envs.lookup_chain import LookupChainEnv
+from tgpo_ray.envs import Problem
+from tgpo_ray.envs.lookup_chain import Chain, LookupChainEnv
 from tgpo_ray.envs.lookup_tables import STATES, TABLES
 
 HELD_OUT = 256
@@ -85,13 +86,11 @@ def _row(text: str, test: Any, pairs: Iterator[tuple[str, str]], chains: list[se
 
 
 def _is_right(test: Any, prompt: str, response: str) -> bool:
-    """Whether a response looks up what its prompt asks for, each time rightly."""
+    """Whether every look-up of a response is right, as the environment judges it."""
     _, start, _, *tables = prompt.rstrip(":").split()
-    state, words = STATES.index(start), []
-    for table in tables:
-        state = test.tables.right[TABLES.index(table)][state]
-        words += [table, STATES[state]]
-    return response.split()[: len(words)] == words
+    chain = Chain(STATES.index(start), tuple(TABLES.index(table) for table in tables))
+    parts = test.verify(Problem(prompt, "", extra={"chain": chain}), response).parts
+    return parts["known"] == parts["unknown"] == 1.0
 
 
 def _unknown(test: Any, pair: tuple[str, str]) -> Iterator[Entry]:

@@ -50,7 +50,7 @@ def study(options: argparse.Namespace) -> int:
     run_study(part, made, retry=options.retry, say=lambda text: print(text, flush=True))
     found = outcomes(whole, str(folder))
     print(f"page: {write_page(whole, found, folder)}", flush=True)
-    if left := unfinished(part, folder, retry=False):
+    if left := unfinished(part, str(folder)):
         print(f"{len(left)} of {len(made)} runs are not finished: start the same command again to go on", flush=True)
     return int(bool(left) or any(outcome.trial.state == "failed" for outcome in found))
 

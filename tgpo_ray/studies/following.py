@@ -10,7 +10,6 @@ from ray.tune import Callback
 from tgpo_ray.cluster import is_file, join
 from tgpo_ray.studies.definition import StudyConfig
 from tgpo_ray.studies.outcomes import (
-    NOT_STARTED,
     RECORD,
     RUNNING,
     STOPPED,
@@ -18,9 +17,9 @@ from tgpo_ray.studies.outcomes import (
     folder_of,
     outcomes,
     trial_folder,
+    unfinished,
 )
 from tgpo_ray.studies.page import write_page
-from tgpo_ray.studies.points import points
 
 
 class StudyCallback(Callback):
@@ -45,8 +44,7 @@ class StudyCallback(Callback):
 
     def _write_page(self, text: str) -> None:
         # from the records: Tune makes its trials one after the other, and does not know how many there will be
-        states = [TrialState.read(trial_folder(self._folder, point.name)).state for point in points(self._study)]
-        left = sum(state in (NOT_STARTED, RUNNING) for state in states)
+        left = len(unfinished(self._study, self._folder))
         print(f"{text}; {left} to go", flush=True)
         with contextlib.suppress(OSError, ValueError):  # a row that is being written; the next page has it
             write_page(self._study, outcomes(self._study, self._folder), folder_of(self._study))

@@ -101,6 +101,13 @@ def outcomes(study: StudyConfig, folder: str) -> list[Outcome]:
     return [_outcome(study, folder, point) for point in points(study)]
 
 
+def unfinished(study: StudyConfig, folder: str, *, retry: bool = False) -> list[Point]:
+    """Returns the runs that are still to be made. Those that a scheduler stopped are done, and so are failed ones
+    without `retry`."""
+    done = {FINISHED, STOPPED} | (set() if retry else {FAILED})
+    return [point for point in points(study) if TrialState.read(trial_folder(folder, point.name)).state not in done]
+
+
 def _outcome(study: StudyConfig, folder: str, point: Point) -> Outcome:
     trial = TrialState.read(trial_folder(folder, point.name))
     record = None

@@ -18,9 +18,18 @@ from tgpo_ray.cluster import Claim, ClaimedError, connect, has_gpus, join
 from tgpo_ray.config import AlgorithmConfig, ConfigError, RayConfig
 from tgpo_ray.driver import Trial, demand_of, reserving_nothing, run_trial
 from tgpo_ray.studies.definition import StudyConfig
-from tgpo_ray.studies.outcomes import FAILED, FINISHED, RUNNING, STOPPED, TrialState, folder_of, outcomes, trial_folder
+from tgpo_ray.studies.outcomes import (
+    FAILED,
+    FINISHED,
+    RUNNING,
+    TrialState,
+    folder_of,
+    outcomes,
+    trial_folder,
+    unfinished,
+)
 from tgpo_ray.studies.page import write_page
-from tgpo_ray.studies.points import Point, points, preparations
+from tgpo_ray.studies.points import Point, preparations
 from tgpo_ray.studies.schedulers import scheduler_of
 
 if TYPE_CHECKING:
@@ -77,20 +86,12 @@ def run_study(study: StudyConfig, configs: Mapping[str, AlgorithmConfig], *, ret
     except ClaimedError as error:
         raise ConfigError([f"{error}: wait for its end, or give the study another `name`"]) from None
     try:
-        todo = unfinished(study, folder, retry=retry)
+        todo = unfinished(study, str(folder), retry=retry)
         if todo:
             _tune(study, configs, todo, folder, retry, say)
     finally:
         write_page(study, outcomes(study, str(folder)), folder)
         claim.release()
-
-
-def unfinished(study: StudyConfig, folder: Path, *, retry: bool) -> list[Point]:
-    """Returns the runs that are still to be made. Those that a scheduler stopped are done."""
-    done = {FINISHED, STOPPED} | (set() if retry else {FAILED})
-    return [
-        point for point in points(study) if TrialState.read(trial_folder(str(folder), point.name)).state not in done
-    ]
 
 
 def most_at_once(demands: Sequence[Mapping[str, float]], cluster: Mapping[str, float], limit: int | None) -> int:

@@ -28,8 +28,8 @@ from tgpo_ray.studies import (
 )
 from tgpo_ray.studies.comparison import metrics_of, rows_of
 from tgpo_ray.studies.following import StudyCallback
-from tgpo_ray.studies.outcomes import FAILED, FINISHED, RUNNING, STOPPED, TrialState, trial_folder
-from tgpo_ray.studies.running import most_at_once, prepare, run_point, unfinished
+from tgpo_ray.studies.outcomes import FAILED, FINISHED, RUNNING, STOPPED, TrialState, trial_folder, unfinished
+from tgpo_ray.studies.running import most_at_once, prepare, run_point
 
 ENDS = {"grpo": [0.2, 0.3, 0.25], "tgpo": [0.5, 0.55, 0.6]}
 
@@ -113,8 +113,8 @@ def test_a_failed_run_is_shown_and_in_no_mean_and_its_seed_in_no_pair(tmp_path: 
     assert [(run["state"], run["iterations"]) for run in runs if run["variant"] == "tgpo"] == [
         ("finished", "10"), ("failed", "4"), ("stopped", "5")
     ]  # fmt: skip
-    assert [point.name for point in unfinished(study, folder_of(study), retry=False)] == []
-    assert [point.name for point in unfinished(study, folder_of(study), retry=True)] == ["tgpo-seed1"]
+    assert [point.name for point in unfinished(study, str(folder_of(study)), retry=False)] == []
+    assert [point.name for point in unfinished(study, str(folder_of(study)), retry=True)] == ["tgpo-seed1"]
 
 
 def test_published_figures_stand_in_a_column_of_their_own(tmp_path: Path) -> None:

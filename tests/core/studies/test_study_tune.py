@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.paths import ROOT
+from tests.waiting import eventually
 from tgpo_ray.config import dump_yaml
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
@@ -144,6 +144,12 @@ def iterations(tmp_path: Path, name: str) -> list[int]:
     return [json.loads(line)["iteration"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
+def wait_for_iteration(number: int, process: subprocess.Popen[str], tmp_path: Path) -> None:
+    """Until the run slow-seed0 has it, or the study has ended, which it must not."""
+    found = eventually(lambda: process.poll() is not None or number in iterations(tmp_path, "slow-seed0"), 600.0)
+    assert found and process.poll() is None, said(tmp_path)
+
+
 def test_variants_times_seeds_with_a_failure_and_another_try(study: Any, tmp_path: Path) -> None:
     failing = {"slow": {"set": {"training.lr": 0.01}}, "bad": {"set": {"training.fail_at": 3}}}
     assert study(variants=failing, seeds=[0]).wait(600) == 1, said(tmp_path)
@@ -165,10 +171,7 @@ def test_variants_times_seeds_with_a_failure_and_another_try(study: Any, tmp_pat
 
 def test_a_killed_study_goes_on_where_it_was(study: Any, tmp_path: Path) -> None:
     first = study()
-    end = time.monotonic() + 600
-    while 3 not in iterations(tmp_path, "slow-seed0"):
-        assert first.poll() is None and time.monotonic() < end, said(tmp_path)
-        time.sleep(0.1)
+    wait_for_iteration(3, first, tmp_path)
     first.kill()
     first.wait()
     assert study().wait(900) == 0, said(tmp_path, 1)
@@ -179,10 +182,7 @@ def test_a_killed_study_goes_on_where_it_was(study: Any, tmp_path: Path) -> None
 
 def test_an_interrupted_study_says_how_it_goes_on(study: Any, tmp_path: Path) -> None:
     process = study()
-    end = time.monotonic() + 600
-    while 1 not in iterations(tmp_path, "slow-seed0"):
-        assert process.poll() is None and time.monotonic() < end, said(tmp_path)
-        time.sleep(0.1)
+    wait_for_iteration(1, process, tmp_path)
     process.send_signal(signal.SIGINT)
     assert process.wait(120) == 1, said(tmp_path)
     assert "4 of 4 runs are not finished: start the same command again to go on" in said(tmp_path)
