@@ -181,7 +181,7 @@ def test_a_killed_study_goes_on_where_it_was(study: Any, tmp_path: Path) -> None
 
 
 def test_an_interrupted_study_says_how_it_goes_on(study: Any, tmp_path: Path) -> None:
-    process = study()
+    process = study(at_once=1)  # so that no other run ends meanwhile
     wait_for_iteration(1, process, tmp_path)
     process.send_signal(signal.SIGINT)
     assert process.wait(120) == 1, said(tmp_path)
