@@ -49,7 +49,8 @@ class AnswersFile:
     """Appends answers to a file. What was appended survives the death of the process; a torn last line is dropped.
 
     Args:
-        header: `sampling`, what the responses follow from, and `scoring`, what the verdicts follow from.
+        header: `sampling`, what the responses follow from; `scoring`, what the verdicts follow from; and `left_out`,
+            the problems whose prompts are too long for the model.
 
     Raises:
         ValueError: the file holds answers of another model, prompt or sampling, or verdicts of other options; another

@@ -66,13 +66,11 @@ def rescore_suite(
         ConfigError, ValueError: as `evaluate_suite`; and a model has no answers to a set in `folder`.
     """
     _refuse_equal_labels(candidates)
-    checked = [_checked(suite, candidate, with_model=False) for candidate in candidates]
+    checked = [_answered(suite, candidate, folder) for candidate in candidates]
     for it in checked:
         headers = headers_of(it.config, it.candidate, {})
         for evaluated, header in zip(it.sets, headers, strict=True):
             path = answers_path(folder, it.candidate, evaluated.label)
-            if not path.is_file():
-                raise ValueError(f"--rescore: there is no {path}: evaluate {it.candidate.label} first")
             kept = read_header(path) | {"scoring": header["scoring"]}
             workers = it.config.env_runners.verifier_workers
             replace_answers(path, kept, rescored(evaluated, read_answers(path), workers))
@@ -87,14 +85,25 @@ def _refuse_equal_labels(candidates: Sequence[CandidateConfig]) -> None:
             raise ValueError(f"two models are called {label!r} in the table: list them as `candidates`, with names")
 
 
-def _checked(suite: SuiteConfig, candidate: CandidateConfig, *, with_model: bool = True) -> _Checked:
+def _checked(suite: SuiteConfig, candidate: CandidateConfig) -> _Checked:
     config = suite.of(candidate)
-    out: list[frozenset[int]] = []
-    if with_model and candidate.url is None:
-        check_models(config.check())
-        out = left_out(config, check_environments(config))
-    else:
+    if candidate.url is not None:
         config.check(files=False)
+        return _Checked(candidate, config, sets_of(config))
+    check_models(config.check())
+    return _Checked(candidate, config, sets_of(config, left_out(config, check_environments(config))))
+
+
+def _answered(suite: SuiteConfig, candidate: CandidateConfig, folder: Path) -> _Checked:
+    """The model without its files: which prompts are too long for it, its answers say."""
+    config = suite.of(candidate)
+    config.check(files=False)
+    out: list[frozenset[int]] = []
+    for env in config.evaluation.envs:
+        path = answers_path(folder, candidate, env.label)
+        if not path.is_file():
+            raise ValueError(f"--rescore: there is no {path}: evaluate {candidate.label} first")
+        out.append(frozenset(read_header(path).get("left_out", ())))
     return _Checked(candidate, config, sets_of(config, out))
 
 
@@ -118,8 +127,10 @@ def _sample(it: _Checked, folder: Path, say: Say) -> None:
 
 @contextmanager
 def _opened(it: _Checked, paths: Sequence[Path], config: SuiteConfig, model: dict[str, Any]) -> Iterator[list[OpenSet]]:
+    headers = headers_of(config, it.candidate, model)
+    headers = [header | {"left_out": sorted(one.left_out)} for header, one in zip(headers, it.sets, strict=True)]
     with ExitStack() as stack:
-        yield opened(stack, it.sets, paths, headers_of(config, it.candidate, model))
+        yield opened(stack, it.sets, paths, headers)
 
 
 def _append(

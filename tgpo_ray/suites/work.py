@@ -27,7 +27,8 @@ class EvaluationSet:
     seed: int  # of every `reset`
     hashes: Mapping[int, str]  # of the prompts, by problem
     is_chat: bool
-    num_left_out: int = 0  # problems whose prompts are too long for the model
+    left_out: frozenset[int] = frozenset()  # problems whose prompts are too long for the model, of the whole set
+    num_left_out: int = 0  # of them those that `max_problems` would have used
 
     def tasks(self, env_index: int, problems: Sequence[int]) -> list[Task]:
         """The tasks of these problems for runners."""
@@ -67,7 +68,7 @@ def sets_of(config: SuiteConfig, left_out: Sequence[frozenset[int]] = ()) -> lis
         limit = section.max_problems
         num_left_out = sum(limit is None or problem < limit for problem in out)
         number = section.samples_of(env)
-        sets.append(EvaluationSet(env.label, spec, number, config.seed, hashes, is_chat, num_left_out))
+        sets.append(EvaluationSet(env.label, spec, number, config.seed, hashes, is_chat, out, num_left_out))
     if problems:
         raise ConfigError(problems)
     return sets

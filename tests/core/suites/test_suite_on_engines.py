@@ -99,6 +99,7 @@ def test_two_models_on_the_shared_sets_killed_resumed_and_scored_again(
     assert start(*arguments).wait(900) == 0, output.read_text()
 
     check_answers(out)
+    sizes = {key: row["problems_of_set"] for key, row in table(out).items()}
     after = {row.problem: row for row in read_answers(aime)}
     assert len(before) >= 2 and before.items() <= after.items()  # nothing was sampled twice
 
@@ -110,6 +111,7 @@ def test_two_models_on_the_shared_sets_killed_resumed_and_scored_again(
     assert start(*arguments, gate, "--rescore").wait(300) == 0, output.read_text()
     print(f"scored again in {time.monotonic() - begun:.1f} s")
     assert {float(row["unparsable"]) for row in table(out).values() if row["unparsable"]} == {1.0}
+    assert {key: row["problems_of_set"] for key, row in table(out).items()} == sizes  # without what is too long
     assert [it.text for row in read_answers(aime) for it in row.answers] == [
         it.text for problem in after for it in after[problem].answers
     ]

@@ -15,7 +15,7 @@ from tests.core.suites.answering_server import AnsweringServer, answering_server
 from tgpo_ray import cli
 from tgpo_ray.config import ConfigError
 from tgpo_ray.suites import evaluate_suite, open_suite, rescore_suite, write_tables
-from tgpo_ray.suites.answers_file import read_answers, read_header
+from tgpo_ray.suites.answers_file import read_answers, read_header, replace_answers
 from tgpo_ray.suites.suite_config import SuiteConfig
 from tgpo_ray.suites.tables import notes
 from tgpo_ray.suites.work import sets_of
@@ -206,6 +206,21 @@ def test_a_table_says_how_many_prompts_were_too_long(server: AnsweringServer, su
     sets = {"small": replace(figures[0].sets["small"], num_left_out=2)}
     (line,) = [line for line in notes(suite, [replace(figures[0], sets=sets)]) if "too long" in line]
     assert "small: 2 problems are in no figure" in line
+
+
+def test_scoring_again_knows_which_prompts_were_too_long(
+    server: AnsweringServer, suite_file: Path, tmp_path: Path
+) -> None:
+    suite = open_suite(str(suite_file))
+    evaluated(suite, tmp_path, server.url)
+    (path,) = tmp_path.glob("*/small.jsonl")
+    assert read_header(path)["left_out"] == []
+    kept = [row for row in read_answers(path) if row.problem not in (2, 3)]
+    replace_answers(path, read_header(path) | {"left_out": [2, 3, NUM_ROWS]}, iter(kept))
+    (model,) = rescore_suite(suite, suite.chosen([server.url]), tmp_path, lambda line: None)
+    small = model.sets["small"]
+    assert (small.num_problems, small.num_expected, small.num_left_out) == (NUM_ROWS - 2, NUM_ROWS - 2, 2)
+    assert read_header(path)["left_out"] == [2, 3, NUM_ROWS]
 
 
 def test_a_server_without_the_model_is_refused(server: AnsweringServer, suite_file: Path, tmp_path: Path) -> None:
