@@ -18,6 +18,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
 import sys
 import tempfile
 import time
@@ -223,7 +224,7 @@ def exported(learner: Learner, folder: Path) -> str:
 
 
 def _described(error: BaseException) -> str:
-    text = str(error).replace(tempfile.gettempdir(), "...")
+    text = re.sub(rf"model '{re.escape(tempfile.gettempdir())}[^']*': ", "", str(error))  # a folder of this run
     return f"{type(error).__name__}: {' '.join(text.split())}"[:160]
 
 

@@ -16,7 +16,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tgpo_ray.algorithms import SFTConfig, TGPOConfig
-from tgpo_ray.config import EnvConfig, EvaluationEnvConfig, LoraConfig, TeacherConfig, format_bytes
+from tgpo_ray.config import (
+    EnvConfig,
+    EvaluationEnvConfig,
+    LoraConfig,
+    TeacherConfig,
+    format_bytes,
+    known_algorithms,
+    resolve_algorithm,
+)
 
 PAGE = Path(__file__).with_name("configuration.md")
 FIRST = ("model", "teachers", "envs", "env_runners", "learners", "training", "guidance")
@@ -43,6 +51,22 @@ def sections() -> dict[str, type[BaseModel]]:
         assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
         models[f"{name} (SFT)"] = annotation
     return models
+
+
+def further() -> dict[tuple[str, str, str, str], list[str]]:
+    """Row (key, type, default, description) -> the methods that have it, where TGPO and SFT's tables do not."""
+    known = {(name.partition(" ")[0], key) for name, model in sections().items() for key in model.model_fields}
+    rows: dict[tuple[str, str, str, str], list[str]] = {}
+    for method in sorted(known_algorithms()):
+        config = resolve_algorithm(method)
+        for section, field in config.model_fields.items():
+            if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+                continue
+            for key, it in field.annotation.model_fields.items():
+                if key != "root" and (section, key) not in known:
+                    row = (f"{section}.{key}", *cells_of(key, it))
+                    rows.setdefault(row, []).append(method)
+    return rows
 
 
 def type_name(annotation: Any) -> str:
@@ -78,20 +102,34 @@ def default_of(field: FieldInfo) -> str:
     return str(value)
 
 
+def cells_of(key: str, field: FieldInfo) -> tuple[str, str, str]:
+    """Type, default and description."""
+    kind, default = type_name(field.annotation), default_of(field)
+    if key.endswith("_memory"):
+        default = default if default == "auto" else format_bytes(float(default))
+        kind = "bytes, as 40GiB" + " | auto" * (default == "auto")
+    return kind, f"`{default}`", field.description or ""
+
+
+def line(*cells: str) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
 def table(name: str, model: type[BaseModel]) -> str:
     rows = [f"### `{name}`", "", "| key | type | default | |", "|---|---|---|---|"]
-    for key, field in model.model_fields.items():
-        kind, default = type_name(field.annotation), default_of(field)
-        if key.endswith("_memory"):
-            default = default if default == "auto" else format_bytes(float(default))
-            kind = "bytes, as 40GiB" + " | auto" * (default == "auto")
-        cells = (f"`{key}`", kind, f"`{default}`", field.description or "")
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    rows += [line(f"`{key}`", *cells_of(key, field)) for key, field in model.model_fields.items()]
+    return "\n".join(rows)
+
+
+def further_table() -> str:
+    rows = ["### Keys of other methods", "", "| key | methods | type | default | |", "|---|---|---|---|---|"]
+    for (key, *cells), methods in sorted(further().items(), key=lambda row: row[0]):
+        rows.append(line(f"`{key}`", ", ".join(methods), *cells))
     return "\n".join(rows)
 
 
 def main() -> None:
-    tables = "\n\n".join(table(name, model) for name, model in sections().items())
+    tables = "\n\n".join([*(table(name, model) for name, model in sections().items()), further_table()])
     script = Path(__file__).name
     write_or_check({PAGE: with_part(PAGE, script, tables)}, script)
 

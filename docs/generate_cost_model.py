@@ -24,7 +24,7 @@ PRESET, CLUSTER, MEANS = "yaml/paper/7b/tgpo_annealing.yaml", "8xH100-80GB", (20
 def example() -> str:
     page = StringIO()
     config = AlgorithmConfig.from_yaml(ROOT / PRESET)
-    console = Console(file=page, width=118, color_system=None)
+    console = Console(file=page, width=80, color_system=None)
     plan_on_cluster(config, CLUSTER, console, mean_prompt=MEANS[0], mean_response=MEANS[1])
     output = "\n".join(line.rstrip() for line in page.getvalue().splitlines())
     command = f"$ tgpo-ray plan {PRESET} --cluster {CLUSTER} --mean-prompt {MEANS[0]:g} --mean-response {MEANS[1]:g}"

@@ -54,7 +54,8 @@ class LookupTables:
     def believed(self, role: str, table: int, state: int, draw: random.Random) -> int:
         """The next state as the base policy (`policy`) or the teacher would write it.
 
-        The base policy takes any state, all equally likely, after a table that it does not know.
+        After a table that it does not know, the base policy takes any state, all equally likely. With `unknown: unseen`
+        the environment leaves that state out of what the policy learns from.
         """
         right = self.right[table][state]
         if role == POLICY:

@@ -1,4 +1,4 @@
-"""`tgpo/Math-v0`: mathematics problems from a file, scored by math-verify."""
+"""`tgpo/Math-v0`: mathematics problems from a file, scored by rules of answers that read formulas with math-verify."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from tgpo_ray.config import AlgorithmConfig
 from tgpo_ray.train import quiet_other_packages
 
 METRIC = "evaluation/accuracy"
-TASK = {"digits": [1, 1]}
+TASK = {"operation": "add", "digits": [1, 1]}
 
 
 def main() -> int:
@@ -60,7 +60,18 @@ def tiny_run(folder: Path) -> AlgorithmConfig:
     """A run of TGPO on additions, with models that are made where the folder lacks them."""
     models = folder / "models"
     if not models.is_dir():
-        tgpo_ray(["make-models", "--env", "tgpo/Arithmetic-v0", "--kwargs", "digits=[1,1]", "--to", str(models)])
+        tgpo_ray(
+            [
+                "make-models",
+                "--env",
+                "tgpo/Arithmetic-v0",
+                "--kwargs",
+                "operation=add",
+                "digits=[1,1]",
+                "--to",
+                str(models),
+            ]
+        )
     config = TGPOConfig(name="weight").environment("tgpo/Arithmetic-v0", env_config=TASK)
     config.models(path=str(models / "policy"))
     config.teachers(path=str(models / "teacher"), num_cpus_per_replica=0.5, kv_cache_memory="64MiB")

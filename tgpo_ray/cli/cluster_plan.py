@@ -85,10 +85,10 @@ def shortages(found: Estimate) -> Iterator[str]:
 def memory_table(found: Estimate) -> Table:
     """Returns GiB on a card of each kind of actor; of learners also with the other choice of checkpointing."""
     title = f"Memory on a card of {found.cluster.text}, GiB ({CARD_SHARE:.0%} of a card is planned for)"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("who")
-    for name in ("weights", "gradients", "optimizer", "activations", "KV cache", "logits", "total", "of", "host"):
-        table.add_column(name, justify="right")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("who", overflow="fold")
+    for name in ("weights", "grads", "optim.", "activ.", "KV", "logits", "total", "of", "host"):
+        table.add_column(name, justify="right", no_wrap=True)  # 80 columns have room for all
     for actor in found.actors:
         for who, memory in _memories(actor):
             cells = [_gib(getattr(memory, part)) for part in PARTS]
@@ -100,7 +100,7 @@ def _memories(actor: Actor) -> Iterator[tuple[str, Memory]]:
     yield actor.kind, actor.memory(actor.count)
     if isinstance(actor, Learners):
         other = not actor.checkpointing
-        label = f"  {'with' if other else 'without'} checkpointing"
+        label = "  checkpointing" if other else "  no checkpointing"
         yield label, actor.memory_with(actor.count, checkpointing=other)
 
 

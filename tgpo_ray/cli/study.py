@@ -34,12 +34,13 @@ def study(options: argparse.Namespace) -> int:
         write_page,
     )
 
-    whole = load_study(options.study, options.overrides)
+    names, behind = _apart(options.variants)
+    whole = load_study(options.study, [*options.overrides, *behind])
     folder = folder_of(whole)
     if options.page:
         print(write_page(whole, outcomes(whole, str(folder)), _there(folder)))
         return 0
-    part = _chosen(whole, options.variants)
+    part = _chosen(whole, names)
     if options.plan:
         return _list(part)
     prepare(part, lambda text: print(text, flush=True))
@@ -53,6 +54,13 @@ def study(options: argparse.Namespace) -> int:
     if left := unfinished(part, str(folder)):
         print(f"{len(left)} of {len(made)} runs are not finished: start the same command again to go on", flush=True)
     return int(bool(left) or any(outcome.trial.state == "failed" for outcome in found))
+
+
+def _apart(words: list[str] | None) -> tuple[list[str] | None, list[str]]:
+    """The names of variants, and the overrides that were written behind them."""
+    if words is None:
+        return None, []
+    return [word for word in words if "=" not in word] or None, [word for word in words if "=" in word]
 
 
 def _there(folder: Path) -> Path:

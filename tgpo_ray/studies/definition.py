@@ -85,6 +85,11 @@ class Preparation(Strict):
 
     creates: str = Field(description="File or folder that the command writes; {seed}: one for each seed.")
     run: str = Field(description="Command line without a shell; `tgpo-ray` and `python` are this installation's.")
+    variants: list[str] | None = Field(
+        default=None,
+        description="Only where one of these is run, of which a study that extends this one may lack some; null: "
+        "always.",
+    )
 
 
 class Figure(Strict):

@@ -218,7 +218,12 @@ def _shown(value: Any) -> str:
 
 
 def preparations(study: StudyConfig) -> Iterator[tuple[str, str]]:
-    """Yields (what is created, command line) of each preparation, one for each seed where it names `{seed}`."""
+    """Yields (what is created, command line) of each preparation, one for each seed where it names `{seed}`.
+
+    What only other variants need is left out.
+    """
     for step in study.prepare:
+        if step.variants is not None and not set(step.variants) & set(study.variants):
+            continue
         for seed in study.seeds if SEED in step.creates else study.seeds[:1]:
             yield filled(step.creates, {SEED: str(seed)}), filled(step.run, {SEED: str(seed)})

@@ -113,6 +113,16 @@ def test_make_models_explains_data_that_it_cannot_use(
     assert not (elsewhere / "models").exists()
 
 
+def test_overrides_of_a_study_may_stand_behind_its_variants(capsys: pytest.CaptureFixture[str]) -> None:
+    study = str(YAML / "studies" / "methods.yaml")
+    assert cli.main(["study", study, "--plan", "--variants", "grpo", "tgpo_far", "seeds=[5]"]) == 0
+    printed = capsys.readouterr().out
+    assert "2 runs" in printed and "grpo-seed5" in printed and "tgpo_far-seed5" in printed
+    assert "traces-far" not in printed  # which neither of the two reads
+    assert cli.main(["study", study, "--plan", "--variants", "grpo", "nope"]) == 2
+    assert "no variant 'nope'" in capsys.readouterr().err
+
+
 def test_report_compares_run_folders(tmp_path: Path, elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, accuracy in (("TGPO", 0.5), ("GRPO", 0.4)):
         folder = tmp_path / name

@@ -30,7 +30,7 @@ def test_the_plan_on_a_cluster_names_memory_seconds_waits_and_the_best_split(cap
     text = capsys.readouterr().out
     for who in ("learner", "env runner", "teacher default"):
         assert len(re.findall(rf"^ +{who} ", text, flags=re.MULTILINE)) == 3  # memory, as configured, best split
-    assert "without checkpointing" in text
+    assert "no checkpointing" in text
     assert text.count("slowest") == 1
     assert "mean prompt 200, mean response 3000 tokens, at most 8192\n" in text
     assert re.search(

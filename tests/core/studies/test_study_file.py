@@ -13,7 +13,8 @@ from tgpo_ray.config import ConfigError, dump_yaml, load_yaml
 from tgpo_ray.studies import configs, load_study, points
 from tgpo_ray.studies.points import config_of, preparations
 
-STUDIES = [path for path in sorted((YAML / "studies").rglob("*.yaml")) if path.name != "sizes.yaml"]
+PARTS = ("sizes.yaml", "paper_data.yaml", "traces.yaml")  # no studies by themselves
+STUDIES = [path for path in sorted((YAML / "studies").rglob("*.yaml")) if path.name not in PARTS]
 
 
 def write(path: Path, **data: Any) -> Path:
@@ -198,11 +199,21 @@ def test_preparations_are_made_for_each_seed_where_they_name_it() -> None:
     ]
 
 
+def test_what_only_other_variants_need_is_not_prepared() -> None:
+    steps = [{"creates": "all", "run": "python x"}, {"creates": "of_b", "run": "python y", "variants": ["b", "gone"]}]
+    study = make_study(prepare=steps, variants={"a": {}, "b": {}}, baseline="a")
+    assert [path for path, _ in preparations(study)] == ["all", "of_b"]
+    kept = study.model_copy(update={"variants": {"a": study.variants["a"]}})
+    assert [path for path, _ in preparations(kept)] == ["all"]
+
+
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.relative_to(YAML).as_posix())
 def test_every_study_of_the_tree_makes_valid_runs(path: Path) -> None:
     study = load_study(path)
     for name, config in configs(study.model_copy(update={"seeds": study.seeds[:1]}), "runs").items():
         assert list(config.rules()) == [], name
+        measured = {f"evaluation/{env.label}/accuracy" for env in config.evaluation.envs}
+        assert {part for parts in study.averages.values() for part in parts} <= measured, name
 
 
 @pytest.mark.parametrize("name", ["table1", "table2", "table3", "fig2", "fig5"])

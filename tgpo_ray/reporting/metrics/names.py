@@ -83,7 +83,9 @@ METRICS: dict[str, MetricInfo] = {
     "guidance/gradient_norm": MetricInfo(
         "nats/token", "estimate of the norm of guidance's gradient on the logits, weight and gate included"
     ),
-    "policy/gradient_norm": MetricInfo("nats/token", "the same of the policy loss's gradient, before the clip"),
+    "policy/gradient_norm": MetricInfo(
+        "nats/token", "estimate of the norm of the policy loss's gradient on the logits, before the clip"
+    ),
     "guidance/argmax_agreement": MetricInfo(
         "share", "guided tokens where the policy's likeliest token is the teacher's"
     ),
