@@ -48,7 +48,7 @@ def study(options: argparse.Namespace) -> int:
     for config in made.values():
         config.check()
     refuse_changed(part, made, str(folder))
-    run_study(part, made, retry=options.retry, say=lambda text: print(text, flush=True))
+    run_study(part, made, whole=whole, retry=options.retry, say=lambda text: print(text, flush=True))
     found = outcomes(whole, str(folder))
     print(f"page: {write_page(whole, found, folder)}", flush=True)
     if left := unfinished(part, str(folder)):

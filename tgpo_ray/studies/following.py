@@ -23,10 +23,15 @@ from tgpo_ray.studies.page import write_page
 
 
 class StudyCallback(Callback):
-    """A line for each start and end of a run on the terminal, and the page anew after each end."""
+    """A line for each start and end of a run on the terminal, and the page anew after each end.
 
-    def __init__(self, study: StudyConfig, folder: str) -> None:
-        self._study, self._folder = study, folder
+    Args:
+        study: what is run.
+        whole: what the page is of.
+    """
+
+    def __init__(self, study: StudyConfig, whole: StudyConfig) -> None:
+        self._study, self._whole, self._folder = study, whole, str(folder_of(study))
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         print(f"starts {name_of(trial)}", flush=True)
@@ -47,7 +52,7 @@ class StudyCallback(Callback):
         left = len(unfinished(self._study, self._folder))
         print(f"{text}; {left} to go", flush=True)
         with contextlib.suppress(OSError, ValueError):  # a row that is being written; the next page has it
-            write_page(self._study, outcomes(self._study, self._folder), folder_of(self._study))
+            write_page(self._whole, outcomes(self._whole, self._folder), folder_of(self._study))
 
 
 def name_of(trial: Any) -> str:

@@ -69,11 +69,15 @@ def prepare(study: StudyConfig, say: Say) -> None:
             raise RuntimeError(f"prepare: {line!r} has not written {path}, which `creates` names")
 
 
-def run_study(study: StudyConfig, configs: Mapping[str, AlgorithmConfig], *, retry: bool, say: Say) -> None:
+def run_study(
+    study: StudyConfig, configs: Mapping[str, AlgorithmConfig], *, whole: StudyConfig, retry: bool, say: Say
+) -> None:
     """Run what is not finished, and write the page after each run.
 
     Args:
+        study: what is run.
         configs: of every run by name.
+        whole: what the page is of, which may have more variants.
         retry: also run those again that failed, from their last checkpoints.
 
     Raises:
@@ -88,9 +92,9 @@ def run_study(study: StudyConfig, configs: Mapping[str, AlgorithmConfig], *, ret
     try:
         todo = unfinished(study, str(folder), retry=retry)
         if todo:
-            _tune(study, configs, todo, folder, retry, say)
+            _tune(study, whole, configs, todo, retry, say)
     finally:
-        write_page(study, outcomes(study, str(folder)), folder)
+        write_page(whole, outcomes(whole, str(folder)), folder)
         claim.release()
 
 
@@ -109,9 +113,9 @@ def most_at_once(demands: Sequence[Mapping[str, float]], cluster: Mapping[str, f
 
 def _tune(
     study: StudyConfig,
+    whole: StudyConfig,
     configs: Mapping[str, AlgorithmConfig],
     todo: Sequence[Point],
-    folder: Path,
     retry: bool,
     say: Say,
 ) -> ResultGrid:
@@ -126,9 +130,9 @@ def _tune(
         gpus = has_gpus()
         demands = [demand_of(configs[point.name], gpus=gpus) for point in todo]
         at_once = most_at_once(demands, ray.cluster_resources(), study.at_once)
-        say(f"{len(todo)} of {len(configs)} runs are to be made, at most {at_once} at a time: {folder}")
+        say(f"{len(todo)} of {len(configs)} runs are to be made, at most {at_once} at a time: {folder_of(study)}")
         places = [_place(point, configs[point.name]) for point in todo]
-        return _tuner(study, places, folder, at_once, retry, say).fit()
+        return _tuner(study, whole, places, at_once, retry, say).fit()
     finally:
         if owns_ray:
             ray.shutdown()
@@ -140,13 +144,19 @@ def _place(point: Point, config: AlgorithmConfig) -> dict[str, Any]:
 
 
 def _tuner(
-    study: StudyConfig, places: Sequence[Mapping[str, Any]], folder: Path, at_once: int, retry: bool, say: Say
+    study: StudyConfig,
+    whole: StudyConfig,
+    places: Sequence[Mapping[str, Any]],
+    at_once: int,
+    retry: bool,
+    say: Say,
 ) -> Any:
     """A new Tuner, or for a scheduler the one that was interrupted: it knows what it has seen of every run."""
     from ray import tune
 
     from tgpo_ray.studies.following import StudyCallback
 
+    folder = folder_of(study)
     function = reserving_nothing(_trial_function(str(folder), os.getcwd(), study.pbt.every if study.pbt else None))
     told = json.dumps(study.model_dump(mode="json", exclude={"title", "notes", "at_once"}), sort_keys=True)
     experiment = hashlib.sha256(told.encode()).hexdigest()[:8]
@@ -168,7 +178,7 @@ def _tuner(
             name=experiment if keeps_state else f"{experiment}-{os.urandom(3).hex()}",
             storage_path=join(str(folder), TUNE),
             failure_config=tune.FailureConfig(max_failures=study.retries),
-            callbacks=[StudyCallback(study, str(folder))],
+            callbacks=[StudyCallback(study, whole)],
             verbose=0,
         ),
     )

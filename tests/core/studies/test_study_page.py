@@ -175,9 +175,12 @@ def test_how_many_runs_are_to_go_counts_those_that_tune_has_not_made_yet(
     write_run(study, first, [{"iteration": 10, "evaluation/accuracy": 0.5}])
     write_run(study, second, [], FAILED, "no memory")
     trial = SimpleNamespace(custom_trial_name=first.name)
-    StudyCallback(study, str(folder_of(study))).on_trial_complete(0, [trial], trial)
+    StudyCallback(study, study).on_trial_complete(0, [trial], trial)
     assert capsys.readouterr().out == f"ended {first.name}; 2 to go\n"
-    assert (folder_of(study) / "report.html").exists()
+    part = study.model_copy(update={"variants": {"grpo": study.variants["grpo"]}, "baseline": None})
+    StudyCallback(part, study).on_trial_complete(0, [trial], trial)
+    assert capsys.readouterr().out == f"ended {first.name}; 1 to go\n"
+    assert "1 of 4 runs have finished." in Page((folder_of(study) / "report.html").read_text()).text  # of all variants
 
 
 def place_of(study: StudyConfig) -> dict[str, Any]:
