@@ -165,15 +165,14 @@ class LUFFY(GRPO[LUFFYConfig]):
         return super().check_metrics(metrics) | {"guidance/traced_groups": self.traces.reset_counts()}
 
     def advantages(self, groups: Sequence[SampledGroup]) -> list[np.ndarray]:
-        training = self.config.training
-        return [  # (G,) each, the trace's included
-            compared_with(
-                self.rewards(group),
-                np.array([training.trace_in_mean or not is_joined(info) for info in group.infos]),
-                standardized=training.standardize_advantages,
-            )
-            for group in groups
-        ]
+        """(G,) for each group, the trace's included. A supervised trace has none, whatever its reward."""
+        training, found = self.config.training, []
+        for group in groups:
+            of_traces = np.array([is_joined(info) for info in group.infos])
+            counted = ~of_traces | training.trace_in_mean
+            advantages = compared_with(self.rewards(group), counted, standardized=training.standardize_advantages)
+            found.append(np.where(of_traces & self.supervises, 0.0, advantages))
+        return found
 
     @property
     def supervises(self) -> bool:
