@@ -60,18 +60,8 @@ def tiny_run(folder: Path) -> AlgorithmConfig:
     """A run of TGPO on additions, with models that are made where the folder lacks them."""
     models = folder / "models"
     if not models.is_dir():
-        tgpo_ray(
-            [
-                "make-models",
-                "--env",
-                "tgpo/Arithmetic-v0",
-                "--kwargs",
-                "operation=add",
-                "digits=[1,1]",
-                "--to",
-                str(models),
-            ]
-        )
+        kwargs = ["operation=add", "digits=[1,1]"]
+        tgpo_ray(["make-models", "--env", "tgpo/Arithmetic-v0", "--kwargs", *kwargs, "--to", str(models)])
     config = TGPOConfig(name="weight").environment("tgpo/Arithmetic-v0", env_config=TASK)
     config.models(path=str(models / "policy"))
     config.teachers(path=str(models / "teacher"), num_cpus_per_replica=0.5, kv_cache_memory="64MiB")
