@@ -1,6 +1,6 @@
 """Draws docs/study.svg, held-out accuracy over the updates in several studies, from the folders of their runs.
 
-tgpo-ray study yaml/studies/lookup_chain/n64.yaml seeds=[0,1] num_cpus=8 at_once=2      # the runs, beforehand
+tgpo-ray study yaml/studies/lookup_chain/n64.yaml num_cpus=8 at_once=2     # beforehand; of seeds 0 to 4 what is there
 python docs/draw_study.py yaml/studies/lookup_chain/n64.yaml yaml/studies/lookup_chain/n256.yaml
 """
 

@@ -51,18 +51,19 @@ Say = Callable[[str], None]
 
 
 def prepare(study: StudyConfig, say: Say) -> None:
-    """Run the commands whose files are not there.
+    """Run the commands whose files are not there. Those that need a cluster join the study's.
 
     Raises:
         RuntimeError: a command failed, or left no file.
     """
+    environment = os.environ | ({"RAY_ADDRESS": study.address} if study.address else {})
     for path, line in preparations(study):
         if Path(path).expanduser().exists():
             continue
         say(f"prepares {path}: {line}")
         words = shlex.split(line)
         command = [sys.executable, *PROGRAMS[words[0]], *words[1:]] if words[0] in PROGRAMS else words
-        status = subprocess.run(command, check=False).returncode
+        status = subprocess.run(command, env=environment, check=False).returncode
         if status:
             raise RuntimeError(f"prepare: {line!r} ended with status {status}")
         if not Path(path).expanduser().exists():

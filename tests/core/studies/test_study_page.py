@@ -256,6 +256,18 @@ def test_a_preparation_runs_where_its_file_is_not_there(tmp_path: Path, monkeypa
         prepare(study, said.append)
 
 
+def test_a_preparation_joins_the_cluster_of_the_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "write.py").write_text(
+        "import os, sys; open(sys.argv[1], 'w').write(os.environ.get('RAY_ADDRESS', 'a local one'))"
+    )
+    for name, address, expected in (("here", None, "a local one"), ("there", "10.0.0.1:6379", "10.0.0.1:6379")):
+        steps = [{"creates": name, "run": f"python write.py {name}"}]
+        prepare(make_study(tmp_path, prepare=steps, address=address), lambda line: None)
+        assert (tmp_path / name).read_text() == expected
+
+
 def test_the_plan_has_whole_names_what_is_reserved_and_what_would_be_prepared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
