@@ -28,7 +28,12 @@ class EvaluationSet:
     hashes: Mapping[int, str]  # of the prompts, by problem
     is_chat: bool
     left_out: frozenset[int] = frozenset()  # problems whose prompts are too long for the model, of the whole set
-    num_left_out: int = 0  # of them those that `max_problems` would have used
+    max_problems: int | None = None  # only the first of the set
+
+    @property
+    def num_left_out(self) -> int:
+        """Of the problems that are left out, the number of those that `max_problems` would have used."""
+        return sum(self.max_problems is None or problem < self.max_problems for problem in self.left_out)
 
     def tasks(self, env_index: int, problems: Sequence[int]) -> list[Task]:
         """The tasks of these problems for runners."""
@@ -65,10 +70,8 @@ def sets_of(config: SuiteConfig, left_out: Sequence[frozenset[int]] = ()) -> lis
         except Exception as error:  # a user's environment may raise anything
             problems.append(f"{env.label} ({spec.id}): {explained(spec.id, error)}")
             continue
-        limit = section.max_problems
-        num_left_out = sum(limit is None or problem < limit for problem in out)
-        number = section.samples_of(env)
-        sets.append(EvaluationSet(env.label, spec, number, config.seed, hashes, is_chat, out, num_left_out))
+        number, limit = section.samples_of(env), section.max_problems
+        sets.append(EvaluationSet(env.label, spec, number, config.seed, hashes, is_chat, out, limit))
     if problems:
         raise ConfigError(problems)
     return sets
