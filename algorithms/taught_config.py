@@ -15,6 +15,7 @@ from tgpo_ray.config import (
     Section,
     Share,
     TeachersConfig,
+    is_metric,
     section,
 )
 
@@ -122,6 +123,12 @@ class TaughtConfig(OnPolicyConfig):
         yield from super().rules()
         if self.guidance.schedule == "plateau" and not (self.evaluation.envs and self.evaluation.every):
             yield "guidance.schedule: plateau follows evaluations: name evaluation.envs, and set evaluation.every"
+        metric = self.guidance.schedule_options.get("metric")
+        if self.guidance.schedule == "plateau" and metric is not None and not is_metric(str(metric)):
+            yield (
+                f"guidance.schedule_options.metric: no metric has the name {metric!r}: write one of docs/metrics.md, "
+                "as evaluation/accuracy"
+            )
         if not self.needs_teachers:
             return
         names = [name for name, _ in self.teachers.items()]

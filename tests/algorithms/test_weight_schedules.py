@@ -118,3 +118,10 @@ def test_plateau_needs_evaluations_on_the_way():
         config_of("TGPO", **TEACHER, guidance={"schedule": "plateau"}).check(files=False)
     config = config_of("TGPO", **TEACHER, **HELD_OUT, guidance={"schedule": "plateau"})
     assert not [line for line in config.problems(files=False) if "plateau" in line]
+
+
+@pytest.mark.parametrize("metric", ["evaluation/acuracy", "accuracy", 3])
+def test_plateau_is_refused_with_a_figure_that_no_run_writes(metric: Any):
+    guidance = {"schedule": "plateau", "schedule_options": {"metric": metric}}
+    with pytest.raises(ConfigError, match=r"guidance\.schedule_options\.metric: no metric has the name"):
+        config_of("TGPO", **TEACHER, **HELD_OUT, guidance=guidance).check(files=False)

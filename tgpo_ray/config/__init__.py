@@ -19,6 +19,7 @@ from tgpo_ray.config.run_sections import (
     ReferenceConfig,
     TraceFileConfig,
     WeightSyncConfig,
+    is_metric,
 )
 from tgpo_ray.config.sampling_rules import greedy_problems, temperature_problems
 from tgpo_ray.config.schema import json_schema
@@ -84,6 +85,7 @@ __all__ = [
     "format_bytes",
     "greedy_problems",
     "import_object",
+    "is_metric",
     "json_schema",
     "known_algorithms",
     "load_file",
