@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +17,7 @@ from tgpo_ray.config import (
     Seed,
     Strict,
     apply_override,
+    is_metric,
     load_file,
     parse_override,
     problems_of,
@@ -24,7 +26,7 @@ from tgpo_ray.config import (
 
 Base = str | list[str] | dict[str, Any]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
-EXTENDS, SET, VALUES, HERE, SEED = "extends", "set", "values", "{here}", "{seed}"
+EXTENDS, KEEPS, SET, VALUES, HERE, SEED = "extends", "keeps", "set", "values", "{here}", "{seed}"
 
 
 class Variant(Strict):
@@ -151,18 +153,23 @@ class StudyConfig(Strict):
         return self
 
     def _problems(self) -> Iterable[str]:
-        known = ", ".join(self.variants)
+        there = ", ".join(self.variants)
         if self.baseline is not None and self.baseline not in self.variants:
-            yield f"baseline: no variant {self.baseline!r}; there is: {known}"
+            yield f"baseline: no variant {self.baseline!r}; there is: {there}"
         for figure in self.figures:
             for name in set(figure.variants or ()) - set(self.variants):
-                yield f"figures: no variant {name!r}; there is: {known}"
+                yield f"figures: no variant {name!r}; there is: {there}"
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             yield f"seeds: needs different numbers, at least 1, got {self.seeds}"
         if self.asha and self.pbt:
             yield "asha and pbt: both are schedulers, keep one"
         if (self.asha or self.pbt) and self.metric.startswith("average/"):
             yield f"metric: {self.metric} is the page's own; a scheduler needs one of the rows, as evaluation/accuracy"
+        for name in [self.metric, *(self.metrics or ()), *itertools.chain.from_iterable(self.averages.values())]:
+            section, _, rest = name.partition("/")
+            known = rest in self.averages if section == "average" else section != "evaluation" or is_metric(name)
+            if not known:
+                yield f"metric: no run writes {name!r}: write one of docs/metrics.md, or average/<name of `averages`>"
         if self.pbt and self.grid:
             yield "pbt and grid: population-based training changes values while runs go on; write grid or pbt"
         for key in [*{*self.grid} & {*self.search}, *{*self.search} & {*(self.pbt.mutate if self.pbt else ())}]:
@@ -205,12 +212,28 @@ def _with_extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     for holder in [data, *_variants(data).values()]:
         if isinstance(holder, dict) and "base" in holder:
             holder["base"] = _beside(path, holder["base"])
-    extended = data.pop(EXTENDS, [])
-    for name in reversed([extended] if isinstance(extended, str) else extended):
-        lower = _with_extended(path.parent / name, (*above, path.resolve()))
+    extended, kept = data.pop(EXTENDS, []), data.pop(KEEPS, None)
+    files = [path.parent / name for name in ([extended] if isinstance(extended, str) else extended)]
+    below = [_with_extended(file, (*above, path.resolve())) for file in files]
+    for lower in reversed(_keeping(below, kept, path)):
         lower.pop("name", None)
         data = _over(lower, data)
     return data
+
+
+def _keeping(below: list[dict[str, Any]], kept: list[str] | None, path: Path) -> list[dict[str, Any]]:
+    """The extended studies with those of their variants alone that `keeps` names; all, where there is no such key.
+
+    Raises:
+        ConfigError: a name that is none of their variants.
+    """
+    if kept is None:
+        return below
+    known = {name for lower in below for name in _variants(lower)}
+    if not isinstance(kept, list) or set(kept) - known:
+        there = ", ".join(sorted(known)) or "none, because it extends no study"
+        raise ConfigError([f"keeps: must be a list of variants of the extended study ({there}), got {kept}"], str(path))
+    return [{**lower, "variants": {n: v for n, v in _variants(lower).items() if n in kept}} for lower in below]
 
 
 def _over(lower: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:

@@ -127,7 +127,10 @@ def test_members_of_a_population_may_begin_alike_and_searched_values_are_tried_o
         ({"search": {"training.lr": {"loguniform": [0.0, 0.5]}}}, "numbers above 0"),
         ({"search": {"training.lr": {}}}, "write one of choice, uniform, loguniform, randint, got none"),
         ({"paper_figures": [3]}, "2, 4, 5 or 6"),
-        ({"asha": {}, "metric": "average/all"}, "a scheduler needs one of the rows"),
+        ({"asha": {}, "metric": "average/all", "averages": {"all": []}}, "a scheduler needs one of the rows"),
+        ({"metric": "average/all"}, "metric: no run writes 'average/all'"),
+        ({"metric": "evaluation/acuracy"}, "metric: no run writes 'evaluation/acuracy'"),
+        ({"averages": {"all": ["evaluation/A/acc"]}}, "metric: no run writes 'evaluation/A/acc'"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
@@ -181,6 +184,18 @@ def test_a_study_that_extends_another_changes_a_number_in_all_its_texts(tmp_path
     assert load_study(tmp_path / "n9.yaml", ["values.n=7"]).title == "7 problems"
     with pytest.raises(ConfigError, match=r"values: \{seed\} has a meaning of its own"):
         load_study(tmp_path / "n9.yaml", ["values.seed=7"])
+
+
+def test_a_study_keeps_those_variants_of_the_other_that_it_names(tmp_path: Path) -> None:
+    write(tmp_path / "below.yaml", base=BASE, variants={"a": {}, "b": {"label": "second"}, "c": {}})
+    above = {"extends": "below.yaml", "variants": {"d": {}}}
+    assert list(load_study(write(tmp_path / "two.yaml", **above, keeps=["b", "c"])).variants) == ["b", "c", "d"]
+    assert load_study(tmp_path / "two.yaml").variants["b"].label == "second"
+    assert list(load_study(write(tmp_path / "none.yaml", **above, keeps=[])).variants) == ["d"]
+    with pytest.raises(ConfigError, match=r"keeps: must be a list of variants of the extended study \(a, b, c\), got"):
+        load_study(write(tmp_path / "unknown.yaml", **above, keeps=["b", "e"]))
+    with pytest.raises(ConfigError, match="none, because it extends no study"):
+        load_study(write(tmp_path / "alone.yaml", base=BASE, keeps=["a"], variants={"a": {}}))
 
 
 def test_a_study_that_extends_itself_is_refused(tmp_path: Path) -> None:
