@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .cells import is_missing
 from .choices import LETTERS
 
 MIN_CHOICES, MAX_CHOICES = 2, len(LETTERS)
@@ -61,17 +62,30 @@ def choice_row(
 def _options(row: Mapping[str, Any], names: str | Sequence[str], answer: str) -> tuple[list[str], list[str]]:
     """The texts of the options and their labels, where the file has labels."""
     if not isinstance(names, str):
-        texts = [str(row[name]).strip() for name in names]
+        texts = _texts(row[name] for name in names)
         return (texts if answer in texts else [answer, *texts]), []
     options = row[names]
     if isinstance(options, Mapping) and "text" in options:
-        return [str(text) for text in options["text"]], [str(label) for label in options.get("label", ())]
+        texts, labels = _texts(options["text"]), [str(label).strip() for label in options.get("label", ())]
+        if labels and len(labels) != len(texts):
+            raise ValueError(f"the choices have {len(texts)} texts and {len(labels)} labels: each needs one")
+        return texts, labels
     if isinstance(options, str | bytes | Mapping) or not hasattr(options, "__iter__"):
         raise ValueError(
             f"the choices must be a list of texts, got {type(options).__name__} {options!r:.100}: write a JSON list "
             'such as ["one", "two"] instead of one text'
         )
-    return [str(text) for text in options], []
+    return _texts(options), []
+
+
+def _texts(options: Iterable[Any]) -> list[str]:
+    """The options' texts without the blanks around them."""
+    texts = []
+    for option in options:
+        if isinstance(option, list | tuple | Mapping) or is_missing(option):
+            raise ValueError(f"each choice must be a text or a number, got {option!r:.100}")
+        texts.append(str(option).strip())
+    return texts
 
 
 def _counted(answer: Any, first: int, count: int) -> int:

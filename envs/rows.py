@@ -174,8 +174,9 @@ def _read_jsonl(file: Path) -> Iterator[Row]:
                 continue
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as failure:
-                raise ValueError(f"{file}, line {number} is not JSON: {failure.msg}") from failure
+            except ValueError as failure:  # also a whole number of more digits than Python reads
+                message = getattr(failure, "msg", failure)
+                raise ValueError(f"{file}, line {number} is not JSON: {message}") from failure
             if not isinstance(row, dict):
                 raise ValueError(f"{file}, line {number} must be a JSON object, got {type(row).__name__}")
             yield row
@@ -207,5 +208,5 @@ def _read_parquet(file: Path) -> Iterator[Row]:
         with parquet.ParquetFile(file) as rows:
             for batch in rows.iter_batches(PARQUET_BATCH):
                 yield from batch.to_pylist()
-    except OSError as failure:  # ArrowInvalid is a ValueError already
+    except (OSError, ValueError) as failure:  # ArrowInvalid is a ValueError
         raise ValueError(f"{file} is no parquet file: {failure}") from failure

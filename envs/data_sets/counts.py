@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 STEPS = {
-    "incomplete": "no problem, answer or trace in the row",
+    "incomplete": "no problem, answer or trace in the row; the answer of a worked solution is in its last \\boxed{}",
     "unreadable answer": "the answer cannot be read whole",
     "duplicate": "the problem occurred before, with the same answer",
     "duplicate, other answer": "the problem occurred before, with another answer; the first one is kept",

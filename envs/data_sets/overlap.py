@@ -14,14 +14,21 @@ MIN_COMMON = 13  # of the longest common subsequence
 MIN_SHARE = 0.6  # of it in the shorter of the two
 
 _IGNORED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;:! ]|\$|~", re.IGNORECASE)
-_TOKEN = re.compile(r"\\?[^\W\d_]+|\d+|[^\w\s]")
+_HAN = r"\u3040-\u30ff\u3400-\u9fff"  # Chinese and Japanese, which are written without blanks: a sign is a word
+_TOKEN = re.compile(rf"[{_HAN}]|\\?[^\W\d_{_HAN}]+|\d+|[^\w\s]")
+_RAISED = re.compile(r"[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")  # NFKC would make 22 of 2 to the power of 2
+_APART = re.compile(
+    r"([\u00bc-\u00be\u2150-\u215e\u2189]|[\u2080-\u2089]+)"
+)  # 11/2 of one and a half, 102 of 10 to base 2
 
 Tokens = tuple[str, ...]
 
 
 def tokens_of(text: str) -> Tokens:
     """The words, numbers and signs of a text, without case, blanks and the spacing of LaTeX."""
-    return tuple(_TOKEN.findall(_IGNORED.sub(" ", unicodedata.normalize("NFKC", text)).lower()))
+    apart = _APART.sub(r" \1", _RAISED.sub(r"^\g<0>", text))
+    plain = unicodedata.normalize("NFKC", apart).replace("\N{FRACTION SLASH}", "/")
+    return tuple(_TOKEN.findall(_IGNORED.sub(" ", plain).lower()))
 
 
 def fingerprint(tokens: Sequence[str]) -> bytes:

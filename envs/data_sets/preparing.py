@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 from ..row_store import Row
@@ -15,7 +16,7 @@ from ..rows import stream_rows
 from ..verifiers.math_answer import check_gold
 from .counts import AFTER_TRACE, Counts
 from .overlap import MIN_SHARE, NGRAM, EvaluationProblems, fingerprint, tokens_of
-from .sources import MEANINGS, SOURCES, Columns, Source
+from .sources import MEANINGS, PROBLEM_COLUMNS, SOURCES, Columns, Source
 from .traces import TraceFile, TraceVerifier
 
 
@@ -135,22 +136,31 @@ def prepare(preparation: Preparation, target: Path) -> Preparation:
     """Writes the training file and, beside it, `<name>.removed.jsonl`; both get their names when they are complete.
 
     Raises:
+        FileExistsError: one of the files that belong together is there already.
         FileNotFoundError, ImportError, ValueError: the data set cannot be read, a column is missing, or no row is left.
     """
+    refuse_existing(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial, removed = beside(target, ".jsonl.partial"), beside(target, ".removed.jsonl.partial")
-    try:
+    with TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
+        partial, removed = Path(folder, "rows.jsonl"), Path(folder, "removed.jsonl")
         _write(preparation, partial, removed)
         if not preparation.counts.written:
             reasons = ", ".join(f"{count} {reason}" for reason, count, _ in preparation.counts.table()) or "it is empty"
             raise ValueError(f"{preparation.path}: no row is left of {preparation.counts.read} ({reasons})")
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        removed.unlink(missing_ok=True)
-        raise
-    removed.rename(beside(target, ".removed.jsonl"))
-    partial.rename(target)
+        removed.rename(beside(target, ".removed.jsonl"))
+        partial.rename(target)
     return preparation
+
+
+def refuse_existing(target: Path) -> None:
+    """Refuses a training file of which one of the files that belong to it is there already.
+
+    Raises:
+        FileExistsError: it names the file.
+    """
+    for ending in (".jsonl", ".removed.jsonl", ".md"):
+        if (path := beside(target, ending)).exists():
+            raise FileExistsError(f"{path} exists already: name another file than {target}, or move it away")
 
 
 def _write(preparation: Preparation, target: Path, removed: Path) -> None:
@@ -165,26 +175,38 @@ def _write(preparation: Preparation, target: Path, removed: Path) -> None:
 
 
 def evaluation_problems(
-    paths: Sequence[str], *, ngram: int = NGRAM, min_share: float = MIN_SHARE
+    paths: Sequence[str], *, columns: Sequence[str] = (), ngram: int = NGRAM, min_share: float = MIN_SHARE
 ) -> EvaluationProblems:
     """Returns the problems of evaluation sets, each called by its path.
 
+    Args:
+        columns: names that the column of problems may have, beside the usual ones.
+
     Raises:
-        FileNotFoundError, ImportError, ValueError: a set cannot be read, is empty, or has no column of problems.
+        FileNotFoundError, ImportError, ValueError: a set cannot be read, is empty, has no column of problems, or a row
+            without one: it would count as compared.
     """
     found = EvaluationProblems(ngram=ngram, min_share=min_share)
     for path in paths:
-        found.add(path, _problems(path))
+        found.add(path, _problems(path, columns))
         if path not in found.sizes:
             raise ValueError(f"--against: {path} has no rows")
     return found
 
 
-def _problems(path: str) -> Iterator[str]:
+def _problems(path: str, names: Sequence[str]) -> Iterator[str]:
+    source = replace(SOURCES["file"], columns={"problem": (*names, *PROBLEM_COLUMNS)})
     columns = None
-    for row in stream_rows(path):
-        columns = columns or Columns.of(SOURCES["file"], {}, row, ("problem",), path)
-        yield columns.values(row)["problem"] or ""
+    for number, row in enumerate(stream_rows(path)):
+        columns = columns or Columns.of(source, {}, row, ("problem",), path, option="--against-columns <column>")
+        try:
+            text = columns.values(row)["problem"]
+        except ValueError as failure:
+            raise ValueError(f"--against: {path}, row {number}: {failure}") from failure
+        if not text:
+            name = columns.names["problem"]
+            raise ValueError(f"--against: {path}, row {number} has no text in its column {name!r}: take the row out")
+        yield text
 
 
 def beside(target: Path, ending: str) -> Path:

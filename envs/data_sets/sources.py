@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..boxed import last_boxed
-from ..cells import answer_cell, is_messages, is_missing, text_cell
+from ..cells import answer_cell, is_messages, is_missing, prompt_cell, text_cell
 from ..hints import nearest
 from ..row_store import Row, part_of
 
 MEANINGS = ("problem", "answer", "trace")
+_CELLS: Mapping[str, Callable[[Row, str], Any]] = {"problem": prompt_cell, "answer": answer_cell, "trace": text_cell}
 GSM8K_MARKER = "#### "  # GSM8K ends a worked solution with it and the answer
 WORKED = ("solution",)  # columns of worked solutions, whose last box is the answer
 
@@ -60,7 +61,7 @@ SOURCES: dict[str, Source] = {
     "deepscaler": Source(
         "agentica-org/DeepScaleR-Preview-Dataset", "40,000 problems of AIME, AMC, Omni-MATH and STILL"
     ),
-    "file": Source("", "a jsonl or parquet file of your own: give --from", split=None),
+    "file": Source("", "a jsonl or parquet file of your own", split=None),
 }
 """Names for `tgpo-ray data prepare`."""
 
@@ -83,11 +84,20 @@ class Columns:
     names: Mapping[str, str]  # by meaning; `trace` only where it is wanted
 
     @classmethod
-    def of(cls, source: Source, chosen: Mapping[str, str], row: Row, meanings: Iterable[str], path: str) -> Columns:
+    def of(
+        cls,
+        source: Source,
+        chosen: Mapping[str, str],
+        row: Row,
+        meanings: Iterable[str],
+        path: str,
+        option: str = "--columns <meaning>=<column>",
+    ) -> Columns:
         """Finds the columns in the first row.
 
         Args:
             chosen: what the user says, by meaning.
+            option: how the user chooses another column.
 
         Raises:
             ValueError: for an unknown meaning, and where a column is missing: it names the columns that there are.
@@ -95,7 +105,11 @@ class Columns:
         for meaning in chosen:
             if meaning not in MEANINGS:
                 raise ValueError(f"--columns: unknown {meaning!r}{nearest(meaning, MEANINGS)}: {', '.join(MEANINGS)}")
-        return cls({meaning: _found(source, chosen.get(meaning), row, meaning, path) for meaning in meanings})
+        names = {}
+        for meaning in meanings:
+            fix = option.replace("<meaning>", meaning)
+            names[meaning] = _found(source, chosen.get(meaning), row, meaning, f"{path} has no column", fix)
+        return cls(names)
 
     def values(self, row: Row) -> dict[str, str | None]:
         """The text of each meaning; None where the row has none.
@@ -112,13 +126,13 @@ class Columns:
         if is_missing(value):
             return None
         try:
-            text = answer_cell({name: value}, name) if meaning == "answer" else text_cell({name: value}, name)
+            text = _CELLS[meaning]({name: value}, name)
         except ValueError as failure:
             raise ValueError(f"the column {name!r} {failure}") from failure
         return _answer_of(text, name) if meaning == "answer" else text.strip()
 
 
-def _found(source: Source, chosen: str | None, row: Row, meaning: str, path: str) -> str:
+def _found(source: Source, chosen: str | None, row: Row, meaning: str, lacking: str, option: str) -> str:
     candidates = source.candidates(meaning) if chosen is None else (chosen,)
     for name in candidates:
         if name in row or (part_of(row, name) is not None):
@@ -126,8 +140,8 @@ def _found(source: Source, chosen: str | None, row: Row, meaning: str, path: str
     wanted = " or ".join(map(repr, candidates))
     near = "" if chosen is None else nearest(chosen, _names(row), cutoff=0.5)
     raise ValueError(
-        f"{path} has no column {wanted} for the {meaning}{near or '.'} Columns found: {', '.join(_names(row))}. "
-        f"Choose with --columns {meaning}=<column>"
+        f"{lacking} {wanted} for the {meaning}{near or '.'} Columns found: {', '.join(_names(row))}. "
+        f"Choose with {option}"
     )
 
 

@@ -45,6 +45,16 @@ def test_case_blanks_and_the_spacing_of_latex_make_no_difference() -> None:
     assert tokens_of("\\leftarrow") == ("\\leftarrow",)
 
 
+@pytest.mark.parametrize(("one", "other"), [("2²", "22"), ("10²", "102"), ("1½", "11/2"), ("10₂", "102")])
+def test_different_numbers_are_different_however_they_are_set(one: str, other: str) -> None:
+    assert tokens_of(f"Compute {one}") != tokens_of(f"Compute {other}")
+    assert tokens_of("x² + 11\N{FRACTION SLASH}2") == tokens_of("$x^2 + 11/2$")
+
+
+def test_a_sign_of_chinese_or_japanese_is_a_word() -> None:
+    assert tokens_of("求方程x的解") == ("求", "方", "程", "x", "的", "解")
+
+
 def test_the_same_problem_is_found_however_short() -> None:
     assert known("One?", "What is 2+2?").overlap(tokens_of("what is  $2 + 2$?")) == Overlap("math500.jsonl", 1, 1.0)
     assert known("What is 2+2?").overlap(tokens_of("What is 2-2?")) is None

@@ -115,6 +115,7 @@ def test_the_last_box_of_a_worked_solution_is_the_answer(tmp_path: Path) -> None
          r"has no column 'meta.golt' for the answer; did you mean 'meta.gold'\? Columns found: problem, meta.gold"),
         ({"problem": "1?", "answer": "1"}, {"problm": "problem"}, r"unknown 'problm'; did you mean 'problem'\?"),
         ({"problem": ["1?"], "answer": "1"}, {}, r"in.jsonl, row 0: the column 'problem' must be text, got list"),
+        ({"problem": "[{'role': 'user', 'content': '1?'}]", "answer": "1"}, {}, "a list of messages as text"),
         ({"problem": "", "answer": "1"}, {}, r"no row is left of 1 \(1 incomplete\)"),
     ],
 )  # fmt: skip

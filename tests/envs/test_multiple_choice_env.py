@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.envs.single_step import step
+from tgpo_ray.envs.choice_rows import choice_row
 from tgpo_ray.envs.choices import chosen
 from tgpo_ray.envs.multiple_choice import MultipleChoiceEnv
 
@@ -170,6 +171,10 @@ def test_the_gate_reads_only_what_follows_the_closed_thought(planets):
         ({"answer": "F"}, {}, "row 0: the answer must be one of A, B, C, D, E or the text of a choice, got 'F'"),
         ({"choices": ["one"]}, {}, "row 0: a problem must have 2 to 10 choices, got 1"),
         ({"choices": list("abcdefghijk")}, {}, "2 to 10 choices, got 11"),
+        ({"choices": ["one", None]}, {}, "row 0: each choice must be a text or a number, got None"),
+        ({"choices": ["one", " "]}, {}, "row 0: each choice must be a text or a number, got ' '"),
+        ({"choices": [["one"], ["two"]]}, {}, "row 0: each choice must be a text or a number, got"),
+        ({"choices": {"text": ["x", "y"], "label": ["1", "2", "3"]}}, {}, "2 texts and 3 labels: each needs one"),
         ({"choices": "A) x B) y"}, {}, "row 0: the choices must be a list of texts, got str"),
         ({"choices": '["x", "y"]'}, {}, "write a JSON list such as"),
         ({"choices": ["1", "2", "3"], "answer": 2}, {}, "row 0: the answer 2 may be an option's text or its place"),
@@ -185,6 +190,13 @@ def test_the_gate_reads_only_what_follows_the_closed_thought(planets):
 def test_a_wrong_row_or_setting_is_named(write_jsonl, row, kwargs, message):
     with pytest.raises(ValueError, match=message):
         MultipleChoiceEnv(write_jsonl({**PLANETS, **row}), **kwargs)
+
+
+def test_blanks_around_a_choice_or_the_answer_do_not_count(write_jsonl):
+    row = choice_row(
+        {"problem": "?", "choices": ["x ", " y"], "answer": "x  "}, {n: n for n in ("problem", "choices", "answer")}
+    )
+    assert (row.choices, row.answer) == (("x", "y"), 0)
 
 
 @pytest.mark.parametrize(("first", "place"), [(0, 2), (1, 1)])

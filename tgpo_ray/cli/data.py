@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from tgpo_ray.cli.env import made, parsed_kwargs
 
 DATA_SETS = "tgpo_ray.envs.data_sets"  # environments are found by name; nobody here imports them
+DEADLINE_S = 5.0
 VERSIONS = ("tgpo-ray", "math-verify", "datasets")
 
 
@@ -46,6 +48,8 @@ def _add_prepare(subs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     sub.add_argument("--columns", nargs="+", default=[], metavar="meaning=column", help=help_text)
     help_text = "evaluation sets: jsonl, parquet, or names on the hub. Rows that overlap with one of their problems go"
     sub.add_argument("--against", nargs="+", default=[], metavar="FILE", help=help_text)
+    help_text = "names that their column of problems may have, beside problem, question and prompt"
+    sub.add_argument("--against-columns", nargs="+", default=[], metavar="NAME", help=help_text)
     sub.add_argument("--ngram", type=int, default=8, help="words in a row that overlapping problems share (8)")
     sub.add_argument("--overlap", type=float, default=0.6, help="share of the shorter problem that is common (0.6)")
     help_text = "keep the rows with a trace that the verifier approves, with the columns prompt and response"
@@ -56,7 +60,7 @@ def _add_prepare(subs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     sub.add_argument("--prompt", help="with --verified: the environment's prompt style; openr1-46k: think, else plain")
     sub.add_argument("--system-prompt", help="with --verified: replaces the style's system paragraph")
     sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="verifying processes; default: all cores")
-    sub.add_argument("--deadline-s", type=float, default=5.0, help="seconds for one verification (5)")
+    sub.add_argument("--deadline-s", type=float, help="with --verified: seconds for one verification (5)")
     sub.add_argument("--limit", type=int, help="rows to read; default: all")
 
 
@@ -65,6 +69,7 @@ def _prepare(options: argparse.Namespace) -> int:
     data_sets: Any = importlib.import_module(DATA_SETS)
     source = data_sets.source_named(options.name)
     target = new_file(options.to)
+    data_sets.refuse_existing(target)
     path = options.path or source.path
     if not path:
         raise ValueError(f"--from: required for the data set {options.name!r}: name a jsonl or parquet file")
@@ -75,8 +80,10 @@ def _prepare(options: argparse.Namespace) -> int:
         path,
         subset=options.subset or (None if options.path else source.subset),
         split=options.split or (None if options.path else source.split),
-        chosen=parsed_kwargs(options.columns, "--columns"),
-        evaluation=data_sets.evaluation_problems(options.against, ngram=options.ngram, min_share=options.overlap),
+        chosen=_chosen_columns(options.columns),
+        evaluation=data_sets.evaluation_problems(
+            options.against, columns=options.against_columns, ngram=options.ngram, min_share=options.overlap
+        ),
         traces=data_sets.TraceFile(Path(options.traces)) if options.traces else None,
         limit=options.limit,
     )
@@ -84,7 +91,8 @@ def _prepare(options: argparse.Namespace) -> int:
         data_sets.prepare(preparation, target)
     else:
         style = {"prompt": options.prompt or source.prompt, "system_prompt": options.system_prompt}
-        with data_sets.trace_verifier(options.workers, options.deadline_s, **style) as preparation.verifier:
+        deadline_s = DEADLINE_S if options.deadline_s is None else options.deadline_s
+        with data_sets.trace_verifier(options.workers, deadline_s, **style) as preparation.verifier:
             data_sets.prepare(preparation, target)
     command = shlex.join(["tgpo-ray", *options.command_line])
     text = data_sets.card(preparation, target, command=command, versions=_versions())
@@ -92,6 +100,15 @@ def _prepare(options: argparse.Namespace) -> int:
     place.write_text(text, encoding="utf-8")
     _print_counts(preparation, target, place)
     return 0
+
+
+def _chosen_columns(words: list[str]) -> dict[str, str]:
+    """The names by meaning. A name is text, whatever YAML would read in it."""
+    pairs = [word.partition("=") for word in words]
+    for word, (meaning, _, name) in zip(words, pairs, strict=True):
+        if not (meaning and name):
+            raise ValueError(f"--columns: must be meaning=column, as problem=question, got {word!r}")
+    return {meaning: name for meaning, _, name in pairs}
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
@@ -105,6 +122,8 @@ def _refuse_without_verified(options: argparse.Namespace) -> None:
     for name in ("traces", "prompt", "system_prompt"):
         if getattr(options, name) is not None and not options.verified:
             raise ValueError(f"--{name.replace('_', '-')}: needs --verified, which writes prompts and traces")
+    if options.deadline_s is not None and not options.verified:
+        raise ValueError("--deadline-s: needs --verified, whose verifications it limits")
     if options.prompt == "chat":
         raise ValueError(
             "--prompt: chat is made by the model's chat template, which is not known here: have `tgpo-ray traces` "
@@ -140,19 +159,23 @@ def _solutions(options: argparse.Namespace) -> int:
     finally:
         env.close()
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".partial")
-    partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    partial.rename(target)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
+        partial = Path(folder, target.name)
+        partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        partial.rename(target)
     print(f"{target}: {len(rows)} solutions")
     return 0
 
 
 def _worked(env: Any, options: argparse.Namespace) -> Any:
     inner, count = env.unwrapped, options.n
-    if count is None:
-        count = getattr(inner, "num_problems", None)
-    if count is None:
+    there = getattr(inner, "num_problems", None)
+    if count is None and there is None:
         raise ValueError(f"-n: required, {options.id} makes its problems up, without end")
+    count = there if count is None else count
+    if count < 1 or (there is not None and count > there):
+        most = "" if there is None else f" and at most {there}, the problems of {options.id}"
+        raise ValueError(f"-n: must be at least 1{most}, got {count}")
     for index in range(count):
         prompt, info = env.reset(seed=0, options={"index": index})
         gold = getattr(inner, "gold_response", lambda index: None)(index)
