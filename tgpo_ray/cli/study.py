@@ -15,8 +15,9 @@ def add_study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("study", help="YAML file of the study")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as seeds=[0,1] or set.training.lr=1e-4")
     parser.add_argument("--variants", nargs="+", metavar="NAME", help="only these; the page has what there is of all")
-    parser.add_argument("--plan", action="store_true", help="check every run and list them; start nothing")
-    parser.add_argument("--page", action="store_true", help="write the page from what there is; start nothing")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--plan", action="store_true", help="check every run and list them; start nothing")
+    instead.add_argument("--page", action="store_true", help="write the page from what there is; start nothing")
     parser.add_argument("--retry", action="store_true", help="also go on with runs that have failed")
 
 
@@ -27,7 +28,6 @@ def study(options: argparse.Namespace) -> int:
         folder_of,
         load_study,
         outcomes,
-        prepare,
         refuse_changed,
         run_study,
         unfinished,
@@ -43,10 +43,9 @@ def study(options: argparse.Namespace) -> int:
     part = _chosen(whole, names)
     if options.plan:
         return _list(part)
-    prepare(part, lambda text: print(text, flush=True))
     made = configs(part, str(folder / "runs"))
     for config in made.values():
-        config.check()
+        config.check(files=False)
     refuse_changed(part, made, str(folder))
     run_study(part, made, whole=whole, retry=options.retry, say=lambda text: print(text, flush=True))
     found = outcomes(whole, str(folder))

@@ -53,6 +53,14 @@ class EvaluationConfig(Section):
         """Responses to each problem of this set."""
         return env.num_samples or self.num_samples
 
+    def writes(self, metric: str) -> bool:
+        """Returns whether a metric is no evaluation's, or one of these sets: several sets have figures of their own."""
+        if not metric.startswith("evaluation/"):
+            return True
+        label = metric.removeprefix("evaluation/").rpartition("/")[0]
+        own = [env.label for env in self.envs] if len(self.envs) > 1 else []
+        return bool(self.envs) and (not label or label in own)
+
     def rules(self, run: RunView) -> Iterator[str]:
         key = "evaluation.temperature"
         yield from temperature_problems(key, self.temperature)

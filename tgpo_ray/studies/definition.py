@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from tgpo_ray.config import (
-    ConfigError,
-    FolderName,
-    NonNegative,
-    Positive,
-    Seed,
-    Strict,
-    apply_override,
-    is_metric,
-    load_file,
-    parse_override,
-    problems_of,
-    unshared,
-)
+from tgpo_ray.config import FolderName, NonNegative, Positive, Seed, Strict, is_metric
 
 Base = str | list[str] | dict[str, Any]
 Pair = Annotated[tuple[float, float], Field(strict=False)]
-EXTENDS, KEEPS, SET, VALUES, HERE, SEED = "extends", "keeps", "set", "values", "{here}", "{seed}"
+EXTENDS, KEEPS, SET, VALUES, VARIANTS = "extends", "keeps", "set", "values", "variants"
+HERE, SEED = "{here}", "{seed}"
+AVERAGE = "average/"
+OWN_METRICS = ("loss/", "policy/", "guidance/")  # where methods of one's own may have further names
+STUDYS_OWN = {
+    "seed": "`seeds` of the study",
+    "name": "the names of `variants`",
+    "checkpointing.storage_path": "`storage_path` of the study",
+}
 
 
 class Variant(Strict):
@@ -86,7 +80,9 @@ class Preparation(Strict):
     """A command that is run before the trials where its file is not there."""
 
     creates: str = Field(description="File or folder that the command writes; {seed}: one for each seed.")
-    run: str = Field(description="Command line without a shell; `tgpo-ray` and `python` are this installation's.")
+    run: str = Field(
+        description="Command line without a shell; `tgpo-ray` and `python` are this installation's.", min_length=1
+    )
     variants: list[str] | None = Field(
         default=None,
         description="Only where one of these is run, of which a study that extends this one may lack some; null: "
@@ -130,7 +126,7 @@ class StudyConfig(Strict):
     metric: str = Field(default="evaluation/accuracy", description="What is compared, and what schedulers look at.")
     mode: Literal["max", "min"] = Field(default="max", description="Whether more of it is better.")
     metrics: list[str] | None = Field(default=None, description="Further columns; null: every named held-out set.")
-    averages: dict[str, list[str]] = Field(
+    averages: dict[str, Annotated[list[str], Field(min_length=1)]] = Field(
         default_factory=dict, description="Name -> metrics; `average/<name>` is their mean."
     )
     paper_figures: list[Literal[2, 4, 5, 6]] = Field(
@@ -165,11 +161,34 @@ class StudyConfig(Strict):
             yield "asha and pbt: both are schedulers, keep one"
         if (self.asha or self.pbt) and self.metric.startswith("average/"):
             yield f"metric: {self.metric} is the page's own; a scheduler needs one of the rows, as evaluation/accuracy"
-        for name in [self.metric, *(self.metrics or ()), *itertools.chain.from_iterable(self.averages.values())]:
-            section, _, rest = name.partition("/")
-            known = rest in self.averages if section == "average" else section != "evaluation" or is_metric(name)
-            if not known:
+        parts = list(itertools.chain.from_iterable(self.averages.values()))
+        published = [name for variant in self.variants.values() for name in variant.paper]
+        panels = [name for figure in self.figures for name in figure.panels]
+        for name in [self.metric, *(self.metrics or ()), *published, *panels, *parts]:
+            is_average = name.startswith(AVERAGE) and name not in parts
+            own = name.startswith(OWN_METRICS)
+            if not (name.removeprefix(AVERAGE) in self.averages if is_average else own or is_metric(name)):
                 yield f"metric: no run writes {name!r}: write one of docs/metrics.md, or average/<name of `averages`>"
+        yield from self._run_problems()
+
+    def _run_problems(self) -> Iterable[str]:
+        """What is wrong with the runs that variants, grid, search and population make."""
+        drawn = {**self.grid, **self.search, **(self.pbt.mutate if self.pbt else {})}
+        for key in [*self.set, *drawn, *(key for variant in self.variants.values() for key in variant.set)]:
+            if key in STUDYS_OWN:
+                yield f"{key}: is what the study gives each run; write {STUDYS_OWN[key]}"
+        for key in [key for key, values in self.grid.items() if not values]:
+            yield f"grid.{key}: needs at least 1 value, got none"
+        if self.num_samples > 1 and not (self.search or self.pbt):
+            yield f"num_samples: counts draws of `search` or members of `pbt`, got {self.num_samples} with neither"
+        if self.pbt and (len(self.variants) > 1 or len(self.seeds) > 1):
+            yield (
+                f"pbt: has one variant and one seed, got {len(self.variants)} and {len(self.seeds)}: its members copy "
+                "one another, and would take over the other's variant or seed; write a study for each"
+            )
+        labels = [variant.label or name for name, variant in self.variants.items()]
+        for label in sorted({label for label in labels if labels.count(label) > 1}):
+            yield f"variants: two are called {label!r} in the tables; give one another `label`"
         if self.pbt and self.grid:
             yield "pbt and grid: population-based training changes values while runs go on; write grid or pbt"
         for key in [*{*self.grid} & {*self.search}, *{*self.search} & {*(self.pbt.mutate if self.pbt else ())}]:
@@ -177,120 +196,3 @@ class StudyConfig(Strict):
         for name, variant in self.variants.items():
             if variant.base is None and self.base is None:
                 yield f"variants.{name}.base: required, because the study has no base"
-
-
-def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
-    """Returns the study in a YAML file over those that it extends, with the bases' paths made absolute.
-
-    `extends` names one file or several, of which a later one goes over an earlier one.
-
-    Args:
-        overrides: `seeds=[0,1]`, `at_once=2`; `set.training.lr=1e-4` sets a key of the runs.
-
-    Raises:
-        ConfigError: a line for each mistake.
-    """
-    data = _with_extended(Path(path), ())
-    data.setdefault("name", Path(path).stem)
-    for override in overrides:
-        parts, value = parse_override(override)
-        if parts[0] == SET and len(parts) > 1:
-            data[SET] = {**data.get(SET, {}), ".".join(parts[1:]): value}
-        else:
-            apply_override(data, parts, value)
-    try:
-        return StudyConfig.model_validate(_with_values(data))
-    except ValidationError as error:
-        raise ConfigError(problems_of(error, StudyConfig), str(path)) from None
-
-
-def _with_extended(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    """The mapping in a file over that of the file which it extends: variants and `set` add up, the rest replaces."""
-    if path.resolve() in above:
-        raise ConfigError([f"extends: {path} extends itself"], str(path))
-    data = filled(load_file(path), {HERE: str(path.parent)})
-    for holder in [data, *_variants(data).values()]:
-        if isinstance(holder, dict) and "base" in holder:
-            holder["base"] = _beside(path, holder["base"])
-    extended, kept = data.pop(EXTENDS, []), data.pop(KEEPS, None)
-    files = [path.parent / name for name in ([extended] if isinstance(extended, str) else extended)]
-    below = [_with_extended(file, (*above, path.resolve())) for file in files]
-    for lower in reversed(_keeping(below, kept, path)):
-        lower.pop("name", None)
-        data = _over(lower, data)
-    return data
-
-
-def _keeping(below: list[dict[str, Any]], kept: list[str] | None, path: Path) -> list[dict[str, Any]]:
-    """The extended studies with those of their variants alone that `keeps` names; all, where there is no such key.
-
-    Raises:
-        ConfigError: a name that is none of their variants.
-    """
-    if kept is None:
-        return below
-    known = {name for lower in below for name in _variants(lower)}
-    if not isinstance(kept, list) or set(kept) - known:
-        there = ", ".join(sorted(known)) or "none, because it extends no study"
-        raise ConfigError([f"keeps: must be a list of variants of the extended study ({there}), got {kept}"], str(path))
-    return [{**lower, "variants": {n: v for n, v in _variants(lower).items() if n in kept}} for lower in below]
-
-
-def _over(lower: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
-    variants = unshared(_variants(lower))
-    for name, values in _variants(data).items():
-        if values is None:
-            variants.pop(name, None)
-        else:
-            variants[name] = {**variants.get(name, {}), **values, SET: _changed(variants.get(name), values)}
-    return {**lower, **data, "variants": variants, SET: _changed(lower, data)}
-
-
-def _changed(lower: Mapping[str, Any] | None, upper: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of both `set`; a section that the upper one gives as a whole takes the place of the lower one's keys."""
-    earlier, later = _set(lower), _set(upper)
-    return {key: value for key, value in earlier.items() if key.partition(".")[0] not in later} | later
-
-
-def _with_values(data: dict[str, Any]) -> dict[str, Any]:
-    """The study with the values of `values` for their names in its texts.
-
-    Raises:
-        ConfigError: a name that is taken.
-    """
-    values = data.get(VALUES)
-    if not isinstance(values, dict):
-        return data
-    if taken := {SEED, HERE} & {f"{{{name}}}" for name in values}:
-        raise ConfigError([f"values: {', '.join(sorted(taken))} has a meaning of its own, take another name"])
-    return filled(data, {f"{{{name}}}": value for name, value in values.items()})
-
-
-def filled(value: Any, values: Mapping[str, Any]) -> Any:
-    """The value with other values for the names in its texts; a text that is a name alone becomes its value."""
-    if isinstance(value, str):
-        if value in values:
-            return values[value]
-        for name, replacement in values.items():
-            value = value.replace(name, str(replacement))
-        return value
-    if isinstance(value, Mapping):
-        return {key: filled(item, values) for key, item in value.items()}
-    return [filled(item, values) for item in value] if isinstance(value, list) else value
-
-
-def _variants(data: Mapping[str, Any]) -> dict[str, Any]:
-    found = data.get("variants")
-    return {name: {} if value == {} else value for name, value in found.items()} if isinstance(found, dict) else {}
-
-
-def _set(holder: Mapping[str, Any] | None) -> dict[str, Any]:
-    found = (holder or {}).get(SET)
-    return found if isinstance(found, dict) else {}
-
-
-def _beside(path: Path, base: Any) -> Any:
-    """The bases' files as absolute paths. Sections that stand in the study itself stay."""
-    if isinstance(base, str) and "://" not in base:
-        return str((path.parent / base).resolve())
-    return [_beside(path, each) for each in base] if isinstance(base, list) else base

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -76,7 +75,7 @@ def panel_svg(name: str, metric: str, found: Sequence[Outcome], cells: Sequence[
         axes.locator_params(axis="x", integer=True)
 
     size = {"width": 5.8, "height": 3.6} if wide else {}
-    return draw_svg(re.sub(r"[^A-Za-z0-9]+", "-", f"{name}-{metric}"), draw, **size)
+    return draw_svg(f"{name}-{metric}", draw, **size)
 
 
 def _draw_cell(

@@ -14,14 +14,13 @@ from tgpo_ray.cluster import is_file, join, read_text, write_text
 from tgpo_ray.config import AlgorithmConfig, ConfigError, load_yaml
 from tgpo_ray.driver import TRIALS
 from tgpo_ray.reporting import RunRecord, load_run
-from tgpo_ray.studies.definition import StudyConfig
+from tgpo_ray.studies.definition import AVERAGE, StudyConfig
 from tgpo_ray.studies.points import Point, points
 
 RUNS = "runs"
 RECORD = "trial.json"
 NOT_STARTED, RUNNING, FINISHED, FAILED, STOPPED = "not started", "running", "finished", "failed", "stopped"
 OWN_KEYS = ("name", "checkpointing", "reporting", "ray")  # of a run, which do not change what it learns
-AVERAGE = "average/"
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,12 @@ class TrialState:
     def read(folder: str) -> TrialState:
         """Returns the record in a trial's folder, that of a trial which was not started where there is none."""
         path = join(folder, RECORD)
-        return TrialState(**json.loads(read_text(path))) if is_file(path) else TrialState()
+        if not is_file(path):
+            return TrialState()
+        try:
+            return TrialState(**json.loads(read_text(path)))
+        except (ValueError, TypeError) as error:
+            raise ConfigError([f"{path} is damaged ({error}): delete it, and the run begins anew"]) from error
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,9 @@ def unfinished(study: StudyConfig, folder: str, *, retry: bool = False) -> list[
 
 def _outcome(study: StudyConfig, folder: str, point: Point) -> Outcome:
     trial = TrialState.read(trial_folder(folder, point.name))
-    record = None
-    if trial.folder and Path(trial.folder, "metrics.jsonl").exists():
-        record = load_run(trial.folder, label=point.cell)
+    places = [trial.folder, join(folder, RUNS, point.name)]  # the second where the study's folder was moved
+    there = [place for place in places if place and Path(place, "metrics.jsonl").exists()]
+    record = load_run(there[0], label=point.cell) if trial.folder and there else None
     return Outcome(point, trial, record, study.averages)
 
 
@@ -123,12 +127,13 @@ def refuse_changed(study: StudyConfig, configs: Mapping[str, AlgorithmConfig], f
         ConfigError: a line for each such run, with its keys.
     """
     problems = []
+    drawn = {*study.search, *study.pbt.mutate} if study.pbt else set()  # a member may have taken over another's
     for point in points(study):
         path = join(trial_folder(folder, point.name), "config.yaml")
         if not is_file(path):
             continue
         before, now = _learned(load_yaml(read_text(path))), _learned(configs[point.name].to_dict())
-        changed = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        changed = sorted(key for key in {*before, *now} - drawn if before.get(key) != now.get(key))
         if changed:
             keys = ", ".join(f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in changed[:3])
             problems.append(

@@ -23,7 +23,8 @@ from tgpo_ray.config import (
     resolve_algorithm,
     with_sets,
 )
-from tgpo_ray.studies.definition import SEED, Domain, StudyConfig, filled
+from tgpo_ray.studies.definition import SEED, Domain, StudyConfig
+from tgpo_ray.studies.loading import filled
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,20 @@ def configs(study: StudyConfig, storage_path: str) -> dict[str, AlgorithmConfig]
     unknown = [key for key in study.set if not any(_knows(model, key) for model in models)]
     if unknown:
         raise ConfigError([f"set.{key}: no method has this key" for key in unknown])
+    if problem := _unwritten(study, list(found.values())):
+        raise ConfigError([problem])
     return found
+
+
+def _unwritten(study: StudyConfig, runs: Sequence[AlgorithmConfig]) -> str | None:
+    """Why the metric that is compared would never be there: for a scheduler each run must write it on its way."""
+    writing = [config for config in runs if config.evaluation.writes(study.metric)]
+    if not writing or (len(writing) < len(runs) and (study.asha or study.pbt)):
+        return f"metric: {study.metric} is of a held-out set that a run has not: name it in its evaluation.envs"
+    held_out = study.metric.startswith("evaluation/")
+    if (study.asha or study.pbt) and held_out and any(config.evaluation.every is None for config in runs):
+        return f"metric: a scheduler compares {study.metric} on the way: set evaluation.every in every run"
+    return None
 
 
 def _knows(model: type[RunConfig], key: str) -> bool:

@@ -61,9 +61,15 @@ def prepare(study: StudyConfig, say: Say) -> None:
         if Path(path).expanduser().exists():
             continue
         say(f"prepares {path}: {line}")
-        words = shlex.split(line)
+        try:
+            words = shlex.split(line)
+        except ValueError as error:
+            raise ConfigError([f"prepare: {line!r} is no command line: {error}"]) from error
         command = [sys.executable, *PROGRAMS[words[0]], *words[1:]] if words[0] in PROGRAMS else words
-        status = subprocess.run(command, env=environment, check=False).returncode
+        try:
+            status = subprocess.run(command, env=environment, check=False).returncode
+        except OSError as error:
+            raise RuntimeError(f"prepare: {line!r} cannot be started: {error}") from error
         if status:
             raise RuntimeError(f"prepare: {line!r} ended with status {status}")
         if not Path(path).expanduser().exists():
@@ -73,7 +79,7 @@ def prepare(study: StudyConfig, say: Say) -> None:
 def run_study(
     study: StudyConfig, configs: Mapping[str, AlgorithmConfig], *, whole: StudyConfig, retry: bool, say: Say
 ) -> None:
-    """Run what is not finished, and write the page after each run.
+    """Prepare and run what is not finished, and write the page after each run.
 
     Args:
         study: what is run.
@@ -82,7 +88,8 @@ def run_study(
         retry: also run those again that failed, from their last checkpoints.
 
     Raises:
-        ConfigError: another process runs this study.
+        ConfigError: another process runs this study, or what was prepared is not what a run needs.
+        RuntimeError: a preparation failed.
     """
     folder = folder_of(study)
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,11 +98,16 @@ def run_study(
     except ClaimedError as error:
         raise ConfigError([f"{error}: wait for its end, or give the study another `name`"]) from None
     try:
+        prepare(study, say)
+        for config in configs.values():
+            config.check()
         todo = unfinished(study, str(folder), retry=retry)
-        if todo:
-            _tune(study, whole, configs, todo, retry, say)
+        try:
+            if todo:
+                _tune(study, whole, configs, todo, retry, say)
+        finally:
+            write_page(whole, outcomes(whole, str(folder)), folder)
     finally:
-        write_page(whole, outcomes(whole, str(folder)), folder)
         claim.release()
 
 

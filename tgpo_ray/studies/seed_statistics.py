@@ -110,7 +110,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
     count = len(numbers)
     if count == 0:
         raise ValueError("a paired test needs at least 1 difference, got 0: variant and baseline share no seed")
-    observed = abs(float(numbers.sum())) * (1 - TOLERANCE)
+    observed = abs(float(numbers.sum())) - TOLERANCE * float(np.abs(numbers).sum())
     if count <= MAX_EXACT:
         bits = np.arange(2**count)[:, None] >> np.arange(count) & 1  # (2^n, n)
         return float(np.mean(np.abs((1 - 2 * bits) @ numbers) >= observed))
@@ -124,7 +124,8 @@ def seeds_needed(mean: float, deviation: float, *, level: float = LEVEL, power: 
         n = ((z_{1-alpha/2} + z_power) * deviation / mean)^2 + z_{1-alpha/2}^2 / 2
 
     Guenther (1981): the normal formula with a correction for the estimated deviation. It is at least the number from
-    which the sign-flip test can fall below alpha at all: 2 / 2^n < alpha, 6 pairs for 0.05. None for a mean of 0, and
+    which the sign-flip test can fall below alpha at all: 2 / 2^n < alpha, 6 pairs for 0.05. With so few all must have
+    one sign, so this number itself only where Phi(mean / deviation)^6 is at least the power. None for a mean of 0, and
     where more than 10,000 would be needed.
     """
     alpha = 1 - level
@@ -132,8 +133,10 @@ def seeds_needed(mean: float, deviation: float, *, level: float = LEVEL, power: 
     if mean == 0:
         return None
     z = NormalDist().inv_cdf(1 - alpha / 2)
+    if deviation == 0 or NormalDist().cdf(abs(mean) / deviation) ** fewest >= power:
+        return fewest  # where all differences must have one sign, that they have it is likely enough
     pairs = ((z + NormalDist().inv_cdf(power)) * deviation / mean) ** 2 + z**2 / 2
-    return None if pairs > MAX_SEEDS else max(fewest, math.ceil(pairs))
+    return None if pairs > MAX_SEEDS else max(fewest + 1, math.ceil(pairs))
 
 
 def paired(variant: Sequence[float], baseline: Sequence[float]) -> Paired:
@@ -150,7 +153,7 @@ def paired(variant: Sequence[float], baseline: Sequence[float]) -> Paired:
     return Paired(
         found,
         sign_flip_p(differences.tolist()) if several else None,
-        2.0 ** (1 - found.count),
+        2.0 ** (1 - found.count) if found.count <= MAX_EXACT else 1 / (1 + NUM_DRAWS),
         seeds_needed(found.mean, float(differences.std(ddof=1))) if several else None,
     )
 

@@ -127,10 +127,27 @@ def test_members_of_a_population_may_begin_alike_and_searched_values_are_tried_o
         ({"search": {"training.lr": {"loguniform": [0.0, 0.5]}}}, "numbers above 0"),
         ({"search": {"training.lr": {}}}, "write one of choice, uniform, loguniform, randint, got none"),
         ({"paper_figures": [3]}, "2, 4, 5 or 6"),
-        ({"asha": {}, "metric": "average/all", "averages": {"all": []}}, "a scheduler needs one of the rows"),
+        ({"asha": {}, "metric": "average/all", "averages": {"all": ["reward"]}}, "a scheduler needs one of the rows"),
         ({"metric": "average/all"}, "metric: no run writes 'average/all'"),
         ({"metric": "evaluation/acuracy"}, "metric: no run writes 'evaluation/acuracy'"),
         ({"averages": {"all": ["evaluation/A/acc"]}}, "metric: no run writes 'evaluation/A/acc'"),
+        ({"averages": {"all": []}}, r"averages\.all"),
+        ({"averages": {"all": ["average/all"]}}, "metric: no run writes 'average/all'"),
+        ({"metric": "rewerd"}, "metric: no run writes 'rewerd'"),
+        ({"figures": [{"title": "t", "panels": ["evaluation/acuracy"]}]}, "metric: no run writes"),
+        ({"grid": {"seed": [1, 2]}}, "seed: is what the study gives each run; write `seeds` of the study"),
+        ({"set": {"checkpointing.storage_path": "x"}}, "write `storage_path` of the study"),
+        ({"grid": {"training.lr": []}}, r"grid\.training\.lr: needs at least 1 value"),
+        ({"num_samples": 4}, "num_samples: counts draws of `search` or members of `pbt`, got 4 with neither"),
+        ({"pbt": {"every": 2, "mutate": {"training.lr": {"uniform": [0.1, 1.0]}}}}, "pbt: has one variant and one"),
+        ({"variants": {"a": {"label": "same"}, "b": {"label": "same"}}}, "two are called 'same' in the tables"),
+        ({"variants": ["a"]}, r"variants: must be a map, got \['a'\]"),
+        ({"variants": {"a": "x"}}, r"variants\.a: must be a map"),
+        ({"set": ["training.lr"]}, "set: must be a map"),
+        ({"extends": 5}, "extends: must be a list of names, got 5"),
+        ({"keeps": [{"a": 1}]}, "keeps: must be a list of names"),
+        ({"variants": {"a": {}, "b": None}}, "there is no 'b'"),
+        ({"prepare": [{"creates": "x", "run": ""}]}, r"prepare\.0\.run"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
@@ -192,10 +209,27 @@ def test_a_study_keeps_those_variants_of_the_other_that_it_names(tmp_path: Path)
     assert list(load_study(write(tmp_path / "two.yaml", **above, keeps=["b", "c"])).variants) == ["b", "c", "d"]
     assert load_study(tmp_path / "two.yaml").variants["b"].label == "second"
     assert list(load_study(write(tmp_path / "none.yaml", **above, keeps=[])).variants) == ["d"]
-    with pytest.raises(ConfigError, match=r"keeps: must be a list of variants of the extended study \(a, b, c\), got"):
+    with pytest.raises(ConfigError, match=r"variants of the extended study: there is no 'e' \(a, b, c\)"):
         load_study(write(tmp_path / "unknown.yaml", **above, keeps=["b", "e"]))
     with pytest.raises(ConfigError, match="none, because it extends no study"):
         load_study(write(tmp_path / "alone.yaml", base=BASE, keeps=["a"], variants={"a": {}}))
+
+
+def test_a_variant_may_be_left_out_of_any_of_several_extended_studies(tmp_path: Path) -> None:
+    write(tmp_path / "one.yaml", base=BASE, variants={"a": {}, "b": {}})
+    write(tmp_path / "two.yaml", set={"training.lr": 0.1})
+    path = write(tmp_path / "s.yaml", extends=["one.yaml", "two.yaml"], variants={"b": None})
+    assert list(load_study(path).variants) == ["a"]
+
+
+def test_a_metric_of_a_set_that_no_run_has_is_refused_and_so_is_a_scheduler_without_evaluations() -> None:
+    with pytest.raises(ConfigError, match="evaluation/AIME24/accuracy is of a held-out set that a run has not"):
+        configs(make_study(metric="evaluation/AIME24/accuracy"), "/runs")
+    silent = make_study(asha={}, variants=_plain(), set={"evaluation.every": None})
+    with pytest.raises(
+        ConfigError, match=r"a scheduler compares evaluation/accuracy on the way: set evaluation\.every"
+    ):
+        configs(silent, "/runs")
 
 
 def test_a_study_that_extends_itself_is_refused(tmp_path: Path) -> None:

@@ -77,6 +77,19 @@ def test_fewer_than_six_pairs_are_never_enough_at_five_percent() -> None:
     assert 2 / 2**5 > 0.05 > 2 / 2**6
 
 
+@pytest.mark.parametrize("effect", [1.4, 1.7])
+def test_six_pairs_are_not_enough_where_one_of_them_may_fall_the_other_way(effect: float) -> None:
+    """A flip of one sign of six takes p above 0.05, so six are enough only where all six are likely to agree."""
+    drawn = np.random.default_rng(0).normal(effect, 1.0, (4000, 6))
+    assert np.mean([sign_flip_p(differences) < 0.05 for differences in drawn]) < 0.8
+    assert seeds_needed(effect, 1.0) == 7 and seeds_needed(1.9, 1.0) == 6
+
+
+def test_a_sum_of_nothing_is_as_likely_as_any() -> None:
+    assert sign_flip_p([0.0, 0.0, 0.5, -0.3, -0.2]) == 1.0
+    assert sign_flip_p([0.0, 0.0, 0.5, 0.3 - 0.6, 0.6 - 0.8]) == 1.0
+
+
 def test_no_number_of_seeds_finds_what_is_not_there() -> None:
     assert seeds_needed(0.0, 1.0) is None
     assert seeds_needed(1e-6, 1.0) is None
