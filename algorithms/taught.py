@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tgpo_ray.driver import OnPolicyAlgorithm
 from tgpo_ray.guidance import AdaptiveSchedule, BalancedWeight
 
+from .weight_schedules import weight_at
+
 if TYPE_CHECKING:
     from tgpo_ray.driver import Metrics
     from tgpo_ray.episode import SampledGroup
@@ -43,8 +45,12 @@ class Taught(OnPolicyAlgorithm[TaughtConfigT]):
 
     @property
     def guidance_weight(self) -> float:
-        """w_t of the iteration that is being learned."""
-        return self.schedule(self.iteration)
+        """w_t of the iteration that is being learned.
+
+        Raises:
+            ValueError: a schedule of one's own gives none that is finite and at least 0.
+        """
+        return weight_at(self.schedule, self.iteration)
 
     def build_scorers(self, teachers: Mapping[str, TeacherGroup] | None) -> None:
         super().build_scorers(teachers)

@@ -123,11 +123,11 @@ class TaughtConfig(OnPolicyConfig):
         yield from super().rules()
         if self.guidance.schedule == "plateau" and not (self.evaluation.envs and self.evaluation.every):
             yield "guidance.schedule: plateau follows evaluations: name evaluation.envs, and set evaluation.every"
-        metric = self.guidance.schedule_options.get("metric")
-        if self.guidance.schedule == "plateau" and metric is not None and not is_metric(str(metric)):
+        metric = self.guidance.schedule_options.get("metric", "reward")
+        if self.guidance.schedule == "plateau" and not (is_metric(str(metric)) and self.evaluation.writes(metric)):
             yield (
-                f"guidance.schedule_options.metric: no metric has the name {metric!r}: write one of docs/metrics.md, "
-                "as evaluation/accuracy"
+                f"guidance.schedule_options.metric: no run with these evaluation.envs writes {metric!r}: take one of "
+                "docs/metrics.md, as evaluation/accuracy"
             )
         if not self.needs_teachers:
             return

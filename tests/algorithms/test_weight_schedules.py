@@ -24,6 +24,30 @@ def negative(step: int) -> float:
     return -1.0
 
 
+def falling(step: int) -> float:
+    return 1.0 - 0.01 * step
+
+
+def failing(step: int) -> float:
+    return 1.0 / (3 - step)
+
+
+class Silent:
+    """Observes, and keeps nothing for a checkpoint."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, step: int) -> float:
+        return self.weight
+
+    def last_step(self) -> int | None:
+        return None
+
+    def observe(self, step: int, metrics: Any) -> None:
+        self.weight = -1.0
+
+
 class Rising:
     """A schedule of one's own that observes: the weight rises by `by` at each reward above 0."""
 
@@ -98,12 +122,24 @@ def test_a_changed_schedule_begins_anew_and_says_so(capsys):
         ({"schedule": "constant", "schedule_options": {"eta": 1.0}}, "schedule constant has none, got {'eta': 1.0}"),
         ({"schedule": "no_such:thing"}, "guidance.schedule: cannot import 'no_such:thing'"),
         ({"schedule": f"{HERE}:TEACHER"}, "is no function, got dict"),
+        ({"schedule": "balanced", "schedule_options": {"k_0": "1"}}, "k_0 must be of type float, got '1'"),
+        ({"schedule": "plateau", "schedule_options": {"patience": True}}, "patience must be of type int, got True"),
+        ({"schedule": f"{HERE}:Silent"}, "Silent needs observe, state_dict and load_state_dict, whose state"),
+        ({"schedule": f"{HERE}:falling"}, r"weight at step 101 must be a finite number >= 0"),
+        ({"schedule": f"{HERE}:failing"}, "ZeroDivisionError: float division by zero"),
         ({"schedule": f"{HERE}:negative"}, "weight at step 0 must be a finite number >= 0"),
     ],
 )
 def test_a_wrong_schedule_ends_the_configuration_with_its_key(guidance, message):
     with pytest.raises(ConfigError, match=message):
         config_of("TGPO", **TEACHER, guidance=guidance).check(files=False)
+
+
+def test_a_weight_that_turns_negative_on_the_way_ends_the_run():
+    risen = algorithm(schedule=f"{HERE}:Rising", schedule_options={"by": -5.0}, weight=1.0)
+    risen.schedule.observe(1, {"reward": 1.0})
+    with pytest.raises(ValueError, match="weight at step 0 must be a finite number >= 0, got -4"):
+        _ = risen.guidance_weight
 
 
 def test_balanced_is_of_methods_that_have_both_gradients():
@@ -120,8 +156,8 @@ def test_plateau_needs_evaluations_on_the_way():
     assert not [line for line in config.problems(files=False) if "plateau" in line]
 
 
-@pytest.mark.parametrize("metric", ["evaluation/acuracy", "accuracy", 3])
+@pytest.mark.parametrize("metric", ["evaluation/acuracy", "accuracy", 3, None, "evaluation/AIME24/accuracy"])
 def test_plateau_is_refused_with_a_figure_that_no_run_writes(metric: Any):
     guidance = {"schedule": "plateau", "schedule_options": {"metric": metric}}
-    with pytest.raises(ConfigError, match=r"guidance\.schedule_options\.metric: no metric has the name"):
+    with pytest.raises(ConfigError, match=r"guidance\.schedule_options\.metric: no run with these"):
         config_of("TGPO", **TEACHER, **HELD_OUT, guidance=guidance).check(files=False)

@@ -107,14 +107,17 @@ class BalancedWeight:
         return self.k_0 * (1.0 - min(1.0, max(0.0, self.success or 0.0)))
 
     def observe(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Follow the metrics of a step: `guidance/gradient_norm`, `policy/gradient_norm`, `outcome/correct`."""
+        """Follow the metrics of a step: `guidance/gradient_norm`, `policy/gradient_norm`, `outcome/correct`.
+
+        A figure that is not finite counts for nothing: an average would never be rid of it.
+        """
         require_step(step)
         if GUIDANCE_NORM not in metrics or POLICY_NORM not in metrics:  # of an evaluation
             return
-        if SUCCESS in metrics:
+        if math.isfinite(metrics.get(SUCCESS, math.nan)):
             self.success = self._average(self.success, metrics[SUCCESS])
         guidance = metrics[GUIDANCE_NORM]
-        if not 0.0 < guidance < math.inf:
+        if not 0.0 < guidance < math.inf or not math.isfinite(metrics[POLICY_NORM]):
             return
         self.unit_ratio = self._average(self.unit_ratio, guidance / self.weight / max(metrics[POLICY_NORM], self.floor))
         factor = (self.aim / (self.weight * self.unit_ratio)) ** self.eta

@@ -129,14 +129,19 @@ class Gate:
     def _try(self) -> None:
         ids, ones = torch.tensor([5, 6, 7]), torch.ones(3)
         logs, sequence = torch.tensor([-0.5, -1.0, -2.0]), torch.tensor([0, 0, 1])
-        sample = GateInputs(ones, ids, ids, logs, logs, logs, logs, ones, 0.5 * ones, 2 * ones, sequence, 0.5 * ones)
+        success = torch.tensor([0.0, 0.5, 1.0])
+        sample = GateInputs(ones, ids, ids, logs, logs, logs, logs, ones, success, 2 * ones, sequence, 0.5 * ones)
         try:
             result = self.function(*(getattr(sample, name) for name in self.inputs), **dict(self.options))
-        except TypeError as error:  # a text where a number belongs
+        except (ValueError, TypeError) as error:  # a text where a number belongs
             raise ValueError(str(error)) from error
+        except Exception as error:  # one's own function may raise anything
+            raise ValueError(f"the gate failed on three tokens: {type(error).__name__}: {error}") from error
         if not isinstance(result, Tensor) or result.shape != (3,):
             shape = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
             raise ValueError(f"a gate must return one number for each of N tokens, (N,), got {shape} for N = 3")
+        if bool(torch.isinf(result).any()):
+            raise ValueError(f"a gate must return finite numbers, got {result.tolist()} where success is 0, 0.5 and 1")
 
     @property
     def wants(self) -> set[str]:
@@ -171,7 +176,7 @@ class Gate:
 
     @torch.no_grad()
     def __call__(self, inputs: GateInputs) -> Tensor:
-        """Returns the factor (N,) of guidance at each token. What is NaN or below 0 becomes 0.
+        """Returns the factor (N,) of guidance at each token. What is NaN, infinite or below 0 becomes 0.
 
         Raises:
             ValueError: the batch lacks a tensor that the gate needs.
@@ -183,7 +188,7 @@ class Gate:
                 + (f" (ask the teacher for {ASKED[missing[0]]!r})" if missing[0] in ASKED else "")
             )
         factor = self.function(*tensors.values(), **dict(self.options))
-        return torch.nan_to_num(factor, nan=0.0).clamp(min=0.0)
+        return torch.nan_to_num(factor, nan=0.0, posinf=0.0).clamp(min=0.0)
 
 
 def _list(names: Iterable[str]) -> str:

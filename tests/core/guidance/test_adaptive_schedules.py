@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -63,6 +64,17 @@ def test_a_step_changes_the_weight_by_a_factor_of_two_at_most_and_within_its_bou
     assert schedule(1) == 2.0
     schedule.observe(1, norms(1e-6, 1.0, 0.0))
     assert schedule(2) == 3.0
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["guidance/gradient_norm", "policy/gradient_norm", "outcome/correct"])
+def test_one_figure_that_is_none_does_not_stay_in_the_averages(name: str, bad: float):
+    schedule, other = BalancedWeight(1.0), BalancedWeight(1.0)
+    schedule.observe(0, norms(0.5, 1.0, 0.2) | {name: bad})
+    for step in range(1, 40):
+        schedule.observe(step, norms(0.5 * schedule(step), 1.0, 0.2))
+        other.observe(step, norms(0.5 * other(step), 1.0, 0.2))
+    assert schedule(40) == pytest.approx(other(40), rel=0.05)
 
 
 def test_a_step_without_guidance_measures_nothing():

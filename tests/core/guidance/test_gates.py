@@ -137,6 +137,11 @@ def longer_than(positions: Tensor, lengths: Tensor, *, share: float = 0.5) -> Te
     return (positions > share * lengths).float() - 0.5
 
 
+def test_a_factor_without_end_shuts_the_gate():
+    inputs = GateInputs(torch.ones(2), logprobs=torch.tensor([-1.0, 0.0]))
+    assert Gate(lambda logprobs: -1.0 / logprobs, ("logprobs",))(inputs).tolist() == [1.0, 0.0]
+
+
 def test_a_gate_of_ones_own_has_inputs_and_options_by_its_signature():
     gate = Gate.of(longer_than, {"share": 0.25})
     assert gate.inputs == ("positions", "lengths") and gate.whole_responses and gate.wants == set()
@@ -164,6 +169,12 @@ def test_a_gate_of_ones_own_has_inputs_and_options_by_its_signature():
         (lambda logprob: logprob, {}, "knows no tensor 'logprob'; did you mean 'logprobs'"),
         (lambda logprobs: logprobs.sum(), {}, r"one number for each of N tokens, \(N,\), got \(\) for N = 3"),
         (lambda logprobs: 1.0, {}, "got float for N = 3"),
+        (
+            lambda success: 1.0 / (1.0 - success),
+            {},
+            r"must return finite numbers, got .* where success is 0, 0\.5 and 1",
+        ),
+        (lambda logprobs: {}["x"], {}, "the gate failed on three tokens: KeyError: 'x'"),
     ],
 )
 def test_a_wrong_gate_is_refused_with_its_reason(function, options, message):
