@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
+
+MAX_PORT = 65_535
 
 
 def add_report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +30,8 @@ def report(options: argparse.Namespace) -> int:
         return 0
     if options.to is not None:
         raise ValueError("--to: a report that is served is not written; leave it out, or leave --watch out")
+    if not 0 <= (options.port or 0) <= MAX_PORT:
+        raise ValueError(f"--port: must be 0 to {MAX_PORT}, got {options.port}")
     _watch([Path(folder) for folder in options.folders], options.port or 0)
     return 0
 
@@ -42,7 +47,7 @@ def _watch(folders: list[Path], port: int) -> None:
     names = distinct([_label(folder) for folder in folders], folders)
 
     def page() -> str:
-        runs = [load_run(folder) for folder in folders]
+        runs = [replace(load_run(folder), label=name) for folder, name in zip(folders, names, strict=True)]
         return report_page(runs, title=", ".join(names), tokens="tokens")
 
     server = WatchServer(list(zip(names, folders, strict=True)), page, title=", ".join(names), port=port)

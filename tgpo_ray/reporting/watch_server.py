@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import html
 import json
@@ -150,6 +151,12 @@ def _stamp(paths: Sequence[Path]) -> str:
     return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
 
 
+def _host_of(header: str) -> str | None:
+    with contextlib.suppress(ValueError):  # an address that has no end
+        return urlsplit(f"//{header}").hostname
+    return None
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers GET and HEAD from this machine, under one of its own names."""
 
@@ -165,8 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._respond(with_body=False)
 
     def _respond(self, *, with_body: bool) -> None:
-        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
-        if name not in NAMES:
+        if _host_of(self.headers.get("Host", "")) not in NAMES:
             return self._send(HTTPStatus.MISDIRECTED_REQUEST, {}, b"")
         try:
             found = self.watch.answer(self.path)

@@ -194,13 +194,14 @@ def test_ids_of_different_plots_do_not_meet(tmp_path):
 
 def test_text_from_models_is_escaped_everywhere(tmp_path):
     bad = "<script>alert(1)</script>"
-    rows = record(bad, {0: 0.1, 20: 0.2}).metrics
+    sets = {f"evaluation/{name}/accuracy": 0.5 for name in (bad, 'x"><img src=x onerror=alert(1)>')}
+    rows = [{**row, **sets} for row in record(bad, {0: 0.1, 20: 0.2}).metrics]
     run = RunRecord(
         bad, rows, {"algorithm": bad, bad: {"x": bad}}, [sample(1, ["correct", bad], bad) | {"prompt": bad}]
     )
     other = record("GRPO", {0: 0.1, 20: 0.3})
     text = write_report(tmp_path / "r.html", [run, other], title=bad, notes=[bad]).read_text("utf-8")
-    assert "<script" not in text
+    assert "<script" not in text and "<img" not in text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
 
 

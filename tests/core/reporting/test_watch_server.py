@@ -122,6 +122,7 @@ def test_a_page_of_another_name_may_not_read(get: Get):
     """A name of someone's page may be made to mean 127.0.0.1: the browser would then let it read."""
     for name in ("evil.example", "evil.example:80", "127.0.0.1.evil.example", ""):
         assert get("/index.json", Host=name)[0] == 421
+    assert get("/index.json", Host="[::1")[0] == 421
     assert get("/index.json", Host="localhost:1")[0] == 200
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tgpo_ray.reporting.tokens import write_token_page
@@ -25,8 +26,9 @@ def write_reports(
     """
     path = Path(path)
     runs = [load_run(folder) for folder in folders]
-    title = ", ".join(run.label for run in runs) if title is None else title
     names = distinct([run.label for run in runs], [Path(folder) for folder in folders])
+    runs = [replace(run, label=name) for run, name in zip(runs, names, strict=True)]
+    title = ", ".join(names) if title is None else title
     named = list(zip(names, folders, strict=True))
     tokens = write_token_page(path.with_name(f"{path.stem}_tokens.html"), named, title=title, report=path.name)
     report = write_report(path, runs, title=title, tokens=tokens.name if tokens else "")

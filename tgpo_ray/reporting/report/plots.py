@@ -113,7 +113,7 @@ def metric_plot(runs: Sequence[RunRecord], panel: Panel) -> str:
         if axes.get_ylim()[1] >= 10_000:
             axes.yaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}k" if value else "0")
 
-    return draw_svg(panel.metric.replace("/", "-"), draw)
+    return draw_svg(panel.metric, draw)
 
 
 def set_panels(runs: Sequence[RunRecord]) -> list[Panel]:
@@ -205,7 +205,10 @@ def _draw_lines(axes: Axes, runs: Sequence[RunRecord], panel: Panel) -> None:
 
 
 def draw_svg(name: str, draw: Callable[[Axes], None], *, width: float = WIDTH, height: float = HEIGHT) -> str:
-    """An `<svg>` element whose ids start with `name`, without addresses or anything outside the element."""
+    """An `<svg>` element whose ids start with `name`, without addresses or anything outside the element.
+
+    Of the name, which may be a metric's with a set of the user's, letters and digits stay.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -215,7 +218,7 @@ def draw_svg(name: str, draw: Callable[[Axes], None], *, width: float = WIDTH, h
         draw(axes)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(METADATA))
-    return _inline(buffer.getvalue(), name)
+    return _inline(buffer.getvalue(), re.sub(r"[^A-Za-z0-9]+", "-", name))
 
 
 def _inline(svg: str, name: str) -> str:
