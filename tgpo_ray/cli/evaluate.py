@@ -83,11 +83,13 @@ def _evaluate_suite(options: argparse.Namespace) -> int:
     if options.checkpoint:
         raise ValueError("--checkpoint: --suite takes model folders: write one with `tgpo-ray export`")
     words = [word for word in (options.config, *options.overrides) if word is not None]
-    overrides = [word for word in words if "=" in word and not _is_address(word)]
+    overrides = [word for word in words if "=" in word and not _is_model(word)]
     names = [word for word in words if word not in overrides]
-    suite = open_suite(options.suite, overrides, places=options.sets, only=_names(options.only)).check(files=False)
+    suite = open_suite(options.suite, overrides, places=options.sets, only=_names("--only", options.only)).check(
+        files=False
+    )
     candidates = suite.chosen(names)
-    if shown := _names(options.published):
+    if shown := _names("--published", options.published):
         if unknown := [name for name in shown if name not in suite.published]:
             known = ", ".join(suite.published) or "none"
             raise ValueError(f"--published: no figures are called {unknown[0]!r}; there is: {known}")
@@ -95,16 +97,28 @@ def _evaluate_suite(options: argparse.Namespace) -> int:
         extra = [name for name in shown if name not in first.published]
         candidates = [first.model_copy(update={"published": [*first.published, *extra]}), *candidates[1:]]
     folder = Path(options.to or Path(RESULTS) / (Path(options.suite).stem))
-    run = rescore_suite if options.rescore else evaluate_suite
-    figures = run(suite, candidates, folder, lambda line: print(line, flush=True))
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    if options.rescore:
+        figures = rescore_suite(suite, candidates, folder, say)
+    else:
+        figures = evaluate_suite(suite, candidates, folder, say, lambda so_far: write_tables(folder, suite, so_far))
     print(write_tables(folder, suite, figures))
     print(f"{folder / 'table.html'}")
     return 0
 
 
-def _is_address(word: str) -> bool:
-    return word.removeprefix("url:").startswith(("http://", "https://"))
+def _is_model(word: str) -> bool:
+    """Whether a word is no override though it has a `=`: an address, or a folder as `runs/lr=1e-5/export`."""
+    if word.removeprefix("url:").startswith(("http://", "https://")):
+        return True
+    return "/" in word.partition("=")[0] or Path(word).expanduser().is_dir()
 
 
-def _names(text: str | None) -> list[str]:
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
+def _names(option: str, text: str | None) -> list[str]:
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    if text is not None and not names:
+        raise ValueError(f"{option}: needs at least one name, got {text!r}")
+    return names

@@ -86,7 +86,8 @@ def reserving_nothing(function: Callable[[dict[str, Any]], None]) -> Callable[[d
 
 
 def _trial_of(plain: Mapping[str, Any], values: Mapping[str, Any], trial_id: str, working_folder: str) -> Trial:
-    overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    # Tune draws numbers of numpy where the choice is of them
+    overrides = [f"{key}={json.dumps(value, default=lambda number: number.item())}" for key, value in values.items()]
     config = AlgorithmConfig.from_dict(plain, overrides)
     config.name = f"{config.name or 'trial'}-{trial_id}"
     return Trial(config.to_dict(), working_folder)

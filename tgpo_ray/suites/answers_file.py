@@ -13,6 +13,9 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 FORMAT = 1
+BEGINNING = b'{"format": '  # of every header
+FOREIGN = f"{{path}} is no file of answers (its first line is no header of format {FORMAT}): move it away"
+FILE_HASH = "sha256 of path"  # in `scoring`; headers of earlier versions lack it
 SYNC_S = 1.0  # between two writes that must reach the disk
 
 
@@ -51,22 +54,27 @@ class AnswersFile:
     Args:
         header: `sampling`, what the responses follow from; `scoring`, what the verdicts follow from; and `left_out`,
             the problems whose prompts are too long for the model.
+        prompts: hashes of the prompts by problem, which the answers must be to.
 
     Raises:
         ValueError: the file holds answers of another model, prompt or sampling, or verdicts of other options; another
             process writes to it; or a line in its middle cannot be read.
     """
 
-    def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, header: Mapping[str, Any], prompts: Mapping[int, str] | None = None) -> None:
         self.path, self._synced = path, 0.0
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: BinaryIO = path.open("a+b")
         try:
             _lock(self._file, path)
             self.done: dict[int, str] = {}  # problem -> hash of its prompt
+            _refuse_foreign(self._file, path)
             if _without_torn_line(self._file):
-                _refuse_other(path, read_header(path), header)
+                there = read_header(path)
+                _refuse_other_sampling(path, there, header)
                 self.done = {row["problem"]: row["prompt_hash"] for row in _rows(path)}
+                _refuse_other_prompts(path, self.done, prompts or {})
+                _refuse_other_scoring(path, there, header)
             else:
                 self._write({"format": FORMAT, **header})
                 self.sync()
@@ -117,7 +125,7 @@ def read_header(path: Path) -> dict[str, Any]:
             return header
     except (ValueError, KeyError, TypeError):
         pass
-    raise ValueError(f"{path} is no file of answers (its first line is no header of format {FORMAT}): move it away")
+    raise ValueError(FOREIGN.format(path=path))
 
 
 def read_answers(path: Path) -> Iterator[ProblemAnswers]:
@@ -152,15 +160,30 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _refuse_other(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
-    # what JSON makes of it: a tuple comes back as a list
-    here = json.loads(json.dumps(here))
+def _refuse_foreign(file: BinaryIO, path: Path) -> None:
+    """Refuses what begins otherwise than a header, before anything is cut off. Of a header a beginning may be left."""
+    file.seek(0)
+    line = file.readline()
+    if line.endswith(b"\n"):
+        read_header(path)
+    elif not (line.startswith(BEGINNING) or BEGINNING.startswith(line)):
+        raise ValueError(FOREIGN.format(path=path))
+
+
+def _refuse_other_sampling(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    here = json.loads(json.dumps(here))  # what JSON makes of it: a tuple comes back as a list
     if found := differences(there["sampling"], here["sampling"]):
         raise ValueError(
             f"{path} holds answers that were sampled in another way, and the two are not mixed ({'; '.join(found)}): "
             "name another folder with --to, or move the file away"
         )
-    if found := differences(there["scoring"], here["scoring"]):
+
+
+def _refuse_other_scoring(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+    scoring = json.loads(json.dumps(here["scoring"]))
+    if FILE_HASH not in there["scoring"]:
+        scoring.pop(FILE_HASH, None)
+    if found := differences(there["scoring"], scoring):
         raise ValueError(
             f"{path} holds verdicts of other options ({'; '.join(found)}): score its answers again with --rescore, "
             "which samples nothing"
@@ -207,14 +230,14 @@ def missing_of(file: AnswersFile, hashes: Mapping[int, str]) -> Sequence[int]:
 
     Args:
         hashes: of the prompts of all problems.
-
-    Raises:
-        ValueError: the file has answers to another prompt of one of these problems.
     """
-    for problem, found in file.done.items():
-        if hashes.get(problem, found) != found:
+    return [problem for problem in hashes if problem not in file.done]
+
+
+def _refuse_other_prompts(path: Path, done: Mapping[int, str], prompts: Mapping[int, str]) -> None:
+    for problem, found in done.items():
+        if prompts.get(problem, found) != found:
             raise ValueError(
-                f"{file.path} holds answers to another prompt of problem {problem} (another data set, prompt, system "
+                f"{path} holds answers to another prompt of problem {problem} (another data set, prompt, system "
                 "prompt or order of options): name another folder with --to, or move the file away"
             )
-    return [problem for problem in hashes if problem not in file.done]

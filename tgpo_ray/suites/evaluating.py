@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.checks import check_environments, check_models, left_out
 from tgpo_ray.suites.answers_file import ProblemAnswers, read_answers, read_header, replace_answers
-from tgpo_ray.suites.figures import ModelFigures, figures_of, mean_figures
+from tgpo_ray.suites.figures import ALL_SETS, ModelFigures, figures_of, mean_figures
 from tgpo_ray.suites.fingerprints import model_fingerprint
 from tgpo_ray.suites.sampling import engine_answers, standing_engines
 from tgpo_ray.suites.scoring import rescored
@@ -34,7 +34,11 @@ class _Checked:
 
 
 def evaluate_suite(
-    suite: SuiteConfig, candidates: Sequence[CandidateConfig], folder: Path, say: Say = print
+    suite: SuiteConfig,
+    candidates: Sequence[CandidateConfig],
+    folder: Path,
+    say: Say = print,
+    each: Callable[[list[ModelFigures]], object] = lambda figures: None,
 ) -> list[ModelFigures]:
     """Returns the figures of each model, after sampling the problems without answers in `folder`.
 
@@ -43,15 +47,22 @@ def evaluate_suite(
 
     Args:
         say: takes lines of progress.
+        each: takes the figures so far after each model but the last, which a later one's error then leaves.
 
     Raises:
         ConfigError: a wrong key, file or model, before any engine starts.
-        ValueError: a file in `folder` holds answers that were sampled in another way.
+        ValueError: a file in `folder` holds answers that were sampled in another way, or a server lacks the model,
+            before any engine starts, too.
     """
     _refuse_equal_labels(candidates)
     checked = [_checked(suite, candidate) for candidate in candidates]
     for it in checked:
+        with _opened(it, folder):
+            pass
+    for done, it in enumerate(checked, start=1):
         _sample(it, folder, say)
+        if done < len(checked):
+            each([_figures(suite, it, folder) for it in checked[:done]])
     return [_figures(suite, it, folder) for it in checked]
 
 
@@ -109,28 +120,29 @@ def _answered(suite: SuiteConfig, candidate: CandidateConfig, folder: Path) -> _
 
 def _sample(it: _Checked, folder: Path, say: Say) -> None:
     """Sample what is missing. The engine starts only where something is."""
-    config, candidate = it.config, it.candidate
-    paths = [answers_path(folder, candidate, evaluated.label) for evaluated in it.sets]
-    if candidate.url is not None:
-        model = ServedModel(config, candidate)
-        try:
-            with _opened(it, paths, config, {"served": model.name}) as sets:
-                _append(candidate, sets, model.answers(sets), say)
-        finally:
-            model.close()
-        return
-    with _opened(it, paths, config, model_fingerprint(config.model.path)) as sets:
-        if any(one.missing for one in sets):
-            with standing_engines(config) as (running, runners):
-                _append(candidate, sets, engine_answers(running, runners, sets), say)
+    with _opened(it, folder) as (sets, served):
+        if served is not None:
+            _append(it.candidate, sets, served.answers(sets), say)
+        elif any(one.missing for one in sets):
+            with standing_engines(it.config) as (running, runners):
+                _append(it.candidate, sets, engine_answers(running, runners, sets), say)
 
 
 @contextmanager
-def _opened(it: _Checked, paths: Sequence[Path], config: SuiteConfig, model: dict[str, Any]) -> Iterator[list[OpenSet]]:
-    headers = headers_of(config, it.candidate, model)
-    headers = [header | {"left_out": sorted(one.left_out)} for header, one in zip(headers, it.sets, strict=True)]
+def _opened(it: _Checked, folder: Path) -> Iterator[tuple[list[OpenSet], ServedModel | None]]:
+    """The model's sets with their files, and the client of a served one."""
+    paths = [answers_path(folder, it.candidate, evaluated.label) for evaluated in it.sets]
     with ExitStack() as stack:
-        yield opened(stack, it.sets, paths, headers)
+        served: ServedModel | None = None
+        model: dict[str, Any] = {}
+        if it.candidate.url is None:
+            model = model_fingerprint(it.config.model.path)
+        else:
+            served = stack.enter_context(closing(ServedModel(it.config, it.candidate)))
+            model = {"served": served.name}
+        headers = headers_of(it.config, it.candidate, model)
+        headers = [header | {"left_out": sorted(one.left_out)} for header, one in zip(headers, it.sets, strict=True)]
+        yield opened(stack, it.sets, paths, headers), served
 
 
 def _append(
@@ -155,5 +167,5 @@ def _figures(suite: SuiteConfig, it: _Checked, folder: Path) -> ModelFigures:
             found[evaluated.label] = replace(figures, num_left_out=evaluated.num_left_out)
     groups = dict(suite.means)
     if len(found) > 1:
-        groups["all sets"] = list(found)
+        groups[ALL_SETS] = list(found)
     return ModelFigures(it.candidate.label, found, mean_figures(groups, found), it.candidate.published)

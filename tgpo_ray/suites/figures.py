@@ -11,6 +11,7 @@ import numpy as np
 from tgpo_ray.suites.answers_file import Answer, ProblemAnswers
 from tgpo_ray.suites.estimates import Estimate, bootstrap_means, estimate_of, majority_right, pass_at_k
 
+ALL_SETS = "all sets"  # the mean over all of them
 FAILED = ("timeout", "error")  # of the verifier, which says nothing about the response
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.models import local_model
+from tgpo_ray.suites.answers_file import FILE_HASH
 
 if TYPE_CHECKING:
     from tgpo_ray.config import EvaluationEnvConfig
@@ -78,9 +79,19 @@ def header_of(
         "seed": config.seed,
     }
     kwargs = {**env.kwargs, **config.evaluation.kwargs}
+    scoring = {name: value for name, value in sorted(kwargs.items()) if name not in NO_SAMPLING}
     return {
         "set": env.label,
         "model": candidate.label,
         "sampling": sampling,
-        "scoring": {name: value for name, value in sorted(kwargs.items()) if name not in NO_SAMPLING},
+        "scoring": scoring | _file_hash(kwargs.get("path")),
     }
+
+
+def _file_hash(path: object) -> dict[str, str]:
+    """The hash of a set's file, which has the right answers; none of a folder or a name on the hub."""
+    file = Path(path).expanduser() if isinstance(path, str) else None
+    if file is None or not file.is_file():
+        return {}
+    with file.open("rb") as content:
+        return {FILE_HASH: hashlib.file_digest(content, "sha256").hexdigest()[:16]}

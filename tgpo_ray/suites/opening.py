@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tgpo_ray.config import ConfigError, EvaluationEnvConfig, load_file
+from tgpo_ray.suites.figures import ALL_SETS
 from tgpo_ray.suites.suite_config import SuiteConfig
 
 BUILT_IN = {"paper": Path(__file__).with_name("paper.yaml")}
@@ -36,13 +37,29 @@ def open_suite(
             raise ConfigError([f"--suite: {name!r} is no file and none of the built-in suites: {', '.join(BUILT_IN)}"])
         path = BUILT_IN[name]
     suite = SuiteConfig.from_yaml(path, overrides)
+    if problems := list(_unknown_sets(suite)):
+        raise ConfigError(problems, str(path))
     if only:
         suite.evaluation.envs = [_named(suite, label) for label in dict.fromkeys(only)]
     if places is None and DEFAULT_SETS.is_file() and DEFAULT_SETS.resolve() != path.resolve():
         places = str(DEFAULT_SETS)
     if places is not None:
         suite.evaluation.envs = placed(suite, places, refuse_unknown=not only)
+    if lost := [label for label in only if label not in {env.label for env in suite.evaluation.envs}]:
+        raise ConfigError([f"--only: {lost[0]} is null in {places}: give its file, or leave it out of --only"])
     return suite
+
+
+def _unknown_sets(suite: SuiteConfig) -> Iterator[str]:
+    """Names of sets behind `means` and `published` that the suite does not have."""
+    known = [env.label for env in suite.evaluation.envs]
+    if ALL_SETS in suite.means:
+        yield f"means.{ALL_SETS}: is the mean that the table has anyway; give it another name"
+    named = [(f"means.{mean}", name) for mean, names in suite.means.items() for name in names]
+    named += [(f"published.{key}.scores", name) for key, it in suite.published.items() for name in it.scores]
+    for where, name in named:
+        if name not in known:
+            yield f"{where}: no set is called {name!r}{_near(name, known)}; there is: {', '.join(known)}"
 
 
 def _named(suite: SuiteConfig, label: str) -> EvaluationEnvConfig:

@@ -104,7 +104,13 @@ def rescored(
 
 def _answer(env: Env[str, str], evaluated: EvaluationSet, row: ProblemAnswers, answer: Answer) -> Answer:
     where = f"{evaluated.label}, problem {row.problem}"
-    prompt, info = env.reset(seed=evaluated.seed, options={"index": row.problem})
+    try:
+        prompt, info = env.reset(seed=evaluated.seed, options={"index": row.problem})
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: the set has no such problem now ({error}): give the data set that was sampled, or --to another "
+            "folder"
+        ) from error
     if prompt_hash(prompt, info.get("messages")) != row.prompt_hash:
         raise ValueError(
             f"{where}: its answers are to another prompt than the set has now, so that their verdicts would be of "

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tgpo_ray.suites.work import EvaluationSet, OpenSet
 
 Place = tuple[int, int]  # index of the set, and problem
+START_S = 30.0  # for the list of models: an address that is wrong is found soon
 THOUGHT_KEYS = ("reasoning_content", "reasoning")  # where servers with a parser of thoughts put them
 
 
@@ -38,7 +39,7 @@ class ServedModel:
         self.name = self._served_model(candidate.served_model)
 
     def _served_model(self, wanted: str | None) -> str:
-        answer = self._server.get("/v1/models", deadline=self._deadline())
+        answer = self._server.get("/v1/models", deadline=min(self._deadline(), time.monotonic() + START_S))
         cards = answer.get("data") if isinstance(answer, dict) else None
         served = [str(card.get("id")) for card in cards or () if isinstance(card, dict)]
         name = wanted or (served[0] if len(served) == 1 else "")
@@ -114,6 +115,8 @@ class ServedModel:
         try:
             choice = answer["choices"][0]
             text = choice["text"] if messages is None else _spoken(choice["message"])
+            if not isinstance(text, str):
+                raise TypeError
             num_tokens = int(answer["usage"]["completion_tokens"])
             reason = "length" if choice.get("finish_reason") == "length" else "stop"
         except (KeyError, IndexError, TypeError, ValueError):

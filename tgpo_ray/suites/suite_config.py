@@ -77,6 +77,10 @@ class SuiteConfig(AlgorithmConfig):
         for section in sorted(self.model_fields_set - READ - {"candidates", "means", "published"}):
             if getattr(self, section) != type(self).model_fields[section].get_default(call_default_factory=True):
                 yield f"{section}: a suite trains nothing, so that it has no such section: delete it"
+        files = [set_file(env.label) for env in self.evaluation.envs]
+        for i, env in enumerate(self.evaluation.envs):
+            if set_file(env.label) in files[:i]:
+                yield f"evaluation.envs.{i}.name: another set's answers are in {set_file(env.label)}, too; rename one"
         labels = [candidate.label for candidate in self.candidates]
         for i, candidate in enumerate(self.candidates):
             yield from self._candidate_rules(i, candidate, labels)
@@ -87,6 +91,8 @@ class SuiteConfig(AlgorithmConfig):
             yield f"{where}: needs a path (folder or Hugging Face id) or a url"
         if candidate.url is not None and not candidate.url.startswith(("http://", "https://")):
             yield f"{where}.url: must begin with http:// or https://, got {candidate.url!r}"
+        if candidate.label in (".", ".."):
+            yield f"{where}.name: {candidate.label!r} is no name of a folder for its answers; give it another"
         if candidate.label in labels[:i]:
             yield f"{where}.name: two models are called {candidate.label!r} in the table; give one a name"
         for name in candidate.published:
@@ -128,6 +134,11 @@ class SuiteConfig(AlgorithmConfig):
             return self.candidates or [CandidateConfig(path=self.model.path)]
         listed = {key: it for it in self.candidates for key in (it.path, it.url, it.label) if key}
         return [listed.get(name) or _candidate(name) for name in names]
+
+
+def set_file(label: str) -> str:
+    """Returns the name of the file of answers to a set, in the model's folder."""
+    return f"{label.replace('/', '_')}.jsonl"
 
 
 def _candidate(name: str) -> CandidateConfig:

@@ -68,14 +68,19 @@ def score_table(suite: SuiteConfig, models: Sequence[ModelFigures]) -> Table:
     rows = []
     for env in suite.evaluation.envs:
         found = [model.sets.get(env.label) for model in models]
-        k = str(suite.evaluation.samples_of(env))
+        k = str(next((it.num_samples for it in found if it is not None), suite.evaluation.samples_of(env)))
         cells = [NONE if it is None else percent(it.accuracy) + _part(it) for it in found]
         theirs = [it.scores.get(env.label) for it in published.values()]
         rows.append([env.label, k, *cells, *(NONE if value is None else f"{value:.1f}" for value in theirs)])
     labels = dict.fromkeys(mean.label for model in models for mean in model.means)
     for label in labels:
         means = [next((it for it in model.means if it.label == label), None) for model in models]
-        cells = [NONE if it is None else percent(it.accuracy) for it in means]
+        cells = [
+            NONE
+            if it is None
+            else percent(it.accuracy) + next(filter(None, (_part(model.sets[n]) for n in it.sets)), "")
+            for it, model in zip(means, models, strict=True)
+        ]
         names = next(it.sets for it in means if it is not None)
         rows.append([f"mean, {label}", "", *cells, *(_published_mean(it, names) for it in published.values())])
     return head, rows

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.env_runners import EnvSpec, all_envs, evaluation_tasks, explained
 from tgpo_ray.episode import Task
-from tgpo_ray.suites.answers_file import AnswersFile, missing_of
+from tgpo_ray.suites.answers_file import AnswersFile, missing_of, read_answers, read_header, replace_answers
 from tgpo_ray.suites.fingerprints import header_of, prompt_hash
+from tgpo_ray.suites.suite_config import set_file
 
 if TYPE_CHECKING:
     from tgpo_ray.suites.suite_config import CandidateConfig, SuiteConfig
@@ -99,7 +100,7 @@ def headers_of(config: SuiteConfig, candidate: CandidateConfig, model: Mapping[s
 
 def answers_path(folder: Path, candidate: CandidateConfig, label: str) -> Path:
     """Returns the file of a model's answers to the set `label`."""
-    return folder / candidate.label / f"{label.replace('/', '_')}.jsonl"
+    return folder / candidate.label / set_file(label)
 
 
 def opened(
@@ -109,5 +110,17 @@ def opened(
     headers: Sequence[Mapping[str, Any]],
 ) -> list[OpenSet]:
     """Returns the sets with their files, which close with `stack`."""
-    files = [stack.enter_context(AnswersFile(path, header)) for path, header in zip(paths, headers, strict=True)]
+    places = zip(sets, paths, headers, strict=True)
+    files = [stack.enter_context(opened_file(path, header, it.hashes)) for it, path, header in places]
     return [OpenSet(it, file, missing_of(file, it.hashes)) for it, file in zip(sets, files, strict=True)]
+
+
+def opened_file(path: Path, header: Mapping[str, Any], prompts: Mapping[int, str]) -> AnswersFile:
+    """The file, whose header names the problems that are left out now: scoring again goes by it."""
+    file = AnswersFile(path, header, prompts)
+    there, out = read_header(path), header.get("left_out", [])
+    if there.get("left_out", []) == out:
+        return file
+    file.close()
+    replace_answers(path, there | {"left_out": out}, read_answers(path))
+    return AnswersFile(path, header, prompts)

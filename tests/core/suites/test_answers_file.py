@@ -100,11 +100,9 @@ def test_other_verdicts_are_refused_and_rescore_is_the_way_out(tmp_path: Path) -
 
 
 def test_answers_to_another_prompt_are_refused(tmp_path: Path) -> None:
-    with (
-        AnswersFile(written(tmp_path / "set.jsonl", 0, 1), HEADER) as file,
-        pytest.raises(ValueError, match="holds answers to another prompt of problem 1"),
-    ):
-        missing_of(file, {0: "h0", 1: "other"})
+    path = written(tmp_path / "set.jsonl", 0, 1)
+    with pytest.raises(ValueError, match="holds answers to another prompt of problem 1"):
+        AnswersFile(path, HEADER, {0: "h0", 1: "other"})
 
 
 def test_a_set_with_fewer_problems_leaves_the_others_alone(tmp_path: Path) -> None:

@@ -4,50 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.core.suites.answering_server import AnsweringServer, answering_server
+from tests.core.suites.answering_server import AnsweringServer
+from tests.core.suites.served_suites import NUM_ROWS, evaluated, math_suite
 from tgpo_ray import cli
 from tgpo_ray.config import ConfigError
-from tgpo_ray.suites import evaluate_suite, open_suite, rescore_suite, write_tables
+from tgpo_ray.suites import open_suite, rescore_suite, write_tables
 from tgpo_ray.suites.answers_file import read_answers, read_header, replace_answers
-from tgpo_ray.suites.suite_config import SuiteConfig
 from tgpo_ray.suites.tables import notes
 from tgpo_ray.suites.work import sets_of
-
-NUM_ROWS = 12
-SETS = f"""
-evaluation:
-  max_problems: {NUM_ROWS}
-  envs:
-    - {{id: tgpo/Arithmetic-v0, name: small, num_samples: 4, kwargs: {{operation: add, digits: [1, 1]}}}}
-    - {{id: tgpo/Arithmetic-v0, name: large, kwargs: {{operation: add, digits: [2, 1]}}}}
-means: {{both: [small, large]}}
-published: {{Adder: {{source: "A paper, Table 1", scores: {{small: 50.0, large: 25.0}}}}}}
-fault_tolerance: {{sample_timeout_s: 20.0}}
-"""
-
-
-@pytest.fixture
-def server() -> Iterator[AnsweringServer]:
-    with answering_server() as running:
-        yield running
-
-
-@pytest.fixture
-def suite_file(tmp_path: Path) -> Path:
-    path = tmp_path / "sums.yaml"
-    path.write_text(SETS)
-    return path
-
-
-def evaluated(suite: SuiteConfig, folder: Path, *names: str) -> Any:
-    return evaluate_suite(suite, suite.chosen(list(names)), folder, lambda line: None)
 
 
 def test_a_served_model_answers_every_problem_once_and_its_figures_are_counted(
@@ -97,20 +66,6 @@ def test_answers_of_another_temperature_or_model_are_not_mixed(
     server.models = ["subtracter"]
     with pytest.raises(ValueError, match=r'model\.served: "adder" there, "subtracter" here'):
         evaluated(open_suite(str(suite_file)), tmp_path, server.url)
-
-
-@pytest.fixture
-def rows(tmp_path: Path) -> Path:
-    path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps({"problem": f"{i} + 1", "answer": str(i + 1)}) + "\n" for i in range(NUM_ROWS)))
-    return path
-
-
-def math_suite(tmp_path: Path, rows: Path, *overrides: str, **kwargs: Any) -> SuiteConfig:
-    env = {"id": "tgpo/Math-v0", "name": "sums", "kwargs": {"path": str(rows), **kwargs}}
-    path = tmp_path / "math.yaml"
-    path.write_text(json.dumps({"evaluation": {"envs": [env]}}))
-    return open_suite(str(path), overrides)
 
 
 @pytest.mark.usefixtures("no_worker_outlives_its_module")
