@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.paths import ROOT
@@ -178,8 +179,9 @@ def test_a_second_folder_of_a_name_is_the_same_trials() -> None:
 
 def test_keys_of_the_space_are_keys_of_the_run() -> None:
     plain = TGPOConfig(name="search").models(path="p").teachers(path="t").environment("tgpo/Arithmetic-v0").to_dict()
-    trial = _trial_of(plain, {"guidance.weight": 1e-5, "teacher.path": "near", "seed": 3}, "abc_00001", "/work")
-    assert trial.config["guidance"]["weight"] == 1e-5 and trial.config["teachers"]["default"]["path"] == "near"
+    space = {"guidance.weight": np.float32(0.5), "teacher.path": "near", "seed": np.int64(3)}
+    trial = _trial_of(plain, space, "abc_00001", "/work")
+    assert trial.config["guidance"]["weight"] == 0.5 and trial.config["teachers"]["default"]["path"] == "near"
     assert (trial.config["seed"], trial.config["name"]) == (3, "search-abc_00001")
     with pytest.raises(ValueError, match=r"guidance.wait: unknown key"):
         _trial_of(plain, {"guidance.wait": 1.0}, "abc", "/work")
