@@ -16,10 +16,9 @@ MIN_SHARE = 0.6  # of it in the shorter of the two
 _IGNORED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;:! ]|\$|~", re.IGNORECASE)
 _HAN = r"\u3040-\u30ff\u3400-\u9fff"  # Chinese and Japanese, which are written without blanks: a sign is a word
 _TOKEN = re.compile(rf"[{_HAN}]|\\?[^\W\d_{_HAN}]+|\d+|[^\w\s]")
-_RAISED = re.compile(r"[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")  # NFKC would make 22 of 2 to the power of 2
-_APART = re.compile(
-    r"([\u00bc-\u00be\u2150-\u215e\u2189]|[\u2080-\u2089]+)"
-)  # 11/2 of one and a half, 102 of 10 to base 2
+# NFKC would make 22 of 2 to the power of 2, 11/2 of one and a half, and 102 of 10 to the base 2.
+_RAISED = re.compile(r"[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
+_APART = re.compile(r"([\u00bc-\u00be\u2150-\u215e\u2189]|[\u2080-\u2089]+)")
 
 Tokens = tuple[str, ...]
 

@@ -107,8 +107,17 @@ class Columns:
                 raise ValueError(f"--columns: unknown {meaning!r}{nearest(meaning, MEANINGS)}: {', '.join(MEANINGS)}")
         names = {}
         for meaning in meanings:
-            fix = option.replace("<meaning>", meaning)
-            names[meaning] = _found(source, chosen.get(meaning), row, meaning, f"{path} has no column", fix)
+            own = chosen.get(meaning)
+            candidates = source.candidates(meaning) if own is None else (own,)
+            name = next((it for it in candidates if it in row or part_of(row, it) is not None), None)
+            if name is None:
+                wanted = " or ".join(map(repr, candidates))
+                near = "." if own is None else nearest(own, _names(row), cutoff=0.5) or "."
+                raise ValueError(
+                    f"{path} has no column {wanted} for the {meaning}{near} Columns found: {', '.join(_names(row))}. "
+                    f"Choose with {option.replace('<meaning>', meaning)}"
+                )
+            names[meaning] = name
         return cls(names)
 
     def values(self, row: Row) -> dict[str, str | None]:
@@ -130,19 +139,6 @@ class Columns:
         except ValueError as failure:
             raise ValueError(f"the column {name!r} {failure}") from failure
         return _answer_of(text, name) if meaning == "answer" else text.strip()
-
-
-def _found(source: Source, chosen: str | None, row: Row, meaning: str, lacking: str, option: str) -> str:
-    candidates = source.candidates(meaning) if chosen is None else (chosen,)
-    for name in candidates:
-        if name in row or (part_of(row, name) is not None):
-            return name
-    wanted = " or ".join(map(repr, candidates))
-    near = "" if chosen is None else nearest(chosen, _names(row), cutoff=0.5)
-    raise ValueError(
-        f"{lacking} {wanted} for the {meaning}{near or '.'} Columns found: {', '.join(_names(row))}. "
-        f"Choose with {option}"
-    )
 
 
 def _names(row: Row) -> Iterator[str]:
