@@ -186,6 +186,9 @@ class StudyConfig(Strict):
                 f"pbt: has one variant and one seed, got {len(self.variants)} and {len(self.seeds)}: its members copy "
                 "one another, and would take over the other's variant or seed; write a study for each"
             )
+        for step in self.prepare:
+            if SEED in step.run and SEED not in step.creates:
+                yield f"prepare: {step.creates!r} is one file, and its command has {SEED}: name a file for each seed"
         labels = [variant.label or name for name, variant in self.variants.items()]
         for label in sorted({label for label in labels if labels.count(label) > 1}):
             yield f"variants: two are called {label!r} in the tables; give one another `label`"
