@@ -187,7 +187,7 @@ class StudyConfig(Strict):
                 "one another, and would take over the other's variant or seed; write a study for each"
             )
         for step in self.prepare:
-            if SEED in step.run and SEED not in step.creates:
+            if SEED in step.run and SEED not in step.creates and len(self.seeds) > 1:
                 yield f"prepare: {step.creates!r} is one file, and its command has {SEED}: name a file for each seed"
         labels = [variant.label or name for name, variant in self.variants.items()]
         for label in sorted({label for label in labels if labels.count(label) > 1}):

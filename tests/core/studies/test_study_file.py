@@ -147,7 +147,10 @@ def test_members_of_a_population_may_begin_alike_and_searched_values_are_tried_o
         ({"extends": 5}, "extends: must be a list of names, got 5"),
         ({"keeps": [{"a": 1}]}, "keeps: must be a list of names"),
         ({"variants": {"a": {}, "b": None}}, "there is no 'b'"),
-        ({"prepare": [{"creates": "x", "run": "python a.py {seed}"}]}, "prepare: 'x' is one file, and its command has"),
+        (
+            {"seeds": [0, 1], "prepare": [{"creates": "x", "run": "python a.py {seed}"}]},
+            "prepare: 'x' is one file, and its command has",
+        ),
         ({"prepare": [{"creates": "x", "run": ""}]}, r"prepare\.0\.run"),
     ],
 )
