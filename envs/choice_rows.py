@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 from typing import Any
 
-from .cells import is_missing
+from .cells import is_missing, shown
 from .choices import LETTERS
 
 MIN_CHOICES, MAX_CHOICES = 2, len(LETTERS)
@@ -44,11 +45,12 @@ def choice_row(
         answer_index: what the answers count the options from, 0 or 1. None: the answers are letters, labels or texts.
 
     Raises:
-        ValueError: for options in one text, fewer than 2 or more than 10 options, an answer that is none of them, and
-            an integer that may be an option's text or its place.
+        ValueError: for options in one text, one that is missing or no text, fewer than 2 or more than 10 options, more
+            or fewer labels than texts, an answer that is none of them, and an integer that may be an option's text or
+            its place.
     """
     answer = row[str(columns["answer"])]
-    texts, labels = _options(row, columns["choices"], str(answer).strip())
+    texts, labels = _options(row, columns["choices"], answer)
     if not MIN_CHOICES <= len(texts) <= MAX_CHOICES:
         raise ValueError(
             f"a problem must have {MIN_CHOICES} to {MAX_CHOICES} choices, got {len(texts)}: {texts!r:.200}"
@@ -59,33 +61,41 @@ def choice_row(
     return ChoiceRow(problem, tuple(texts), _named(answer, texts, labels, columns["choices"]))
 
 
-def _options(row: Mapping[str, Any], names: str | Sequence[str], answer: str) -> tuple[list[str], list[str]]:
+def _options(row: Mapping[str, Any], names: str | Sequence[str], answer: Any) -> tuple[list[str], list[str]]:
     """The texts of the options and their labels, where the file has labels."""
     if not isinstance(names, str):
-        texts = _texts(row[name] for name in names)
-        return (texts if answer in texts else [answer, *texts]), []
+        texts = [_text(row[name], f"the column {name!r}") for name in names]
+        right = _text(answer, "the answer")
+        return (texts if right in texts else [right, *texts]), []
     options = row[names]
-    if isinstance(options, Mapping) and "text" in options:
-        texts, labels = _texts(options["text"]), [str(label).strip() for label in options.get("label", ())]
-        if labels and len(labels) != len(texts):
-            raise ValueError(f"the choices have {len(texts)} texts and {len(labels)} labels: each needs one")
-        return texts, labels
+    if not isinstance(options, Mapping) or "text" not in options:
+        return _texts(options, "choice"), []
+    texts = _texts(options["text"], "choice")
+    labels = [] if options.get("label") is None else _texts(options["label"], "label")
+    if labels and len(labels) != len(texts):
+        raise ValueError(
+            f"the choices must have as many labels as texts, got {len(labels)} labels {labels!r:.100} and {len(texts)} "
+            f"texts {texts!r:.100}: add or drop some"
+        )
+    return texts, labels
+
+
+def _texts(options: Any, what: str) -> list[str]:
     if isinstance(options, str | bytes | Mapping) or not hasattr(options, "__iter__"):
         raise ValueError(
-            f"the choices must be a list of texts, got {type(options).__name__} {options!r:.100}: write a JSON list "
+            f"the {what}s must be a list of texts, got {type(options).__name__} {options!r:.100}: write a JSON list "
             'such as ["one", "two"] instead of one text'
         )
-    return _texts(options), []
+    return [_text(option, f"{what} {number}") for number, option in enumerate(options, start=1)]
 
 
-def _texts(options: Iterable[Any]) -> list[str]:
-    """The options' texts without the blanks around them."""
-    texts = []
-    for option in options:
-        if isinstance(option, list | tuple | Mapping) or is_missing(option):
-            raise ValueError(f"each choice must be a text or a number, got {option!r:.100}")
-        texts.append(str(option).strip())
-    return texts
+def _text(option: Any, what: str) -> str:
+    """The text of an option or a label; a number is written out."""
+    if is_missing(option):
+        raise ValueError(f"{what} is missing, got {option!r}: fill it in or drop the row")
+    if isinstance(option, bool) or not isinstance(option, str | Number):
+        raise ValueError(f"{what} must be text, got {type(option).__name__} {shown(option)}: write it as text")
+    return str(option).strip()
 
 
 def _counted(answer: Any, first: int, count: int) -> int:

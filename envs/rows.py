@@ -174,9 +174,10 @@ def _read_jsonl(file: Path) -> Iterator[Row]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as failure:  # also a whole number of more digits than Python reads
-                message = getattr(failure, "msg", failure)
-                raise ValueError(f"{file}, line {number} is not JSON: {message}") from failure
+            except json.JSONDecodeError as failure:
+                raise ValueError(f"{file}, line {number} is not JSON: {failure.msg}") from failure
+            except (ValueError, RecursionError) as failure:  # a number of thousands of digits; a deep list
+                raise ValueError(f"{file}, line {number} cannot be read: {failure}: write it as text") from failure
             if not isinstance(row, dict):
                 raise ValueError(f"{file}, line {number} must be a JSON object, got {type(row).__name__}")
             yield row
@@ -199,6 +200,7 @@ def _decoded(lines: Iterable[str], file: Path) -> Iterator[str]:
 
 def _read_parquet(file: Path) -> Iterator[Row]:
     try:
+        import pyarrow
         import pyarrow.parquet as parquet
     except ImportError as failure:
         raise ImportError(
@@ -208,5 +210,5 @@ def _read_parquet(file: Path) -> Iterator[Row]:
         with parquet.ParquetFile(file) as rows:
             for batch in rows.iter_batches(PARQUET_BATCH):
                 yield from batch.to_pylist()
-    except (OSError, ValueError) as failure:  # ArrowInvalid is a ValueError
+    except (OSError, pyarrow.ArrowException) as failure:
         raise ValueError(f"{file} is no parquet file: {failure}") from failure

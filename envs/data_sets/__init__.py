@@ -8,7 +8,7 @@ from __future__ import annotations
 from .card import card
 from .counts import Counts
 from .overlap import EvaluationProblems
-from .preparing import Preparation, beside, evaluation_problems, prepare, refuse_existing
+from .preparing import Preparation, beside, evaluation_problems, prepare
 from .sources import SOURCES, Source, source_named
 from .traces import TraceFile, TraceVerifier, trace_verifier
 
@@ -24,7 +24,6 @@ __all__ = [
     "card",
     "evaluation_problems",
     "prepare",
-    "refuse_existing",
     "source_named",
     "trace_verifier",
 ]

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 STEPS = {
-    "incomplete": "no problem, answer or trace in the row; the answer of a worked solution is in its last \\boxed{}",
+    "incomplete": "no problem, answer or trace in the row",
+    "no box in the worked solution": "the last box in a column `solution` is the answer",
     "unreadable answer": "the answer cannot be read whole",
     "duplicate": "the problem occurred before, with the same answer",
     "duplicate, other answer": "the problem occurred before, with another answer; the first one is kept",

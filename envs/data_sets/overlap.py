@@ -14,20 +14,25 @@ MIN_COMMON = 13  # of the longest common subsequence
 MIN_SHARE = 0.6  # of it in the shorter of the two
 
 _IGNORED = re.compile(r"\\left(?![a-z])|\\right(?![a-z])|\\[,;:! ]|\$|~", re.IGNORECASE)
-_HAN = r"\u3040-\u30ff\u3400-\u9fff"  # Chinese and Japanese, which are written without blanks: a sign is a word
-_TOKEN = re.compile(rf"[{_HAN}]|\\?[^\W\d_{_HAN}]+|\d+|[^\w\s]")
-# NFKC would make 22 of 2 to the power of 2, 11/2 of one and a half, and 102 of 10 to the base 2.
-_RAISED = re.compile(r"[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
-_APART = re.compile(r"([\u00bc-\u00be\u2150-\u215e\u2189]|[\u2080-\u2089]+)")
+# written without blanks between words
+_CJK = "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_TOKEN = re.compile(rf"[{_CJK}]|\\?[^\W\d_{_CJK}]+|\d+|[^\w\s]")
+# NFKC makes plain digits of these, and joins them with the digits beside them
+_SUPERSCRIPT = re.compile("[\u00b2\u00b3\u00b9\u2070\u2071\u2074-\u207f]+")
+_APART = re.compile("[\u2080-\u208e]+|[\u00bc-\u00be\u2150-\u215f\u2189]|[\u2460-\u249b]")  # subscript, 1/2, circled
+_FRACTION_SLASH = "\u2044"
 
 Tokens = tuple[str, ...]
 
 
 def tokens_of(text: str) -> Tokens:
-    """The words, numbers and signs of a text, without case, blanks and the spacing of LaTeX."""
-    apart = _APART.sub(r" \1", _RAISED.sub(r"^\g<0>", text))
-    plain = unicodedata.normalize("NFKC", apart).replace("\N{FRACTION SLASH}", "/")
-    return tuple(_TOKEN.findall(_IGNORED.sub(" ", plain).lower()))
+    """The words, numbers and signs of a text, without case, blanks and the spacing of LaTeX.
+
+    Chinese and Japanese characters are one each. A superscript 2 is `^2`, and 1 with the sign for a half is `1 1/2`.
+    """
+    text = _APART.sub(r" \g<0> ", _SUPERSCRIPT.sub(r"^\g<0> ", text))
+    text = unicodedata.normalize("NFKC", text).replace(_FRACTION_SLASH, "/")
+    return tuple(_TOKEN.findall(_IGNORED.sub(" ", text).lower()))
 
 
 def fingerprint(tokens: Sequence[str]) -> bytes:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TextIO
 
 from ..row_store import Row
@@ -16,7 +16,7 @@ from ..rows import stream_rows
 from ..verifiers.math_answer import check_gold
 from .counts import AFTER_TRACE, Counts
 from .overlap import MIN_SHARE, NGRAM, EvaluationProblems, fingerprint, tokens_of
-from .sources import MEANINGS, PROBLEM_COLUMNS, SOURCES, Columns, Source
+from .sources import EVALUATION, MEANINGS, Columns, Source
 from .traces import TraceFile, TraceVerifier
 
 
@@ -101,6 +101,8 @@ class Preparation:
             raise ValueError(f"{self.path}, row {number}: {failure}") from failure
 
     def _fault(self, values: Mapping[str, str | None]) -> str | None:
+        if values["answer"] == "":
+            return "no box in the worked solution"
         if not all(values.values()):
             return "incomplete"
         try:
@@ -136,13 +138,12 @@ def prepare(preparation: Preparation, target: Path) -> Preparation:
     """Writes the training file and, beside it, `<name>.removed.jsonl`; both get their names when they are complete.
 
     Raises:
-        FileExistsError: one of the files that belong together is there already.
         FileNotFoundError, ImportError, ValueError: the data set cannot be read, a column is missing, or no row is left.
     """
-    refuse_existing(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
-        partial, removed = Path(folder, "rows.jsonl"), Path(folder, "removed.jsonl")
+    # a folder of this run's own: `X.jsonl.partial` may be another command's, which goes on from it
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
+        partial, removed = Path(folder) / "rows.jsonl", Path(folder) / "removed.jsonl"
         _write(preparation, partial, removed)
         if not preparation.counts.written:
             reasons = ", ".join(f"{count} {reason}" for reason, count, _ in preparation.counts.table()) or "it is empty"
@@ -150,17 +151,6 @@ def prepare(preparation: Preparation, target: Path) -> Preparation:
         removed.rename(beside(target, ".removed.jsonl"))
         partial.rename(target)
     return preparation
-
-
-def refuse_existing(target: Path) -> None:
-    """Refuses a training file of which one of the files that belong to it is there already.
-
-    Raises:
-        FileExistsError: it names the file.
-    """
-    for ending in (".jsonl", ".removed.jsonl", ".md"):
-        if (path := beside(target, ending)).exists():
-            raise FileExistsError(f"{path} exists already: name another file than {target}, or move it away")
 
 
 def _write(preparation: Preparation, target: Path, removed: Path) -> None:
@@ -175,38 +165,50 @@ def _write(preparation: Preparation, target: Path, removed: Path) -> None:
 
 
 def evaluation_problems(
-    paths: Sequence[str], *, columns: Sequence[str] = (), ngram: int = NGRAM, min_share: float = MIN_SHARE
+    paths: Sequence[str], *, ngram: int = NGRAM, min_share: float = MIN_SHARE
 ) -> EvaluationProblems:
     """Returns the problems of evaluation sets, each called by its path.
 
     Args:
-        columns: names that the column of problems may have, beside the usual ones.
+        paths: files or data sets, each with the column of its problems where that has another name: `eval.jsonl:text`.
 
     Raises:
         FileNotFoundError, ImportError, ValueError: a set cannot be read, is empty, has no column of problems, or a row
-            without one: it would count as compared.
+            without one.
     """
     found = EvaluationProblems(ngram=ngram, min_share=min_share)
     for path in paths:
-        found.add(path, _problems(path, columns))
+        found.add(path, _problems(path))
         if path not in found.sizes:
             raise ValueError(f"--against: {path} has no rows")
     return found
 
 
-def _problems(path: str, names: Sequence[str]) -> Iterator[str]:
-    source = replace(SOURCES["file"], columns={"problem": (*names, *PROBLEM_COLUMNS)})
+def _problems(named: str) -> Iterator[str]:
+    path, chosen = _path_and_column(named)
     columns = None
     for number, row in enumerate(stream_rows(path)):
-        columns = columns or Columns.of(source, {}, row, ("problem",), path, option="--against-columns <column>")
+        columns = columns or Columns.of(EVALUATION, chosen, row, ("problem",), f"--against: {path}")
         try:
-            text = columns.values(row)["problem"]
+            problem = columns.values(row)["problem"]
         except ValueError as failure:
             raise ValueError(f"--against: {path}, row {number}: {failure}") from failure
-        if not text:
-            name = columns.names["problem"]
-            raise ValueError(f"--against: {path}, row {number} has no text in its column {name!r}: take the row out")
-        yield text
+        if not problem:
+            raise ValueError(
+                f"--against: {path}, row {number} has no problem in the column {columns.names['problem']!r}: fill it "
+                "in, drop the row, or name another column with --against FILE:<column>"
+            )
+        yield problem
+
+
+def _path_and_column(named: str) -> tuple[str, dict[str, str]]:
+    """`eval.jsonl` and the column `text` of `eval.jsonl:text`."""
+    path, colon, column = named.rpartition(":")
+    if not colon or Path(named).expanduser().exists():
+        return named, {}
+    if not path or not column:
+        raise ValueError(f"--against: must be FILE or FILE:column, got {named!r}")
+    return path, {"problem": column}
 
 
 def beside(target: Path, ending: str) -> Path:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..boxed import last_boxed
-from ..cells import answer_cell, is_messages, is_missing, prompt_cell, text_cell
+from ..cells import answer_cell, is_messages, is_missing, prompt_cell, shown
 from ..hints import nearest
 from ..row_store import Row, part_of
 
 MEANINGS = ("problem", "answer", "trace")
-_CELLS: Mapping[str, Callable[[Row, str], Any]] = {"problem": prompt_cell, "answer": answer_cell, "trace": text_cell}
 GSM8K_MARKER = "#### "  # GSM8K ends a worked solution with it and the answer
 WORKED = ("solution",)  # columns of worked solutions, whose last box is the answer
 
@@ -30,6 +29,7 @@ class Source:
         columns: names that its columns may have, the first that is there counts; by meaning.
         prompt: the style in which prompts of verified traces are written.
         about: what it is, for people.
+        option: how the user says which column has a meaning.
     """
 
     path: str
@@ -38,6 +38,7 @@ class Source:
     split: str | None = "train"
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
     prompt: str = "plain"
+    option: str = "--columns {meaning}={column}"
 
     def candidates(self, meaning: str) -> Sequence[str]:
         """The names that the column of this meaning may have."""
@@ -65,6 +66,8 @@ SOURCES: dict[str, Source] = {
 }
 """Names for `tgpo-ray data prepare`."""
 
+EVALUATION = Source("", "an evaluation set", split=None, option="--against FILE:{column}")
+
 
 def source_named(name: str) -> Source:
     """Returns the data set of a short name.
@@ -82,22 +85,14 @@ class Columns:
     """Which column of the file has which meaning."""
 
     names: Mapping[str, str]  # by meaning; `trace` only where it is wanted
+    option: str
 
     @classmethod
-    def of(
-        cls,
-        source: Source,
-        chosen: Mapping[str, str],
-        row: Row,
-        meanings: Iterable[str],
-        path: str,
-        option: str = "--columns <meaning>=<column>",
-    ) -> Columns:
+    def of(cls, source: Source, chosen: Mapping[str, str], row: Row, meanings: Iterable[str], path: str) -> Columns:
         """Finds the columns in the first row.
 
         Args:
             chosen: what the user says, by meaning.
-            option: how the user chooses another column.
 
         Raises:
             ValueError: for an unknown meaning, and where a column is missing: it names the columns that there are.
@@ -105,23 +100,11 @@ class Columns:
         for meaning in chosen:
             if meaning not in MEANINGS:
                 raise ValueError(f"--columns: unknown {meaning!r}{nearest(meaning, MEANINGS)}: {', '.join(MEANINGS)}")
-        names = {}
-        for meaning in meanings:
-            own = chosen.get(meaning)
-            candidates = source.candidates(meaning) if own is None else (own,)
-            name = next((it for it in candidates if it in row or part_of(row, it) is not None), None)
-            if name is None:
-                wanted = " or ".join(map(repr, candidates))
-                near = "." if own is None else nearest(own, _names(row), cutoff=0.5) or "."
-                raise ValueError(
-                    f"{path} has no column {wanted} for the {meaning}{near} Columns found: {', '.join(_names(row))}. "
-                    f"Choose with {option.replace('<meaning>', meaning)}"
-                )
-            names[meaning] = name
-        return cls(names)
+        names = {meaning: _found(source, chosen.get(meaning), row, meaning, path) for meaning in meanings}
+        return cls(names, source.option)
 
     def values(self, row: Row) -> dict[str, str | None]:
-        """The text of each meaning; None where the row has none.
+        """The text of each meaning; None where the row has none, and "" for a worked solution without an answer.
 
         Raises:
             ValueError: for a value that is neither text nor a number nor a conversation.
@@ -134,11 +117,31 @@ class Columns:
             value = _said(value, "assistant" if meaning == "trace" else "user")
         if is_missing(value):
             return None
+        if isinstance(value, list | Mapping):
+            first = 0 if isinstance(value, list) else next(iter(value), "key")
+            part = self.option.format(meaning=meaning, column=f"{name}.{first}")
+            raise ValueError(
+                f"the column {name!r} must be text, got {type(value).__name__} {shown(value)}: name the part that is "
+                f"meant, as {part}"
+            )
         try:
-            text = _CELLS[meaning]({name: value}, name)
+            text = answer_cell({name: value}, name) if meaning == "answer" else str(prompt_cell({name: value}, name))
         except ValueError as failure:
             raise ValueError(f"the column {name!r} {failure}") from failure
         return _answer_of(text, name) if meaning == "answer" else text.strip()
+
+
+def _found(source: Source, chosen: str | None, row: Row, meaning: str, path: str) -> str:
+    candidates = source.candidates(meaning) if chosen is None else (chosen,)
+    for name in candidates:
+        if name in row or (part_of(row, name) is not None):
+            return name
+    wanted = " or ".join(map(repr, candidates))
+    near = "" if chosen is None else nearest(chosen, _names(row), cutoff=0.5)
+    raise ValueError(
+        f"{path} has no column {wanted} for the {meaning}{near or '.'} Columns found: {', '.join(_names(row))}. "
+        f"Choose with {source.option.format(meaning=meaning, column='<column>')}"
+    )
 
 
 def _names(row: Row) -> Iterator[str]:
@@ -155,5 +158,5 @@ def _said(messages: Sequence[Mapping[str, Any]], role: str) -> Any:
 def _answer_of(text: str, column: str) -> str | None:
     """The answer in a cell: behind GSM8K's marker, in the last box of a worked solution, or all of it."""
     if column.rpartition(".")[2] in WORKED:
-        text = last_boxed(text) or ""
+        return (last_boxed(text) or "").strip()
     return text.rpartition(GSM8K_MARKER)[2].strip() or None

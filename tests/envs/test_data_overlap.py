@@ -45,14 +45,28 @@ def test_case_blanks_and_the_spacing_of_latex_make_no_difference() -> None:
     assert tokens_of("\\leftarrow") == ("\\leftarrow",)
 
 
-@pytest.mark.parametrize(("one", "other"), [("2²", "22"), ("10²", "102"), ("1½", "11/2"), ("10₂", "102")])
-def test_different_numbers_are_different_however_they_are_set(one: str, other: str) -> None:
-    assert tokens_of(f"Compute {one}") != tokens_of(f"Compute {other}")
-    assert tokens_of("x² + 11\N{FRACTION SLASH}2") == tokens_of("$x^2 + 11/2$")
+@pytest.mark.parametrize(
+    ("text", "spelled"),
+    [
+        ("10\u00b2", "10^2"),
+        ("2\u00b23", "2^2 3"),
+        ("10\u207b\u00b9\u2070", "10^\u221210"),
+        ("1\u00bd", "1 1/2"),
+        ("11\u20442", "11/2"),
+        ("\u00bd3", "1/2 3"),
+        ("log\u20828", "log_2 8"),
+        ("1\u24602", "1 1 2"),
+        ("\uff11\uff12", "12"),
+    ],
+)
+def test_signs_that_stand_for_digits_do_not_join_their_neighbours(text: str, spelled: str) -> None:
+    assert tokens_of(text) == tokens_of(spelled)
 
 
-def test_a_sign_of_chinese_or_japanese_is_a_word() -> None:
-    assert tokens_of("求方程x的解") == ("求", "方", "程", "x", "的", "解")
+def test_chinese_and_japanese_texts_overlap_by_their_characters() -> None:
+    problem = "\u5df2\u77e5\u7b49\u5dee\u6570\u5217\u7684\u524d\u4e09\u9879\u548c\u4e3a12\uff0c\u6c42\u7b2c\u4e8c\u9879"
+    assert tokens_of("\u6c4212\u3042\u3044x\u9879") == ("\u6c42", "12", "\u3042", "\u3044", "x", "\u9879")
+    assert (found := known(problem).overlap(tokens_of(f"\u9898\uff1a{problem}\u3002"))) and found.share == 1.0
 
 
 def test_the_same_problem_is_found_however_short() -> None:

@@ -102,7 +102,7 @@ def test_the_last_box_of_a_worked_solution_is_the_answer(tmp_path: Path) -> None
     ]
     done = prepared(tmp_path, rows, "math")
     assert lines(tmp_path / "out.jsonl")[0]["answer"] == "\\frac{1}{2}"
-    assert done.counts.left_out == {"incomplete": 1}
+    assert done.counts.left_out == {"no box in the worked solution": 1}
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,11 @@ def test_the_last_box_of_a_worked_solution_is_the_answer(tmp_path: Path) -> None
          r"has no column 'meta.golt' for the answer; did you mean 'meta.gold'\? Columns found: problem, meta.gold"),
         ({"problem": "1?", "answer": "1"}, {"problm": "problem"}, r"unknown 'problm'; did you mean 'problem'\?"),
         ({"problem": ["1?"], "answer": "1"}, {}, r"in.jsonl, row 0: the column 'problem' must be text, got list"),
-        ({"problem": "[{'role': 'user', 'content': '1?'}]", "answer": "1"}, {}, "a list of messages as text"),
+        ({"problem": "1?", "answer": ["1"]}, {}, "name the part that is meant, as --columns answer=answer.0"),
+        ({"problem": "1?", "answer": {"gold": "1"}}, {}, "the part that is meant, as --columns answer=answer.gold"),
+        ({"problem": "[{'role': 'user', 'content': '1?'}]", "answer": "1"}, {},
+         "in.jsonl, row 0: the column 'problem' is a list of messages as text"),
+        ({"problem": "1?", "solution": "1"}, {}, r"no row is left of 1 \(1 no box in the worked solution\)"),
         ({"problem": "", "answer": "1"}, {}, r"no row is left of 1 \(1 incomplete\)"),
     ],
 )  # fmt: skip
@@ -125,6 +129,38 @@ def test_columns_that_are_not_there_or_hold_something_else_are_explained(
     with pytest.raises(ValueError, match=message):
         prepared(tmp_path, [row], chosen=chosen)
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.parametrize("value", [None, "", " ", float("nan"), "absent"])
+def test_every_row_of_an_evaluation_set_must_have_a_problem(tmp_path: Path, value: Any) -> None:
+    row = {"answer": "1"} if value == "absent" else {"problem": value, "answer": "1"}
+    path = jsonl(tmp_path / "eval.jsonl", [{"problem": "1?"}, row])
+    with pytest.raises(
+        ValueError, match=r"--against: .*eval.jsonl, row 1 has no problem in the column 'problem': fill"
+    ):
+        evaluation_problems([path])
+
+
+def test_a_wrong_cell_of_an_evaluation_set_is_named(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "eval.jsonl", [{"problem": "1?"}, {"problem": 5.5}])
+    with pytest.raises(ValueError, match=r"--against: .*eval.jsonl, row 1: the column 'problem' must be text, got flo"):
+        evaluation_problems([path])
+    path = jsonl(tmp_path / "eval.jsonl", [{"problem": {"text": "1?"}}])
+    with pytest.raises(ValueError, match=r"as --against FILE:problem.text"):
+        evaluation_problems([path])
+
+
+def test_the_column_of_an_evaluation_set_may_be_named(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "eval.jsonl", [{"problem": "no", "meta": {"text": "1?"}}])
+    found = evaluation_problems([f"{path}:meta.text"])
+    assert prepared(tmp_path, [{"problem": "1?", "answer": "1"}, {"problem": "2?", "answer": "1"}], evaluation=found)
+    assert [row["set"] for row in lines(tmp_path / "out.removed.jsonl")] == [f"{path}:meta.text"]
+    with pytest.raises(ValueError, match=r"has no column 'meta.txt' for the problem; did you mean 'meta.text'"):
+        evaluation_problems([f"{path}:meta.txt"])
+    with pytest.raises(ValueError, match=r"--against: must be FILE or FILE:column, got 'eval.jsonl:'"):
+        evaluation_problems(["eval.jsonl:"])
+    (tmp_path / "a:b.jsonl").write_text('{"problem": "1?"}\n')
+    assert len(evaluation_problems([str(tmp_path / "a:b.jsonl")])) == 1
 
 
 def test_an_unknown_data_set_is_named_with_the_nearest() -> None:

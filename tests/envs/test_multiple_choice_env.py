@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.envs.single_step import step
-from tgpo_ray.envs.choice_rows import choice_row
 from tgpo_ray.envs.choices import chosen
 from tgpo_ray.envs.multiple_choice import MultipleChoiceEnv
 
@@ -171,12 +170,18 @@ def test_the_gate_reads_only_what_follows_the_closed_thought(planets):
         ({"answer": "F"}, {}, "row 0: the answer must be one of A, B, C, D, E or the text of a choice, got 'F'"),
         ({"choices": ["one"]}, {}, "row 0: a problem must have 2 to 10 choices, got 1"),
         ({"choices": list("abcdefghijk")}, {}, "2 to 10 choices, got 11"),
-        ({"choices": ["one", None]}, {}, "row 0: each choice must be a text or a number, got None"),
-        ({"choices": ["one", " "]}, {}, "row 0: each choice must be a text or a number, got ' '"),
-        ({"choices": [["one"], ["two"]]}, {}, "row 0: each choice must be a text or a number, got"),
-        ({"choices": {"text": ["x", "y"], "label": ["1", "2", "3"]}}, {}, "2 texts and 3 labels: each needs one"),
         ({"choices": "A) x B) y"}, {}, "row 0: the choices must be a list of texts, got str"),
         ({"choices": '["x", "y"]'}, {}, "write a JSON list such as"),
+        ({"choices": ["x", None]}, {}, "row 0: choice 2 is missing, got None: fill it in or drop the row"),
+        ({"choices": ["x", " "]}, {}, "row 0: choice 2 is missing, got ' '"),
+        ({"choices": ["x", float("nan")]}, {}, "row 0: choice 2 is missing, got nan"),
+        ({"choices": [["x"], ["y"]]}, {}, r"row 0: choice 1 must be text, got list \['x'\]: write it as text"),
+        ({"choices": [True, False]}, {}, "row 0: choice 1 must be text, got bool True"),
+        ({"choices": {"text": ["x", "y"], "label": ["A", None]}}, {}, "row 0: label 2 is missing"),
+        ({"choices": {"text": "xyz", "label": ["A"]}}, {}, "row 0: the choices must be a list of texts, got str"),
+        ({"choices": {"text": ["x", "y"], "label": list("ABC")}, "answer": "C"}, {}, "got 3 labels .* and 2 texts"),
+        ({"wrong": ["x"]}, {"columns": {"choices": ["wrong"]}}, "row 0: the column 'wrong' must be text, got list"),
+        ({"answer": ["x"], "wrong": "x"}, {"columns": {"choices": ["wrong"]}}, "row 0: the answer must be text, got l"),
         ({"choices": ["1", "2", "3"], "answer": 2}, {}, "row 0: the answer 2 may be an option's text or its place"),
         ({"answer": 2}, {}, "answer_index: 0 or 1 where answers count the options"),
         ({"answer": 5}, {"answer_index": 0}, "a whole number from 0 to 4 with answer_index: 0, got 5"),
@@ -192,11 +197,11 @@ def test_a_wrong_row_or_setting_is_named(write_jsonl, row, kwargs, message):
         MultipleChoiceEnv(write_jsonl({**PLANETS, **row}), **kwargs)
 
 
-def test_blanks_around_a_choice_or_the_answer_do_not_count(write_jsonl):
-    row = choice_row(
-        {"problem": "?", "choices": ["x ", " y"], "answer": "x  "}, {n: n for n in ("problem", "choices", "answer")}
-    )
-    assert (row.choices, row.answer) == (("x", "y"), 0)
+def test_blanks_around_a_choice_a_label_or_the_answer_make_no_difference(write_jsonl):
+    path = write_jsonl({"problem": "?", "choices": ["x ", " y"], "answer": "x "})
+    assert MultipleChoiceEnv(path, shuffle=False).row(0).choices == ("x", "y")
+    path = write_jsonl({"problem": "?", "choices": {"text": ["x", 2], "label": ["p ", "q"]}, "answer": "p"})
+    assert MultipleChoiceEnv(path, shuffle=False).row(0).answer == 0
 
 
 @pytest.mark.parametrize(("first", "place"), [(0, 2), (1, 1)])

@@ -43,8 +43,9 @@ def test_a_missing_file_is_named_with_its_neighbour(tmp_path, write_jsonl):
         ("a.jsonl", "", "has no rows: give a file with at least one problem"),
         ("a.jsonl", '{"problem": "1"}\n{oops\n', "line 2 is not JSON"),
         ("a.jsonl", "[1, 2]\n", "line 1 must be a JSON object, got list"),
-        ("a.jsonl", '{"answer": ' + 5000 * "1" + "}\n", r"a.jsonl, line 1 is not JSON: Exceeds the limit"),
-        ("a.parquet", "not parquet at all", r"a\.parquet is no parquet file"),
+        ("a.jsonl", '{"problem": "1"}\n{"problem": 1' + "0" * 5000 + "}", "a.jsonl, line 2 cannot be read: Exceeds"),
+        ("a.jsonl", '{"problem": "1"}\n' + "[" * 100_000, "a.jsonl, line 2 cannot be read: maximum recursion"),
+        ("a.parquet", "not parquet at all", "a.parquet is no parquet file: "),
     ],
 )
 def test_a_bad_file_is_a_value_error_that_names_it(tmp_path, name, content, message):

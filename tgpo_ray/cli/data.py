@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ from typing import Any
 from tgpo_ray.cli.env import made, parsed_kwargs
 
 DATA_SETS = "tgpo_ray.envs.data_sets"  # environments are found by name; nobody here imports them
-DEADLINE_S = 5.0
 VERSIONS = ("tgpo-ray", "math-verify", "datasets")
+BESIDE = (".md", ".removed.jsonl")  # what `data prepare` writes beside the file
+DEADLINE_S = 5.0
 
 
 def add_data_command(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -46,10 +48,9 @@ def _add_prepare(subs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     sub.add_argument("--split", help="split of the data set; default: train")
     help_text = "names of its columns, by meaning: problem, answer, trace"
     sub.add_argument("--columns", nargs="+", default=[], metavar="meaning=column", help=help_text)
-    help_text = "evaluation sets: jsonl, parquet, or names on the hub. Rows that overlap with one of their problems go"
+    help_text = "evaluation sets: jsonl, parquet, or names on the hub, with the column of problems where it is called"
+    help_text += " differently: FILE:column. Rows that overlap with one of their problems go"
     sub.add_argument("--against", nargs="+", default=[], metavar="FILE", help=help_text)
-    help_text = "names that their column of problems may have, beside problem, question and prompt"
-    sub.add_argument("--against-columns", nargs="+", default=[], metavar="NAME", help=help_text)
     sub.add_argument("--ngram", type=int, default=8, help="words in a row that overlapping problems share (8)")
     sub.add_argument("--overlap", type=float, default=0.6, help="share of the shorter problem that is common (0.6)")
     help_text = "keep the rows with a trace that the verifier approves, with the columns prompt and response"
@@ -59,8 +60,8 @@ def _add_prepare(subs: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     sub.add_argument("--prompt", help="with --verified: the environment's prompt style; openr1-46k: think, else plain")
     sub.add_argument("--system-prompt", help="with --verified: replaces the style's system paragraph")
-    sub.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="verifying processes; default: all cores")
-    sub.add_argument("--deadline-s", type=float, help="with --verified: seconds for one verification (5)")
+    sub.add_argument("--workers", type=int, help="with --verified: verifying processes; default: all cores")
+    sub.add_argument("--deadline-s", type=float, help=f"with --verified: seconds for one verification ({DEADLINE_S:g})")
     sub.add_argument("--limit", type=int, help="rows to read; default: all")
 
 
@@ -68,8 +69,7 @@ def _prepare(options: argparse.Namespace) -> int:
     """Write a data set as a training file, with a card: duplicates and overlap with evaluation sets are left out."""
     data_sets: Any = importlib.import_module(DATA_SETS)
     source = data_sets.source_named(options.name)
-    target = new_file(options.to)
-    data_sets.refuse_existing(target)
+    target = new_file(options.to, BESIDE)
     path = options.path or source.path
     if not path:
         raise ValueError(f"--from: required for the data set {options.name!r}: name a jsonl or parquet file")
@@ -80,10 +80,8 @@ def _prepare(options: argparse.Namespace) -> int:
         path,
         subset=options.subset or (None if options.path else source.subset),
         split=options.split or (None if options.path else source.split),
-        chosen=_chosen_columns(options.columns),
-        evaluation=data_sets.evaluation_problems(
-            options.against, columns=options.against_columns, ngram=options.ngram, min_share=options.overlap
-        ),
+        chosen=_columns(options.columns),
+        evaluation=data_sets.evaluation_problems(options.against, ngram=options.ngram, min_share=options.overlap),
         traces=data_sets.TraceFile(Path(options.traces)) if options.traces else None,
         limit=options.limit,
     )
@@ -91,8 +89,9 @@ def _prepare(options: argparse.Namespace) -> int:
         data_sets.prepare(preparation, target)
     else:
         style = {"prompt": options.prompt or source.prompt, "system_prompt": options.system_prompt}
+        workers = options.workers or os.cpu_count() or 1
         deadline_s = DEADLINE_S if options.deadline_s is None else options.deadline_s
-        with data_sets.trace_verifier(options.workers, deadline_s, **style) as preparation.verifier:
+        with data_sets.trace_verifier(workers, deadline_s, **style) as preparation.verifier:
             data_sets.prepare(preparation, target)
     command = shlex.join(["tgpo-ray", *options.command_line])
     text = data_sets.card(preparation, target, command=command, versions=_versions())
@@ -102,13 +101,15 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen_columns(words: list[str]) -> dict[str, str]:
-    """The names by meaning. A name is text, whatever YAML would read in it."""
-    pairs = [word.partition("=") for word in words]
-    for word, (meaning, _, name) in zip(words, pairs, strict=True):
-        if not (meaning and name):
-            raise ValueError(f"--columns: must be meaning=column, as problem=question, got {word!r}")
-    return {meaning: name for meaning, _, name in pairs}
+def _columns(items: list[str]) -> dict[str, str]:
+    """Columns by meaning. A column's name is text, also where it reads as a number."""
+    chosen = {}
+    for item in items:
+        meaning, _, column = item.partition("=")
+        if not meaning or not column:
+            raise ValueError(f"--columns: must be meaning=column, as problem=question, got {item!r}")
+        chosen[meaning] = column
+    return chosen
 
 
 def _check_numbers(options: argparse.Namespace) -> None:
@@ -119,11 +120,9 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 
 def _refuse_without_verified(options: argparse.Namespace) -> None:
-    for name in ("traces", "prompt", "system_prompt"):
+    for name in ("traces", "prompt", "system_prompt", "workers", "deadline_s"):
         if getattr(options, name) is not None and not options.verified:
-            raise ValueError(f"--{name.replace('_', '-')}: needs --verified, which writes prompts and traces")
-    if options.deadline_s is not None and not options.verified:
-        raise ValueError("--deadline-s: needs --verified, whose verifications it limits")
+            raise ValueError(f"--{name.replace('_', '-')}: needs --verified, which verifies traces and writes prompts")
     if options.prompt == "chat":
         raise ValueError(
             "--prompt: chat is made by the model's chat template, which is not known here: have `tgpo-ray traces` "
@@ -159,8 +158,8 @@ def _solutions(options: argparse.Namespace) -> int:
     finally:
         env.close()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}-") as folder:
-        partial = Path(folder, target.name)
+    with tempfile.TemporaryDirectory(prefix=f".{target.stem}-", dir=target.parent) as folder:
+        partial = Path(folder) / target.name
         partial.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
         partial.rename(target)
     print(f"{target}: {len(rows)} solutions")
@@ -168,14 +167,8 @@ def _solutions(options: argparse.Namespace) -> int:
 
 
 def _worked(env: Any, options: argparse.Namespace) -> Any:
-    inner, count = env.unwrapped, options.n
-    there = getattr(inner, "num_problems", None)
-    if count is None and there is None:
-        raise ValueError(f"-n: required, {options.id} makes its problems up, without end")
-    count = there if count is None else count
-    if count < 1 or (there is not None and count > there):
-        most = "" if there is None else f" and at most {there}, the problems of {options.id}"
-        raise ValueError(f"-n: must be at least 1{most}, got {count}")
+    inner = env.unwrapped
+    count = _num_solutions(options, getattr(inner, "num_problems", None))
     for index in range(count):
         prompt, info = env.reset(seed=0, options={"index": index})
         gold = getattr(inner, "gold_response", lambda index: None)(index)
@@ -185,15 +178,30 @@ def _worked(env: Any, options: argparse.Namespace) -> Any:
         yield {"prompt": prompt, "response": gold, "reward": 1.0, "env": options.id, "problem_index": index}
 
 
-def new_file(path: str) -> Path:
+def _num_solutions(options: argparse.Namespace, num_problems: int | None) -> int:
+    count = num_problems if options.n is None else options.n
+    if count is None:
+        raise ValueError(f"-n: required, {options.id} makes its problems up, without end")
+    if count < 1:
+        raise ValueError(f"-n: must be >= 1, got {count}")
+    if num_problems is not None and count > num_problems:
+        raise ValueError(f"-n: must be <= {num_problems}, the number of problems of {options.id}, got {count}")
+    return count
+
+
+def new_file(path: str, beside: Sequence[str] = ()) -> Path:
     """Returns the path of a jsonl file that is not there yet.
 
+    Args:
+        beside: endings of the files that are written with it: `.md` for `name.md` beside `name.jsonl`.
+
     Raises:
-        ValueError: there is such a file, or the name ends differently.
+        ValueError: there is such a file or one beside it, or the name ends differently.
     """
     target = Path(path).expanduser()
     if target.suffix != ".jsonl":
         raise ValueError(f"--to: must end in .jsonl, got {path!r}")
-    if target.exists():
-        raise ValueError(f"--to: {target} exists already: name another file, or move it away")
+    for place in (target, *(target.with_suffix(ending) for ending in beside)):
+        if os.path.lexists(place):
+            raise ValueError(f"--to: {place} exists already: choose another --to, or move it away")
     return target

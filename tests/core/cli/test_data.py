@@ -45,6 +45,40 @@ def test_a_file_that_was_compared_with_nothing_says_so(folder: Path, capsys: pyt
     assert "not compared with any evaluation set: name them with --against" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["o.jsonl", "o.md", "o.removed.jsonl"])
+def test_no_file_that_exists_is_overwritten(folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("rows.jsonl").rename(name)
+    before = Path(name).read_bytes()
+    command = ["data", "prepare", "file", "--from", name, "--columns", "problem=q", "answer=a", "--to", "o.jsonl"]
+    assert cli.main(command) == 2
+    assert f"--to: {name} exists already: choose another --to, or move it away" in capsys.readouterr().err
+    assert Path(name).read_bytes() == before and len(list(folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["prepare", "file", "--from", "rows.jsonl", "--columns", "problem=q", "answer=a"], 0),
+        (["prepare", "file", "--from", "rows.jsonl", "--columns", "problem=q", "answer=none"], 2),
+        (["solutions", "tgpo/LookupChain-v0", "--kwargs", "num_problems=3", "length=2"], 0),
+    ],
+)
+def test_what_another_command_goes_on_from_stays(folder: Path, arguments: list[str], code: int) -> None:
+    for name in ("o.jsonl.partial", "o.removed.jsonl.partial"):
+        Path(name).write_text("another command's")
+    assert cli.main(["data", *arguments, "--to", "o.jsonl"]) == code
+    for name in ("o.jsonl.partial", "o.removed.jsonl.partial"):
+        assert Path(name).read_text() == "another command's"
+    assert not [path for path in folder.iterdir() if path.is_dir()]
+
+
+def test_a_columns_name_may_read_as_a_number(folder: Path) -> None:
+    Path("numbers.jsonl").write_text(json.dumps({"5": "1+1?", "true": "2"}) + "\n")
+    command = ["data", "prepare", "file", "--from", "numbers.jsonl", "--columns", "problem=5", "answer=true"]
+    assert cli.main([*command, "--to", "o.jsonl"]) == 0
+    assert json.loads(lines("o.jsonl")[0])["answer"] == "2"
+
+
 def test_worked_solutions_of_an_environment_become_traces(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["data", "solutions", "tgpo/LookupChain-v0", "--kwargs", "num_problems=3", "length=2"]
     assert cli.main([*command, "--to", "traces.jsonl"]) == 0
@@ -65,22 +99,26 @@ def test_worked_solutions_of_an_environment_become_traces(folder: Path, capsys: 
         (["prepare", "file", "--from", "rows.jsonl", "--to", "o.jsonl"],
          "rows.jsonl has no column 'problem' or 'question' or 'prompt' for the problem. Columns found: q, a."),
         (["prepare", "file", "--from", "rows.jsonl", "--to", "o.jsonl", "--against", "rows.jsonl"],
-         "rows.jsonl has no column 'problem' or 'question' or 'prompt' for the problem"),
+         "--against: rows.jsonl has no column 'problem' or 'question' or 'prompt' for the problem. Columns found: q, "
+         "a. Choose with --against FILE:<column>"),
         (["prepare", "file", "--from", "rows.jsonl", "--to", "o.jsonl", "--prompt", "think"],
          "--prompt: needs --verified"),
         (["prepare", "file", "--from", "rows.jsonl", "--to", "o.jsonl", "--verified", "--prompt", "chat"],
          "--prompt: chat is made by the model's chat template"),
         (["prepare", "file", "--from", "rows.jsonl", "--to", "o.jsonl", "--limit", "0"],
          "--limit: must be >= 1, got 0"),
-        (["prepare", "file", "--from", "rows.jsonl", "--to", "o.jsonl", "--deadline-s", "1"],
+        (["prepare", "file", "--from", "rows.jsonl", "--to", "o.jsonl", "--deadline-s", "-1"],
          "--deadline-s: needs --verified"),
+        (["prepare", "file", "--from", "rows.jsonl", "--to", "o.jsonl", "--columns", "problem"],
+         "--columns: must be meaning=column, as problem=question, got 'problem'"),
         (["prepare", "file", "--from", "rows.jsonl", "--to", "o.jsonl", "--columns", "problem="],
          "--columns: must be meaning=column, as problem=question, got 'problem='"),
         (["prepare", "file", "--from", "rows.jsonl", "--to", "o.jsonl", "--columns", "problem=null"],
          "rows.jsonl has no column 'null' for the problem"),
-        (["solutions", "tgpo/LookupChain-v0", "-n", "0", "--to", "o.jsonl"], "-n: must be at least 1, got 0"),
-        (["solutions", "tgpo/LookupChain-v0", "--kwargs", "num_problems=2", "-n", "3", "--to", "o.jsonl"],
-         "-n: must be at least 1 and at most 2, the problems of tgpo/LookupChain-v0, got 3"),
+        (["solutions", "tgpo/LookupChain-v0", "--kwargs", "num_problems=3", "-n", "0", "--to", "o.jsonl"],
+         "-n: must be >= 1, got 0"),
+        (["solutions", "tgpo/LookupChain-v0", "--kwargs", "num_problems=3", "-n", "4", "--to", "o.jsonl"],
+         "-n: must be <= 3, the number of problems of tgpo/LookupChain-v0, got 4"),
         (["solutions", "tgpo/LookupChain-v0", "--to", "o.jsonl"],
          "-n: required, tgpo/LookupChain-v0 makes its problems up"),
         (["solutions", "tgpo/GuessNumber-v0", "-n", "1", "--to", "o.jsonl"],
@@ -93,60 +131,3 @@ def test_what_cannot_be_done_is_explained(
     assert cli.main(["data", *arguments]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"tgpo-ray data: {message}")
     assert not Path("o.jsonl").exists()
-
-
-@pytest.mark.parametrize("name", ["o.jsonl", "o.md", "o.removed.jsonl", "o.jsonl.partial", "o.removed.jsonl.partial"])
-@pytest.mark.parametrize("rows", ["rows.jsonl", "empty.jsonl"])
-def test_no_file_of_the_users_is_written_over(folder: Path, name: str, rows: str) -> None:
-    Path("empty.jsonl").write_text("")
-    Path(name).write_text("hours of work")
-    command = ["data", "prepare", "file", "--from", rows, "--columns", "problem=q", "answer=a", "--to", "o.jsonl"]
-    written = cli.main(command) == 0
-    assert Path(name).read_text() == "hours of work"
-    assert written == (rows == "rows.jsonl" and name.endswith(".partial"))
-    assert not list(folder.glob(".o-*"))  # nor is anything half written left
-
-
-def test_worked_solutions_leave_what_an_interrupted_command_has_written(folder: Path) -> None:
-    Path("o.jsonl.partial").write_text("hours of work")
-    assert cli.main(["data", "solutions", "tgpo/LookupChain-v0", "-n", "2", "--to", "o.jsonl"]) == 0
-    assert Path("o.jsonl.partial").read_text() == "hours of work" and len(lines("o.jsonl")) == 2
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"problem": None}, "--against: eval.jsonl, row 1 has no text in its column 'problem': take the row out"),
-        ({"problem": " "}, "--against: eval.jsonl, row 1 has no text in its column 'problem'"),
-        ({"question": "1+1?"}, "--against: eval.jsonl, row 1 has no text in its column 'problem'"),
-        ({"problem": 5.5}, "--against: eval.jsonl, row 1: the column 'problem' must be text, got float 5.5"),
-    ],
-)
-def test_an_evaluation_problem_that_cannot_be_compared_is_an_error(
-    folder: Path, row: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    Path("eval.jsonl").write_text(f'{{"problem": "2+2?"}}\n{json.dumps(row)}\n')
-    command = ["data", "prepare", "file", "--from", "rows.jsonl", "--columns", "problem=q", "answer=a"]
-    assert cli.main([*command, "--against", "eval.jsonl", "--to", "o.jsonl"]) == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"tgpo-ray data: {message}")
-
-
-def test_evaluation_sets_may_have_columns_of_their_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Path("gpqa.jsonl").write_text(json.dumps({"Question": "1+1?"}) + "\n")
-    command = [
-        "data",
-        "prepare",
-        "file",
-        "--from",
-        "rows.jsonl",
-        "--columns",
-        "problem=q",
-        "answer=a",
-        "--to",
-        "o.jsonl",
-    ]
-    assert cli.main([*command, "--against", "eval.jsonl", "gpqa.jsonl"]) == 2
-    assert "Choose with --against-columns <column>" in capsys.readouterr().err
-    against = ["--against", "eval.jsonl", "gpqa.jsonl", "--against-columns", "Question"]
-    assert cli.main([*command[:-1], "p.jsonl", *against, "--limit", "1"]) == 2  # nothing is left
-    assert "no row is left of 1 (1 overlap)" in capsys.readouterr().err
