@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, Self
 FORMAT = 1
 BEGINNING = b'{"format": '  # of every header
 FOREIGN = f"{{path}} is no file of answers (its first line is no header of format {FORMAT}): move it away"
-FILE_HASH = "sha256 of path"  # in `scoring`; headers of earlier versions lack it
+DATA_HASH = "data_sha256"  # in `scoring`; headers of earlier versions lack it
 SYNC_S = 1.0  # between two writes that must reach the disk
 
 
@@ -181,8 +181,8 @@ def _refuse_other_sampling(path: Path, there: Mapping[str, Any], here: Mapping[s
 
 def _refuse_other_scoring(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     scoring = json.loads(json.dumps(here["scoring"]))
-    if FILE_HASH not in there["scoring"]:
-        scoring.pop(FILE_HASH, None)
+    if DATA_HASH not in there["scoring"]:
+        scoring.pop(DATA_HASH, None)
     if found := differences(there["scoring"], scoring):
         raise ValueError(
             f"{path} holds verdicts of other options ({'; '.join(found)}): score its answers again with --rescore, "

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tgpo_ray.models import local_model
-from tgpo_ray.suites.answers_file import FILE_HASH
+from tgpo_ray.suites.answers_file import DATA_HASH
 
 if TYPE_CHECKING:
     from tgpo_ray.config import EvaluationEnvConfig
@@ -20,8 +20,8 @@ SMALL = 2**24  # bytes up to which a file is read whole
 WEIGHTS = (".safetensors", ".bin", ".pt")
 # Texts that a tokenizer and a model are made of. README.md and the like change no answer.
 READ = (".json", ".txt", ".model", ".jinja", *WEIGHTS)
-# Arguments of environments that change no prompt: hashes of the prompts stand for all others.
-NO_SAMPLING = {"path", "subset", "split", "columns"}
+# Arguments that say where the rows come from. Hashes stand for them: of the prompts, and of the data.
+ROWS = {"path", "subset", "split", "columns"}
 
 
 def model_fingerprint(path: str) -> dict[str, str]:
@@ -79,19 +79,29 @@ def header_of(
         "seed": config.seed,
     }
     kwargs = {**env.kwargs, **config.evaluation.kwargs}
-    scoring = {name: value for name, value in sorted(kwargs.items()) if name not in NO_SAMPLING}
+    scoring = {name: value for name, value in sorted(kwargs.items()) if name not in ROWS}
     return {
         "set": env.label,
         "model": candidate.label,
         "sampling": sampling,
-        "scoring": scoring | _file_hash(kwargs.get("path")),
+        "scoring": scoring | data_hash(kwargs),
     }
 
 
-def _file_hash(path: object) -> dict[str, str]:
-    """The hash of a set's file, which has the right answers; none of a folder or a name on the hub."""
-    file = Path(path).expanduser() if isinstance(path, str) else None
-    if file is None or not file.is_file():
+def data_hash(kwargs: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the hash of the rows that have the right answers, as a part of `scoring`; empty without a `path`.
+
+    Of a local file or folder the content counts, and of a data set on the hub its name. Another column of answers, or
+    another split, has other answers, too.
+    """
+    name = kwargs.get("path")
+    if not isinstance(name, str) or not name:
         return {}
-    with file.open("rb") as content:
-        return {FILE_HASH: hashlib.file_digest(content, "sha256").hexdigest()[:16]}
+    path, digest = Path(name).expanduser(), hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+    said = {key: kwargs[key] for key in sorted(ROWS & kwargs.keys()) if key != "path" or not path.exists()}
+    digest.update(json.dumps(said, sort_keys=True, default=str).encode())
+    return {DATA_HASH: digest.hexdigest()[:16]}

@@ -36,8 +36,10 @@ def open_suite(
         if name not in BUILT_IN:
             raise ConfigError([f"--suite: {name!r} is no file and none of the built-in suites: {', '.join(BUILT_IN)}"])
         path = BUILT_IN[name]
+    overrides = list(overrides)
     suite = SuiteConfig.from_yaml(path, overrides)
-    if problems := list(_unknown_sets(suite)):
+    whole = SuiteConfig.from_yaml(path) if any(it.startswith("evaluation.envs") for it in overrides) else suite
+    if problems := list(_unknown_sets(suite, whole)):
         raise ConfigError(problems, str(path))
     if only:
         suite.evaluation.envs = [_named(suite, label) for label in dict.fromkeys(only)]
@@ -50,9 +52,9 @@ def open_suite(
     return suite
 
 
-def _unknown_sets(suite: SuiteConfig) -> Iterator[str]:
-    """Names of sets behind `means` and `published` that the suite does not have."""
-    known = [env.label for env in suite.evaluation.envs]
+def _unknown_sets(suite: SuiteConfig, whole: SuiteConfig) -> Iterator[str]:
+    """Names of sets behind `means` and `published` that neither the suite nor its file without overrides has."""
+    known = list(dict.fromkeys(env.label for env in [*suite.evaluation.envs, *whole.evaluation.envs]))
     if ALL_SETS in suite.means:
         yield f"means.{ALL_SETS}: is the mean that the table has anyway; give it another name"
     named = [(f"means.{mean}", name) for mean, names in suite.means.items() for name in names]

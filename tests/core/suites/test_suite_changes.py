@@ -28,16 +28,34 @@ def test_other_right_answers_are_not_taken_for_the_old_ones(
     (before,) = evaluated(suite, tmp_path / "out", server.url)
     wrong = [{"problem": f"{i} + 1", "answer": "1000"} for i in range(NUM_ROWS)]
     rows.write_text("".join(json.dumps(row) + "\n" for row in wrong))
-    with pytest.raises(ValueError, match=r"holds verdicts of other options \(sha256 of path.*with --rescore"):
+    with pytest.raises(ValueError, match=r"holds verdicts of other options \(data_sha256.*with --rescore"):
         evaluated(suite, tmp_path / "out", server.url)
     (after,) = rescore_suite(suite, suite.chosen([server.url]), tmp_path / "out", lambda line: None)
     assert before.sets["sums"].accuracy.mean > 0 == after.sets["sums"].accuracy.mean
 
 
+def test_another_column_of_right_answers_is_another_set_of_them(
+    server: AnsweringServer, rows: Path, tmp_path: Path
+) -> None:
+    both = [{"problem": f"{i} + 1", "answer": str(i + 1), "other": "1000"} for i in range(NUM_ROWS)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in both))
+    evaluated(math_suite(tmp_path, rows), tmp_path / "out", server.url)
+    (tmp_path / "copy.jsonl").write_text(rows.read_text())
+    evaluated(math_suite(tmp_path, tmp_path / "copy.jsonl"), tmp_path / "out", server.url)  # a copy is the same
+    with pytest.raises(ValueError, match=r"data_sha256.*with --rescore"):
+        evaluated(math_suite(tmp_path, rows, columns={"answer": "other"}), tmp_path / "out", server.url)
+
+
+def test_a_suite_whose_sets_an_override_names_keeps_its_means(suite_file: Path) -> None:
+    env = '{"id": "tgpo/Arithmetic-v0", "name": "mine", "kwargs": {"operation": "add"}}'
+    for name, override in ((str(suite_file), f"evaluation.envs=[{env}]"), ("paper", f"evaluation.envs=[{env}]")):
+        assert [it.label for it in open_suite(name, [override]).evaluation.envs] == ["mine"]
+
+
 def test_answers_of_an_earlier_version_know_no_hash_of_the_file(tmp_path: Path) -> None:
     old = {"set": "s", "sampling": {"seed": 0}, "scoring": {"require_box": True}}
     AnswersFile(tmp_path / "s.jsonl", old).close()
-    AnswersFile(tmp_path / "s.jsonl", old | {"scoring": {"require_box": True, "sha256 of path": "a"}}).close()
+    AnswersFile(tmp_path / "s.jsonl", old | {"scoring": {"require_box": True, "data_sha256": "a"}}).close()
 
 
 def test_another_prompt_is_said_to_be_one(server: AnsweringServer, rows: Path, tmp_path: Path) -> None:
